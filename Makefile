@@ -1,0 +1,33 @@
+# make demo: from a clone to a trained network and a classified clip.   make test: the whole test suite.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+
+.PHONY: env demo test lint wheel clean
+
+env: $(VENV)/.installed
+
+# torch comes first because our own library compiles against it; the stamp is touched last, so that an interrupted
+# install is taken up again and a finished one installs nothing.
+$(VENV)/.installed: constraints.txt pyproject.toml setup.py $(wildcard cuda_ext/*)
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q -c constraints.txt torch setuptools wheel ninja
+	$(PY) -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	touch $@
+
+demo: env
+	$(PY) tools/demo.py
+
+test: env
+	$(PY) -m pytest
+
+lint: env
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+wheel: env
+	$(PY) -m build --wheel --no-isolation
+
+clean:
+	rm -rf build dist *.egg-info softpool3d/*.so

@@ -1,0 +1,68 @@
+"""softpool3d: 3D SoftPool for PyTorch, and a video action-recognition toolkit around it.
+
+The public names of the operator live here. The rest is reached as `softpool3d.models`, `softpool3d.datasets`,
+`softpool3d.engine` and `softpool3d.config`; the command line is `softpool3d.cli`.
+
+Names are resolved at first use (PEP 562), because `softpool3d --help` imports this package too and must not wait
+for torch.
+"""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from softpool3d.functional import (
+        adaptive_soft_pool1d,
+        adaptive_soft_pool2d,
+        adaptive_soft_pool3d,
+        backend,
+        soft_pool1d,
+        soft_pool2d,
+        soft_pool3d,
+    )
+    from softpool3d.modules import (
+        AdaptiveSoftPool1d,
+        AdaptiveSoftPool2d,
+        AdaptiveSoftPool3d,
+        SoftPool1d,
+        SoftPool2d,
+        SoftPool3d,
+    )
+
+__all__ = [
+    "AdaptiveSoftPool1d",
+    "AdaptiveSoftPool2d",
+    "AdaptiveSoftPool3d",
+    "SoftPool1d",
+    "SoftPool2d",
+    "SoftPool3d",
+    "__version__",
+    "adaptive_soft_pool1d",
+    "adaptive_soft_pool2d",
+    "adaptive_soft_pool3d",
+    "backend",
+    "soft_pool1d",
+    "soft_pool2d",
+    "soft_pool3d",
+]
+
+try:
+    __version__ = version("softpool3d")
+except PackageNotFoundError:  # run from a source tree that was never installed
+    __version__ = "0+uninstalled"
+
+_SUBPACKAGES = {"config", "datasets", "engine", "models"}
+
+
+def __getattr__(name: str):
+    if name in _SUBPACKAGES:
+        return import_module(f"softpool3d.{name}")
+    if name in __all__:
+        home = "modules" if name[0].isupper() else "functional"
+        return getattr(import_module(f"softpool3d.{home}"), name)
+    raise AttributeError(f"module 'softpool3d' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_SUBPACKAGES})

@@ -1,0 +1,17 @@
+"""The errors that a user can cause and mend: printed by the command line as one sentence, without a traceback."""
+
+
+class SoftPool3dError(Exception):
+    """Base of the errors whose text is meant for the user: what is wrong, where, and what to do."""
+
+    exit_code = 1
+
+
+class UsageError(SoftPool3dError):
+    """The request itself is wrong (an unknown key, a missing file or folder): nothing was done. Exit code 2."""
+
+    exit_code = 2
+
+
+class WorkError(SoftPool3dError):
+    """The request was fine, but some of the work failed (a file that cannot be decoded). Exit code 1."""
