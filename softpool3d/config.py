@@ -1,0 +1,318 @@
+"""The configuration: one YAML file and command-line overrides become one validated `Config`.
+
+    config = load_config("configs/r3d_softpool.yaml", ["optim.lr=0.05", "model.pool.kind=avg"])
+
+A file may name one `base:` file, relative to itself, whose values it overrides. Every mistake is reported with its
+key and where it stands (file and line, or the override itself).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from softpool3d.errors import UsageError
+
+PoolKind = Literal["soft", "avg", "max"]
+PoolPlace = Literal["existing", "downsample", "head"]
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: no unknown keys, no silent conversions of meaning, checked on assignment too."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
+
+
+class PoolConfig(Section):
+    """Which pooling, and where in the network it goes (see models/pooling.py)."""
+
+    kind: PoolKind = "soft"
+    where: list[PoolPlace] = ["existing"]
+    beta: float = 1.0  # soft only: 0 is average pooling, large is max pooling
+
+
+class ModelConfig(Section):
+    name: str = "r3d_18"
+    width: Annotated[int, Field(ge=4, le=512)] = 64  # R3D: channels of the stem
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    pool: PoolConfig = PoolConfig()
+
+
+class DataConfig(Section):
+    dataset: str = "motion"
+    root: str | None = None  # of a dataset on disk; `motion` makes its own
+    num_frames: Positive = 16
+    sampling_rate: Positive = 4  # every n-th frame of the video
+    short_clip: Literal["loop", "hold"] = "loop"  # videos with fewer frames than a clip spans
+    train_short_side: Annotated[list[Positive], Field(min_length=2, max_length=2)] = [128, 160]  # drawn from
+    short_side: Positive = 128  # in evaluation
+    crop_size: Positive = 112
+    flip: bool = True  # horizontally, one clip in two; off where left and right are classes
+    mean: Channels = [0.45, 0.45, 0.45]
+    std: Channels = [0.225, 0.225, 0.225]
+    num_workers: Annotated[int, Field(ge=0)] = 2
+    max_bad_fraction: Fraction = 0.1  # of a split's files that may turn out unreadable before the run stops
+    split: Annotated[list[Fraction], Field(min_length=3, max_length=3)] = [
+        0.8,
+        0.1,
+        0.1,
+    ]  # of a folder without
+    split_seed: int = 0
+    motion_clips: Annotated[list[Annotated[int, Field(ge=8)]], Field(min_length=3, max_length=3)] = [
+        400,
+        80,
+        80,
+    ]
+    motion_seed: int = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DataConfig:
+        low, high = self.train_short_side
+        if low > high:
+            raise ValueError(f"train_short_side is [from, to] and {low} > {high}")
+        if self.crop_size > min(low, self.short_side):
+            raise ValueError(
+                f"crop_size {self.crop_size} does not fit into a short side of {min(low, self.short_side)} "
+                "(short_side and train_short_side have to be at least crop_size)"
+            )
+        if min(self.std) <= 0:
+            raise ValueError("std has to be above 0")
+        if abs(sum(self.split) - 1) > 1e-6 or self.split[0] == 0:
+            raise ValueError(f"split {self.split} has to sum to 1, with a training part above 0")
+        return self
+
+
+class OptimConfig(Section):
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: Annotated[float, Field(gt=0)] = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = True
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    clip_grad_norm: Annotated[float, Field(ge=0)] = 0.0  # 0: no clipping
+
+
+class TrainConfig(Section):
+    epochs: Positive = 30
+    batch_size: Positive = 16
+    accumulate: Positive = 1  # batches per optimiser step
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    memory_format: Literal["channels_last_3d", "contiguous"] = "channels_last_3d"
+
+
+class TestConfig(Section):
+    num_clips: Positive = 5  # evenly spaced in time
+    num_crops: Literal[1, 3] = 1  # the centre; or three along the longer side
+    batch_size: Positive = 16
+
+    __test__ = False  # not a test case, whatever pytest thinks of the name
+
+
+class Config(Section):
+    name: str = Field("run", pattern=r"^[^/\\\0]+$")  # the run's folder is <output>/<name>
+    output: str = "runs"
+    seed: int = 0
+    device: str = "auto"  # cpu, cuda, cuda:1, ...
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    test: TestConfig = TestConfig()
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True, default_flow_style=None)
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads a YAML file and its `base:`, applies `key.path=value` overrides, validates.
+
+    `path` may also name a file that ships with the package, as `r3d_softpool` or `configs/r3d_softpool.yaml`.
+
+    Raises:
+        UsageError: naming the file and line, or the override, of the first mistake.
+    """
+    values, origins = _read_file(find_config(path))
+    for override in overrides:
+        _apply_override(values, origins, override)
+    return validate(values, origins)
+
+
+def find_config(path: str | Path) -> Path:
+    """The file itself, or else the one of that name among the package's own."""
+    path = Path(path)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise UsageError(f"config {path} is a folder; name the YAML file in it")
+    shipped = Path(str(files("softpool3d.configs")))
+    relative = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
+    for candidate in (shipped / relative, shipped / f"{relative}.yaml"):
+        if candidate.is_file() and not path.is_absolute():
+            return candidate
+    known = sorted(str(p.relative_to(shipped).with_suffix("")) for p in shipped.rglob("*.yaml"))
+    raise UsageError(f"no config file {path}; those that come with softpool3d: {', '.join(known)}")
+
+
+def validate(values: dict[str, Any], origins: dict[tuple, str] | None = None) -> Config:
+    """`values` as a Config; `origins` says for each key path where it was written."""
+    origins = origins or {}
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(_explain(error.errors()[0], values, origins)) from None
+
+
+def _read_file(path: Path, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[tuple, str]]:
+    if path.resolve() in seen:
+        raise UsageError(f"{path}: `base:` leads in a circle")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        node = yaml.compose(text, Loader=_Loader)
+        values = yaml.load(text, Loader=_Loader)
+    except OSError as error:
+        raise UsageError(f"cannot read config {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"config {path} is not text in UTF-8 (byte {error.start})") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UsageError(f"{path}:{line}: not valid YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise UsageError(
+            f"{path}:1: a config is a mapping of keys to values, this is a {type(values).__name__}"
+        )
+    origins: dict[tuple, str] = {}
+    if node is not None:
+        _note_origins(node, (), path, origins)
+    base = values.pop("base", None)
+    if base is None:
+        return values, origins
+    if not isinstance(base, str):
+        raise UsageError(f"{origins[('base',)]}: base: is the name of one YAML file")
+    base_path = path.parent / base
+    if not base_path.is_file():
+        raise UsageError(f"{origins[('base',)]}: base: no file {base_path}")
+    base_values, base_origins = _read_file(base_path, (*seen, path.resolve()))
+    return _merge(base_values, values), base_origins | origins
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key may stand only once, and 1e-4 is a number (YAML 1.1 wants 1.0e-4)."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value]
+        for (key, _), value in zip(node.value, keys, strict=True):
+            if keys.count(value) > 1:
+                raise yaml.MarkedYAMLError(
+                    problem=f"key {value} stands here twice", problem_mark=key.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+_FLOAT = r"^[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$"
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_FLOAT), list("-+0123456789."))
+
+
+def _note_origins(node: yaml.Node, path: tuple, file: Path, origins: dict[tuple, str]) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*path, key.value)
+            origins[here] = f"{file}:{key.start_mark.line + 1}"
+            _note_origins(value, here, file, origins)
+
+
+def _merge(base: dict, over: dict) -> dict:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _apply_override(values: dict[str, Any], origins: dict[tuple, str], override: str) -> None:
+    key, equals, text = override.partition("=")
+    path = tuple(key.split("."))
+    if not equals or not all(path):
+        raise UsageError(f"{override!r} is not an override; write key.path=value, as in optim.lr=0.05")
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
+        value = text
+    target = values
+    for part in path[:-1]:
+        if not isinstance(target.get(part), dict):
+            target[part] = {}
+        target = target[part]
+    target[path[-1]] = value
+    origins[path] = f"override {override}"
+
+
+# --- saying what is wrong --------------------------------------------------------------------------------------------
+
+
+def _explain(error: dict, values: dict, origins: dict[tuple, str]) -> str:
+    """One sentence for pydantic's error: where, which key, what is wrong, what is allowed."""
+    path = tuple(part for part in error["loc"] if isinstance(part, str))
+    # a list's element is reported at the list's line
+    origin = next((origins[path[:n]] for n in range(len(path), 0, -1) if path[:n] in origins), None)
+    where = f"{origin}: " if origin else ""
+    key = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(path[:-1])
+        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+        elsewhere = [k for k in _all_keys() if k.rpartition(".")[2] == path[-1]]
+        if near:
+            hint = f"did you mean {'.'.join((*path[:-1], near[0]))}?"
+        elif elsewhere:
+            hint = f"did you mean {elsewhere[0]}?"
+        else:
+            hint = f"known here: {', '.join(known)}"
+        return f"{where}unknown key {key}; {hint}"
+    message = error["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    given = error["input"]
+    if error["type"] == "value_error" or isinstance(given, dict):
+        return f"{where}{key}: {message}"
+    return f"{where}{key} = {given!r}: {message}"
+
+
+def _model_at(path: tuple[str, ...]) -> type[BaseModel] | None:
+    model: type[BaseModel] = Config
+    for part in path:
+        field = model.model_fields.get(part)
+        if field is None or not (
+            isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        ):
+            return None
+        model = field.annotation
+    return model
+
+
+def _known_keys(path: tuple[str, ...]) -> list[str]:
+    model = _model_at(path)
+    return list(model.model_fields) if model else []
+
+
+def _all_keys(path: tuple[str, ...] = ()) -> list[str]:
+    keys = []
+    for name in _known_keys(path):
+        here = (*path, name)
+        keys += _all_keys(here) if _model_at(here) else [".".join(here)]
+    return keys
