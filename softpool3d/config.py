@@ -53,6 +53,7 @@ class DataConfig(Section):
     root: str | None = None  # of a dataset on disk; `motion` makes its own
     num_frames: Positive = 16
     sampling_rate: Positive = 4  # every n-th frame of the video
+    sampling: Literal["dense", "uniform"] = "dense"  # num_frames at sampling_rate; or one of each equal segment
     short_clip: Literal["loop", "hold"] = "loop"  # videos with fewer frames than a clip spans
     train_short_side: Annotated[list[Positive], Field(min_length=2, max_length=2)] = [128, 160]  # drawn from
     short_side: Positive = 128  # in evaluation
@@ -120,7 +121,7 @@ class TestConfig(Section):
 
 
 class Config(Section):
-    name: str = Field("run", pattern=r"^[^/\\\0]+$")  # the run's folder is <output>/<name>
+    name: str = Field("run", pattern=r"^[^/\\]+$")  # the run's folder is <output>/<name>
     output: str = "runs"
     seed: int = 0
     device: str = "auto"  # cpu, cuda, cuda:1, ...

@@ -1,0 +1,96 @@
+"""A folder of videos, with one folder for each class:
+
+    root/train/<class>/*.mp4  root/val/<class>/*.mp4  root/test/<class>/*.mp4     as split on disk, or
+    root/<class>/*.mp4                                                            split here, by a seed
+
+Without val/ the validation clips are split off from train/; without test/ there is no test split. Class names are
+the folders' names, in sorted order, whatever letters they have.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterable
+from pathlib import Path
+
+from softpool3d.datasets.manifest import Clip, Manifest
+from softpool3d.errors import UsageError
+
+EXTENSIONS = frozenset(".3gp .avi .flv .gif .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv .y4m".split())
+
+
+def read_folder(root: str | Path, split: Iterable[float] = (0.8, 0.1, 0.1), seed: int = 0) -> dict[str, Manifest]:
+    """The splits that the folder holds: "train", "val" and, where there is one, "test".
+
+    Args:
+        root: the folder.
+        split: parts of train, val and test where the folder is not split on disk.
+        seed: of that split; each class is split by itself, so that none is missing from a part.
+
+    Raises:
+        UsageError: if there is no such folder, no video in it, fewer than two classes, or a class without training.
+    """
+    root = Path(root)
+    if not root.exists():
+        raise UsageError(f"data.root: no folder {root}")
+    if not root.is_dir():
+        raise UsageError(f"data.root: {root} is a file; it has to be a folder with one folder of videos for each class")
+    train_part, val_part, test_part = split
+    if (root / "train").is_dir():
+        parts = {name: _videos(root / name) for name in ("train", "val", "test") if (root / name).is_dir()}
+        if "val" not in parts:
+            kept = train_part / (train_part + val_part) if val_part else 0.9
+            parts["train"], parts["val"], _ = _divide(parts["train"], (kept, 1 - kept, 0.0), seed)
+    else:
+        train, val, test = _divide(_videos(root), (train_part, val_part, test_part), seed)
+        parts = {"train": train, "val": val} | ({"test": test} if test_part else {})
+
+    classes = tuple(sorted(parts["train"]))
+    if not classes:
+        raise UsageError(
+            f"data.root: no videos in {root}; it has to hold <class>/*.mp4, or train/<class>/*.mp4 and val/<class>/*.mp4"
+        )
+    if len(classes) == 1:
+        raise UsageError(f"data.root: {root} holds a single class, {classes[0]!r}; there have to be two at least")
+    manifests = {}
+    for name, videos in parts.items():
+        for label in videos:
+            if label not in classes:
+                raise UsageError(f"data.root: class {label!r} is in {root / name} but not in {root / 'train'}")
+        clips = [Clip(str(path), i) for i, label in enumerate(classes) for path in videos.get(label, ())]
+        if not clips:
+            raise UsageError(f"data.root: too few videos in {root} to split off any for {name!r} (data.split={split})")
+        manifests[name] = Manifest(classes, tuple(clips))
+    return manifests
+
+
+def _videos(folder: Path) -> dict[str, list[Path]]:
+    """Class name -> its videos, sorted; classes without videos are left out."""
+    found = {}
+    for directory in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        paths = [
+            Path(parent) / name
+            for parent, _, names in os.walk(directory, followlinks=True)
+            for name in names
+            if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS
+        ]
+        if paths:
+            found[directory.name] = sorted(paths)
+    return found
+
+
+def _divide(videos: dict[str, list[Path]], parts: tuple[float, float, float], seed: int) -> list[dict[str, list[Path]]]:
+    """Each class's videos in three disjoint parts; a part above 0 gets one video at least while train keeps one."""
+    divided: list[dict[str, list[Path]]] = [{}, {}, {}]
+    for label, paths in videos.items():
+        shuffled = sorted(paths)
+        random.Random(f"{seed}/{label}").shuffle(shuffled)
+        left = len(shuffled)
+        for index in (1, 2):
+            count = max(round(parts[index] * len(shuffled)), 1) if parts[index] else 0
+            count = min(count, left - 1)
+            divided[index][label] = sorted(shuffled[left - count : left])
+            left -= count
+        divided[0][label] = sorted(shuffled[:left])
+    return divided
