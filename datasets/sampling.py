@@ -18,7 +18,9 @@ def clip_span(num_frames: int, sampling_rate: int) -> int:
     return (num_frames - 1) * sampling_rate + 1
 
 
-def frames_from(start: int, total: int, num_frames: int, sampling_rate: int, short: Short = "loop") -> np.ndarray:
+def frames_from(
+    start: int, total: int, num_frames: int, sampling_rate: int, short: Short = "loop"
+) -> np.ndarray:
     """Indices start, start + rate, ...; those past the end of the video looped or held. int64, (num_frames,)."""
     if total < 1:
         raise ValueError(f"a video of {total} frames has no clips")

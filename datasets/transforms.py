@@ -15,7 +15,11 @@ def resize_short_side(clip: Tensor, size: int) -> Tensor:
     if min(height, width) == size:
         return clip
     scale = size / min(height, width)
-    new = [size, max(size, round(width * scale))] if height <= width else [max(size, round(height * scale)), size]
+    new = (
+        [size, max(size, round(width * scale))]
+        if height <= width
+        else [max(size, round(height * scale)), size]
+    )
     return TF.resize(clip, new, antialias=True)
 
 
@@ -65,7 +69,9 @@ class EvalTransform:
 
     def __call__(self, clip: Tensor) -> list[Tensor]:
         """(T, C, H, W) uint8 -> `num_crops` clips (T, C, crop_size, crop_size) uint8."""
-        return crops_along_longer_side(resize_short_side(clip, self.short_side), self.crop_size, self.num_crops)
+        return crops_along_longer_side(
+            resize_short_side(clip, self.short_side), self.crop_size, self.num_crops
+        )
 
 
 def normalize(clips: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

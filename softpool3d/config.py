@@ -24,6 +24,8 @@ PoolKind = Literal["soft", "avg", "max"]
 PoolPlace = Literal["existing", "downsample", "head"]
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Parts = Annotated[list[Fraction], Field(min_length=3, max_length=3)]
+Counts = Annotated[list[Annotated[int, Field(ge=8)]], Field(min_length=3, max_length=3)]
 Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 
@@ -53,7 +55,8 @@ class DataConfig(Section):
     root: str | None = None  # of a dataset on disk; `motion` makes its own
     num_frames: Positive = 16
     sampling_rate: Positive = 4  # every n-th frame of the video
-    sampling: Literal["dense", "uniform"] = "dense"  # num_frames at sampling_rate; or one of each equal segment
+    # dense: num_frames at sampling_rate; uniform: one frame of each of num_frames equal segments
+    sampling: Literal["dense", "uniform"] = "dense"
     short_clip: Literal["loop", "hold"] = "loop"  # videos with fewer frames than a clip spans
     train_short_side: Annotated[list[Positive], Field(min_length=2, max_length=2)] = [128, 160]  # drawn from
     short_side: Positive = 128  # in evaluation
@@ -63,17 +66,9 @@ class DataConfig(Section):
     std: Channels = [0.225, 0.225, 0.225]
     num_workers: Annotated[int, Field(ge=0)] = 2
     max_bad_fraction: Fraction = 0.1  # of a split's files that may turn out unreadable before the run stops
-    split: Annotated[list[Fraction], Field(min_length=3, max_length=3)] = [
-        0.8,
-        0.1,
-        0.1,
-    ]  # of a folder without
+    split: Parts = [0.8, 0.1, 0.1]  # of a folder that is not split on disk: train, val, test
     split_seed: int = 0
-    motion_clips: Annotated[list[Annotated[int, Field(ge=8)]], Field(min_length=3, max_length=3)] = [
-        400,
-        80,
-        80,
-    ]
+    motion_clips: Counts = [400, 80, 80]  # train, val, test
     motion_seed: int = 0
 
     @model_validator(mode="after")
