@@ -15,10 +15,28 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from softpool3d.datasets.manifest import Clip, Manifest
+
 from softpool3d.errors import UsageError
 
 EXTENSIONS = frozenset(
-    ".3gp .avi .flv .gif .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv .y4m".split()
+    [
+        ".3gp",
+        ".avi",
+        ".flv",
+        ".gif",
+        ".m4v",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".ogv",
+        ".ts",
+        ".webm",
+        ".wmv",
+        ".y4m",
+    ]
 )
 
 

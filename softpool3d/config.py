@@ -45,7 +45,10 @@ class PoolConfig(Section):
 
 class ModelConfig(Section):
     name: str = "r3d_18"
-    width: Annotated[int, Field(ge=4, le=512)] = 64  # R3D: channels of the stem
+    weights: str | None = None  # a weights file of softpool3d to start from
+    width: Annotated[int, Field(ge=4, le=512)] | None = (
+        None  # channels of the stem; the original's if not set
+    )
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     pool: PoolConfig = PoolConfig()
 
@@ -65,6 +68,7 @@ class DataConfig(Section):
     mean: Channels = [0.45, 0.45, 0.45]
     std: Channels = [0.225, 0.225, 0.225]
     num_workers: Annotated[int, Field(ge=0)] = 2
+    decode_timeout_s: Annotated[float, Field(gt=0)] = 30.0  # a decoder that takes longer has hung
     max_bad_fraction: Fraction = 0.1  # of a split's files that may turn out unreadable before the run stops
     split: Parts = [0.8, 0.1, 0.1]  # of a folder that is not split on disk: train, val, test
     split_seed: int = 0
