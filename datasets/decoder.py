@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,9 +66,7 @@ class Video:
         """
         wanted = np.asarray(indices, dtype=np.int64)
         if wanted.size and not (wanted.min() >= 0 and wanted.max() < self.num_frames):
-            raise IndexError(
-                f"{self.path} has frames 0 to {self.num_frames - 1}, asked for {wanted.tolist()}"
-            )
+            raise IndexError(f"{self.path} has frames 0 to {self.num_frames - 1}, asked for {wanted.tolist()}")
         unique, back = np.unique(wanted, return_inverse=True)  # each is decoded once, in order
         try:
             pictures = self._reader.read(unique)
@@ -152,10 +150,8 @@ class DecordReader:
         result: list[Any] = []
 
         def target() -> None:
-            try:
+            with suppress(Exception):  # decord raises its own type, RuntimeError and others
                 result.append(work())
-            except Exception:  # decord raises its own type, RuntimeError and others
-                pass
 
         thread = threading.Thread(target=target, daemon=True)
         thread.start()
@@ -217,10 +213,8 @@ class PyAVReader:
         """Nothing stays open between reads."""
 
     def _count(self) -> int:
-        count, last = 0, None
-        for last in self._decode():
-            count += 1
-        if last is None:
+        count = sum(1 for _ in self._decode())
+        if not count:
             raise DecodeError(self._path, "its video stream has no frames")
         return count
 

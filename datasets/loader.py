@@ -28,7 +28,8 @@ _REPLACEMENTS = 20  # unreadable files in a row before a training sample is give
 class Batch:
     """Clips of one step, and the files that turned out unreadable while it was made.
 
-    video: uint8 (N, C, T, H, W) in training, (N, V, C, T, H, W) with V views in evaluation; None if no file was readable.
+    video: uint8 (N, C, T, H, W) in training, (N, V, C, T, H, W) with V views in evaluation; None if there was no
+        readable file.
     label, index: int64 (N,); `index` counts into the manifest.
     """
 
@@ -127,7 +128,7 @@ def frame_range(clip: Clip, video: Video) -> tuple[int, int]:
 class TrainBatches(Sampler):
     """Batches of (epoch, index) in an order that depends on (seed, epoch) alone.
 
-    Each process takes its share of every global batch. The last, incomplete batch is left out, unless it is the only one.
+    Each process takes its share of every global batch. An incomplete last batch is left out, unless it is the only one.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:

@@ -1,10 +1,10 @@
 """`motion`: an embedded data set of real encoded videos whose labels are in the motion and nowhere else.
 
-Textured objects over a textured background: they move left, right, up or down, rotate one way or the other, or grow or
-shrink, each at its own speed, while the background drifts by itself. Position, angle and size go round in circles (an object that
-leaves on the left comes in again on the right, one that has grown to the largest starts again at the smallest) from a
-random phase, so a single frame is distributed in the same way for all eight classes; and class 2k played backwards is
-class 2k + 1.
+A textured object over a textured background: it moves left, right, up or down, rotates one way or the other, or grows
+or shrinks, while the background drifts by itself. Appearance, start, speed and lighting are random. Position, angle and size go round in circles (an
+object that leaves on the left comes in again on the right, one that has grown to the largest starts again at the
+smallest) from a random phase, so a single frame is distributed in the same way for all eight classes; and class 2k
+played backwards is class 2k + 1.
 
 The videos are H.264, 32 frames of 112x112 at 25 fps, made once and kept in the cache folder.
 """
@@ -37,7 +37,6 @@ CLASSES = (
     "zooming out",
 )
 NUM_FRAMES, SIZE, FPS = 32, 112, 25
-OBJECTS = 3
 _PERIOD = 128  # of the textures, in pixels
 VERSION = 1  # of the generator: a change of its pictures makes new sets
 
@@ -84,13 +83,12 @@ def render(label: int, rng: np.random.Generator) -> np.ndarray:
     # The middle of the clip is the origin of time, so that a clip and its reversal are drawn alike.
     time = (np.arange(NUM_FRAMES, dtype=np.float32) - (NUM_FRAMES - 1) / 2)[:, None, None]
 
-    drift_x, drift_y, from_x, from_y = _draw(rng, (-0.4, 0.4), (-0.4, 0.4), (0, 128), (0, 128))
-    texture = _texture(rng, contrast=0.5)
+    drift_x, drift_y, from_x, from_y = _draw(rng, (-0.25, 0.25), (-0.25, 0.25), (0, 128), (0, 128))
+    texture = _texture(rng, contrast=0.3)
     picture = texture[_whole(y - drift_y * time + from_y), _whole(x - drift_x * time + from_x)]
-    for _ in range(OBJECTS):
-        _draw_object(picture, x, y, time, label, rng)
+    _draw_object(picture, x, y, time, label, rng)
 
-    direction, slope, light = _draw(rng, (0, 2 * np.pi), (0, 0.4), (0.7, 1.1))
+    direction, slope, light = _draw(rng, (0, 2 * np.pi), (0, 0.4), (0.8, 1.1))
     shade = slope * ((x / SIZE - 0.5) * math.cos(direction) + (y / SIZE - 0.5) * math.sin(direction))
     picture *= (255 * light * (1 + shade))[..., None]
     return np.clip(picture, 0, 255).astype(np.uint8)
@@ -100,7 +98,7 @@ def _draw_object(picture, x, y, time, label: int, rng: np.random.Generator) -> N
     """Draws one object that moves as `label` says into float32 (32, 112, 112, 3)."""
     x0, y0, angle, phase = _draw(rng, (0, SIZE), (0, SIZE), (0, 2 * np.pi), (0, 1))
     # a frame: pixels, radians, part of the circle of sizes
-    pixels, radians, growth = _draw(rng, (0.9, 2.2), (0.035, 0.09), (0.6 / NUM_FRAMES, 1 / NUM_FRAMES))
+    pixels, radians, growth = _draw(rng, (0.7, 1.5), (0.04, 0.09), (0.8 / NUM_FRAMES, 1 / NUM_FRAMES))
     pair, sign = (
         label // 2,
         1 if label % 2 == 0 else -1,
@@ -111,7 +109,7 @@ def _draw_object(picture, x, y, time, label: int, rng: np.random.Generator) -> N
         angle = angle + sign * radians * time  # y points down: a growing angle turns clockwise
     if pair == 3:
         phase = phase + sign * growth * time
-    radius = 14 * 2.5 ** np.float32(phase % 1)  # 14 to 35 pixels
+    radius = 30 * 1.8 ** np.float32(phase % 1)  # 30 to 54 pixels
 
     dx = (x - centre_x + SIZE / 2) % SIZE - SIZE / 2  # on a torus
     dy = (y - centre_y + SIZE / 2) % SIZE - SIZE / 2
@@ -138,7 +136,7 @@ def _whole(coordinate: np.ndarray) -> np.ndarray:
 def _texture(rng: np.random.Generator, contrast: float) -> np.ndarray:
     """A random periodic texture of two scales between two random colours: float32 (128, 128, 3) in [0, 1]."""
     field = np.zeros((_PERIOD, _PERIOD), np.float32)
-    for cells, weight in ((8, 0.6), (16, 0.4)):
+    for cells, weight in ((6, 0.6), (12, 0.4)):
         knots = rng.random((cells, cells), dtype=np.float32)
         at = np.arange(_PERIOD, dtype=np.float32) * cells / _PERIOD
         low = at.astype(int)
@@ -148,7 +146,7 @@ def _texture(rng: np.random.Generator, contrast: float) -> np.ndarray:
         rows = knots[low] * (1 - t)[:, None] + knots[high] * t[:, None]
         field += weight * (rows[:, low] * (1 - t) + rows[:, high] * t)
     field = (field - field.min()) / (field.max() - field.min())
-    dark, bright = rng.uniform(0, 0.45, 3), rng.uniform(0.45, 1, 3)
+    dark, bright = rng.uniform(0, 0.35, 3), rng.uniform(0.65, 1, 3)
     bright = dark + contrast * (bright - dark)
     if rng.random() < 0.5:
         dark, bright = bright, dark

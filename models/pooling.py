@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import prod
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from softpool3d.config import PoolConfig
@@ -25,11 +26,22 @@ from softpool3d.modules import AdaptiveSoftPool3d, SoftPool3d
 
 Triple = tuple[int, int, int]
 
+
+class _AvgPool3d(nn.AvgPool3d):
+    """Average pooling that, as max and soft pooling do with ceil_mode, takes an input smaller than its kernel."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        kernel = [
+            min(k, size + 2 * p) for k, size, p in zip(self.kernel_size, input.shape[-3:], self.padding, strict=True)
+        ]
+        return F.avg_pool3d(input, kernel, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
+
+
 # kind -> (kernel, stride, padding, ceil_mode, beta) -> layer, and kind -> (output size, beta) -> layer
 _POOLS: dict[str, Callable[[Triple, Triple, Triple, bool, float], nn.Module]] = {
     "soft": lambda k, s, p, ceil, beta: SoftPool3d(k, s, p, ceil_mode=ceil, beta=beta),
     # padding is outside of the window, as in soft and max pooling
-    "avg": lambda k, s, p, ceil, beta: nn.AvgPool3d(k, s, p, ceil_mode=ceil, count_include_pad=False),
+    "avg": lambda k, s, p, ceil, beta: _AvgPool3d(k, s, p, ceil_mode=ceil, count_include_pad=False),
     "max": lambda k, s, p, ceil, beta: nn.MaxPool3d(k, s, p, ceil_mode=ceil),
 }
 _ADAPTIVE: dict[str, Callable[[Triple | int, float], nn.Module]] = {
@@ -84,9 +96,7 @@ def place_pooling(network: nn.Module, pool: PoolConfig, name: str) -> nn.Module:
     has = {place for place, _ in swaps.values()} | {"existing"}
     for place in pool.where:
         if place not in has:
-            raise UsageError(
-                f"model.pool.where: {name} has no place {place!r} (it has {', '.join(sorted(has))})"
-            )
+            raise UsageError(f"model.pool.where: {name} has no place {place!r} (it has {', '.join(sorted(has))})")
     for path, (place, layer) in swaps.items():
         if place in where or (place == "head" and "existing" in where):
             network.set_submodule(path, layer)

@@ -24,9 +24,7 @@ class R3D(VideoResNet):
 
     head_pool = "avgpool"  # the global pooling: models/pooling.py swaps it where `head` is asked for
 
-    def __init__(
-        self, layers: tuple[int, int, int, int], num_classes: int, width: int, dropout: float
-    ) -> None:
+    def __init__(self, layers: tuple[int, int, int, int], num_classes: int, width: int, dropout: float) -> None:
         nn.Module.__init__(self)  # the parent's constructor builds the network at width 64
         self.inplanes = width
         self.stem = nn.Sequential(

@@ -44,8 +44,6 @@ def build_model(config: Config, num_classes: int) -> nn.Module:
     except KeyError:
         near = difflib.get_close_matches(model.name, _BUILDERS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(
-            f"model.name: unknown network {model.name!r}{hint} (known: {', '.join(_BUILDERS)})"
-        ) from None
+        raise UsageError(f"model.name: unknown network {model.name!r}{hint} (known: {', '.join(_BUILDERS)})") from None
     network = build(model, num_classes, data.num_frames, data.crop_size)
     return place_pooling(network, model.pool, model.name)

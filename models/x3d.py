@@ -23,17 +23,11 @@ _SPATIAL_STRIDE = 32
 _STEM_WIDTH = 24  # 12 channels times the width factor 2 of the paper's networks
 
 
-def _x3d(
-    config: ModelConfig, num_classes: int, num_frames: int, crop_size: int, depth_factor: float
-) -> nn.Module:
+def _x3d(config: ModelConfig, num_classes: int, num_frames: int, crop_size: int, depth_factor: float) -> nn.Module:
     if crop_size < _SPATIAL_STRIDE:
-        raise UsageError(
-            f"data.crop_size: {config.name} needs {_SPATIAL_STRIDE} pixels at least, not {crop_size}"
-        )
+        raise UsageError(f"data.crop_size: {config.name} needs {_SPATIAL_STRIDE} pixels at least, not {crop_size}")
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", FutureWarning
-        )  # it scripts its activations with torch.jit, now deprecated
+        warnings.simplefilter("ignore", FutureWarning)  # it scripts its activations with torch.jit, now deprecated
         from pytorchvideo.models.x3d import create_x3d
     network = create_x3d(
         input_clip_length=num_frames,

@@ -45,7 +45,7 @@ def _version(
 
 
 def _guard(app: typer.Typer) -> None:
-    """Errors that the user can mend become one sentence and an exit code; everything else is a bug, with its traceback."""
+    """Errors that the user can mend become one sentence and an exit code; anything else is a bug, with traceback."""
     try:
         app()
     except SoftPool3dError as error:

@@ -19,9 +19,7 @@ class _SoftPool(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         pool = (F.soft_pool1d, F.soft_pool2d, F.soft_pool3d)[self.dims - 1]
-        return pool(
-            input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.beta
-        )
+        return pool(input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.beta)
 
     def extra_repr(self) -> str:
         return (

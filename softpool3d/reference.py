@@ -33,9 +33,7 @@ def soft_pool3d_reference(
     dtype = torch.float32 if input.dtype in (torch.float16, torch.bfloat16) else input.dtype
     # What the last windows reach beyond the input (ceil_mode) is padding as well.
     pad: list[int] = []
-    for size, k, s, p, d, out in zip(
-        input.shape[2:], kernel_size, stride, padding, dilation, output_size, strict=True
-    ):
+    for size, k, s, p, d, out in zip(input.shape[2:], kernel_size, stride, padding, dilation, output_size, strict=True):
         reach = (out - 1) * s + (k - 1) * d + 1
         pad = [p, max(0, reach - p - size), *pad]
     x = F.pad(input.to(dtype), pad)

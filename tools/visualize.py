@@ -24,9 +24,7 @@ def main(
     kernel: int = typer.Option(2, min=1, help="Pool so many frames, rows and columns into one."),
     beta: float = typer.Option(16.0, help="SoftPool's inverse temperature, for pixels in [0, 1]."),
     seconds: float = typer.Option(10.0, min=0.01, help="Length to show, from the beginning."),
-    short_side: int = typer.Option(
-        224, min=16, help="Pixels of the shorter side of each picture; never enlarged."
-    ),
+    short_side: int = typer.Option(224, min=16, help="Pixels of the shorter side of each picture; never enlarged."),
     overwrite: bool = typer.Option(False, help="Replace OUT if it exists."),
 ) -> None:
     """Draw a clip beside its soft-, average- and max-pooled forms."""
@@ -115,9 +113,7 @@ def _write(out: Path, rows: dict, fps: float) -> None:
         if out.suffix.lower() == ".png":
             times = np.unique(np.linspace(0, len(clips[0]) - 1, 6).round().astype(int))
             lines = [
-                np.concatenate(
-                    [_label(text, clip.shape[2] * len(times)), np.concatenate(list(clip[times]), axis=1)]
-                )
+                np.concatenate([_label(text, clip.shape[2] * len(times)), np.concatenate(list(clip[times]), axis=1)])
                 for text, clip in zip(rows, clips, strict=True)
             ]
             Image.fromarray(np.concatenate(lines)).save(temporary)

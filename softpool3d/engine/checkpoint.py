@@ -84,9 +84,7 @@ def load_weights(path: str | Path) -> Weights:
     if "softpool3d" not in metadata:
         raise UsageError(f"{path} was not written by softpool3d: it does not name its network and classes")
     if metadata["softpool3d"] != FORMAT:
-        raise UsageError(
-            f"{path} was written by a newer softpool3d ({metadata.get('version')}); update to read it"
-        )
+        raise UsageError(f"{path} was written by a newer softpool3d ({metadata.get('version')}); update to read it")
     try:
         config = validate(json.loads(metadata["config"]))
         classes = tuple(json.loads(metadata["classes"]))

@@ -46,9 +46,7 @@ def pick_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(
-            f"device: {name!r} does not work here ({reason}); use auto, cpu, cuda or cuda:1"
-        ) from None
+        raise UsageError(f"device: {name!r} does not work here ({reason}); use auto, cpu, cuda or cuda:1") from None
     return device
 
 

@@ -32,23 +32,15 @@ class Scores:
         if not len(self.label):
             return 0.0
         top_k = min(top_k, classes)
-        return float(
-            multiclass_accuracy(self.probabilities, self.label, classes, average="micro", top_k=top_k)
-        )
+        return float(multiclass_accuracy(self.probabilities, self.label, classes, average="micro", top_k=top_k))
 
     def loss(self) -> float:
         """Mean cross entropy."""
-        return (
-            float(F.nll_loss(self.probabilities.clamp_min(1e-12).log(), self.label))
-            if len(self.label)
-            else 0.0
-        )
+        return float(F.nll_loss(self.probabilities.clamp_min(1e-12).log(), self.label)) if len(self.label) else 0.0
 
 
 @torch.inference_mode()
-def view_probabilities(
-    model: nn.Module, video: Tensor, data: DataConfig, memory_format: torch.memory_format
-) -> Tensor:
+def view_probabilities(model: nn.Module, video: Tensor, data: DataConfig, memory_format: torch.memory_format) -> Tensor:
     """Softmax averaged over the views: uint8 (N, V, C, T, H, W), on the model's device -> float32 (N, classes)."""
     clips = normalize(video.flatten(0, 1), data.mean, data.std).contiguous(memory_format=memory_format)
     return model(clips).float().softmax(-1).unflatten(0, video.shape[:2]).mean(1)

@@ -1,4 +1,4 @@
-"""What training shows in the terminal: one bar for the run, one line an epoch; lines alone where there is no terminal."""
+"""What training shows: one bar for the run and one line an epoch; lines alone where there is no terminal."""
 
 from __future__ import annotations
 

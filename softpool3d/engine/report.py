@@ -18,9 +18,7 @@ def few(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
-def header(
-    config: Config, folder: Path, manifests: dict[str, Manifest], model: nn.Module, device: torch.device
-) -> str:
+def header(config: Config, folder: Path, manifests: dict[str, Manifest], model: nn.Module, device: torch.device) -> str:
     pool = config.model.pool
     pooling = f"{pool.kind} pooling at {', '.join(pool.where)}" if pool.where else "its own pooling"
     millions = sum(p.numel() for p in model.parameters()) / 1e6
@@ -41,9 +39,7 @@ def epoch_line(epoch: int, epochs: int, trained: dict[str, float], scores: Score
     )
 
 
-def metrics_row(
-    epoch: int, lr: float, trained: dict[str, float], scores: Scores, seconds: float
-) -> dict[str, Any]:
+def metrics_row(epoch: int, lr: float, trained: dict[str, float], scores: Scores, seconds: float) -> dict[str, Any]:
     return {
         "epoch": epoch,
         "lr": round(lr, 8),

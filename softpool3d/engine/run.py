@@ -1,4 +1,4 @@
-"""The folder of a run: config.yaml, metrics.csv, TensorBoard events, last/checkpoint.pt, best.safetensors, summary.json."""
+"""The folder of a run: its configuration, metrics, TensorBoard events, checkpoint, best weights and summary."""
 
 from __future__ import annotations
 
@@ -83,9 +83,7 @@ class Run:
             self._write_rows()
 
     def summarize(self, summary: dict[str, Any]) -> None:
-        write_atomically(
-            self.folder / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False).encode()
-        )
+        write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False).encode())
 
     def close(self) -> None:
         if self._board is not None:

@@ -106,9 +106,7 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
     done = state["epoch"] * steps + state["step"]
     display = Display(epochs * steps, done, console, accelerator.is_main_process)
     bad = {
-        name: BadFiles(
-            name, len(manifest), config.data.max_bad_fraction, lambda text: display.line(text, "yellow")
-        )
+        name: BadFiles(name, len(manifest), config.data.max_bad_fraction, lambda text: display.line(text, "yellow"))
         for name, manifest in manifests.items()
     }
     display.line(header(config, run.folder, manifests, accelerator.unwrap_model(model), accelerator.device))
@@ -126,24 +124,18 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
                     raise WorkError("no readable file was found for a whole batch of training clips")
                 video = batch.video.to(accelerator.device, non_blocking=True)
                 label = batch.label.to(accelerator.device, non_blocking=True)
-                clips = normalize(video, config.data.mean, config.data.std).contiguous(
-                    memory_format=memory_format
-                )
+                clips = normalize(video, config.data.mean, config.data.std).contiguous(memory_format=memory_format)
                 update = (step + 1) % config.train.accumulate == 0 or step + 1 == steps
                 with nullcontext() if update else accelerator.no_sync(model):
                     with accelerator.autocast():
                         logits = model(clips)
-                    loss = F.cross_entropy(
-                        logits.float(), label, label_smoothing=config.optim.label_smoothing
-                    )
+                    loss = F.cross_entropy(logits.float(), label, label_smoothing=config.optim.label_smoothing)
                     accelerator.backward(loss / config.train.accumulate)
                 if update:
                     if config.optim.clip_grad_norm:
                         accelerator.clip_grad_norm_(model.parameters(), config.optim.clip_grad_norm)
                     for group in optimizer.param_groups:
-                        group["lr"] = learning_rate(
-                            epoch * steps + step, epochs * steps, warmup, config.optim.lr
-                        )
+                        group["lr"] = learning_rate(epoch * steps + step, epochs * steps, warmup, config.optim.lr)
                     optimizer.step()
                     optimizer.zero_grad()
                 meter.add(loss.detach(), logits.detach(), label)
@@ -162,9 +154,7 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
 
             trained = meter.read()
             display.describe(f"epoch {epoch + 1}/{epochs}, validation")
-            scores = evaluate(
-                model, val_clips, config.data, accelerator, memory_format, stop_if_asked, bad["val"].add
-            )
+            scores = evaluate(model, val_clips, config.data, accelerator, memory_format, stop_if_asked, bad["val"].add)
             top1, loss = scores.accuracy(), scores.loss()
             state.update(epoch=epoch + 1, step=0, meter=None)
             better = (top1, -loss) > tuple(state["best"])
@@ -192,9 +182,7 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
         test_clips = eval_loader(
             manifests[split], config, config.test.num_clips, config.test.num_crops, rank, world_size
         )
-        scores = evaluate(
-            model, test_clips, config.data, accelerator, memory_format, stop_if_asked, bad[split].add
-        )
+        scores = evaluate(model, test_clips, config.data, accelerator, memory_format, stop_if_asked, bad[split].add)
 
     summary = {
         "val_top1": state["best"][0],
