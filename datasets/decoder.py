@@ -3,8 +3,9 @@
     with open_video("clip.mp4") as video:
         frames = video.frames([0, 8, 16])        # uint8 (3, C, H, W), upright
 
-decord seeks and is fast; PyAV decodes from the beginning and reads nearly everything. Both count frames in the order in
-which they are shown. Open videos inside the worker that reads them: decord's readers do not survive a fork (issue 294).
+decord seeks and is fast; PyAV decodes from the beginning and reads nearly everything. Frames count in the order in
+which they are shown; files in which decord would lose count go to PyAV. Open videos inside the worker that reads them:
+decord's readers do not survive a fork (its issue 294).
 """
 
 from __future__ import annotations
@@ -86,8 +87,7 @@ class Video:
 
     def _open_decord(self) -> DecordReader | None:
         try:
-            # decord opens MPEG transport streams, and hangs at the first seek in one
-            return None if "mpegts" in _container(self.path) else DecordReader(self.path, self._timeout_s)
+            return DecordReader(self.path, self._timeout_s) if _decord_is_exact(self.path) else None
         except _DecordFailed:
             return None
 
@@ -164,14 +164,38 @@ class DecordReader:
 # --- PyAV ------------------------------------------------------------------------------------------------------------
 
 
-def _container(path: str) -> str:
-    """The container's format, from its header: what FFmpeg cannot open need not be tried by decord, which would print.
+def _decord_is_exact(path: str) -> bool:
+    """Whether decord counts this file's frames as they are shown; from its packets, without decoding any.
+
+    decord 0.6 loses count after a seek where frames that are shown before a key frame are stored behind it (open GOPs:
+    MPEG-2, MPEG-4 part 2 with B-frames, much of HEVC), or where B-frames come in a container that does not say when
+    they are shown (AVI, MPEG). It shows the frames that an edit list hides, and hangs at the first seek in an MPEG
+    transport stream.
 
     Raises:
-        DecodeError: if it cannot be opened or holds no video.
+        DecodeError: if the file cannot be opened, holds no video, or has lost its end.
     """
     with _opened(path) as container:
-        return container.format.name
+        stream = container.streams.best("video")
+        timed = any(name in container.format.name for name in ("mp4", "matroska", "flv"))
+        exact = container.format.name != "mpegts" and (timed or not stream.codec_context.has_b_frames)
+        key = None
+        times = []
+        for packet in container.demux(stream):
+            if packet.pts is None:  # unknown, or the end
+                continue
+            times.append(packet.pts)
+            if packet.is_keyframe:
+                key = packet.pts
+            elif key is not None and packet.pts < key:
+                exact = False
+            exact &= not packet.is_discard
+        if stream.duration and times:
+            length = float(stream.duration * stream.time_base)
+            there = float((max(times) - min(times)) * stream.time_base)
+            if there < 0.9 * length - 1:
+                raise DecodeError(path, f"it breaks off after {there:.1f} of {length:.1f} seconds")
+    return exact
 
 
 @contextmanager
@@ -223,13 +247,4 @@ class PyAVReader:
         with _opened(self._path) as container:
             stream = container.streams.best("video")
             self.fps = float(stream.average_rate or 25)
-            first = last = None
-            for frame in container.decode(stream):
-                first = frame.time if first is None else first
-                last = frame.time
-                yield frame
-            if stream.duration and last is not None:
-                shown = last - first + 1 / self.fps
-                length = float(stream.duration * stream.time_base)
-                if shown < 0.9 * length - 1:
-                    raise DecodeError(self._path, f"it breaks off after {shown:.1f} of {length:.1f} seconds")
+            yield from container.decode(stream)

@@ -69,7 +69,8 @@ def read_folder(root: str | Path, split: Iterable[float] = (0.8, 0.1, 0.1), seed
     classes = tuple(sorted(parts["train"]))
     if not classes:
         raise UsageError(
-            f"data.root: no videos in {root}; it has to hold <class>/*.mp4, or train/<class>/*.mp4 and val/<class>/*.mp4"
+            f"data.root: no videos in {root}; it has to hold <class>/*.mp4, or train/<class>/*.mp4 and "
+            "val/<class>/*.mp4"
         )
     if len(classes) == 1:
         raise UsageError(f"data.root: {root} holds a single class, {classes[0]!r}; there have to be two at least")

@@ -1,10 +1,10 @@
 """`motion`: an embedded data set of real encoded videos whose labels are in the motion and nowhere else.
 
 A textured object over a textured background: it moves left, right, up or down, rotates one way or the other, or grows
-or shrinks, while the background drifts by itself. Appearance, start, speed and lighting are random. Position, angle and size go round in circles (an
-object that leaves on the left comes in again on the right, one that has grown to the largest starts again at the
-smallest) from a random phase, so a single frame is distributed in the same way for all eight classes; and class 2k
-played backwards is class 2k + 1.
+or shrinks, while the background drifts by itself. Appearance, start, speed and lighting are random. Position, angle and
+size go round in circles (an object that leaves on the left comes in again on the right, one that has grown to the
+largest starts again at the smallest) from a random phase, so a single frame is distributed in the same way for all
+eight classes; and class 2k played backwards is class 2k + 1.
 
 The videos are H.264, 32 frames of 112x112 at 25 fps, made once and kept in the cache folder.
 """

@@ -10,7 +10,11 @@ CODECS = {
     "h264_bframes.mp4": ("libx264", {"g": "250", "bf": "3"}),
     "h264_all_keys.mkv": ("libx264", {"g": "1"}),
     "hevc.mp4": ("libx265", {"x265-params": "log-level=none"}),
-    "mpeg4_bframes.avi": ("mpeg4", {"bf": "2", "g": "100", "q": "2"}),
+    "h264_open_gop.mp4": ("libx264", {"x264-params": "open-gop=1:keyint=12:bframes=3"}),
+    "h264_bframes.avi": ("libx264", {"g": "12", "bf": "3"}),
+    "mpeg4_bframes.avi": ("mpeg4", {"bf": "2", "g": "12", "q": "2"}),
+    "mpeg4.avi": ("mpeg4", {"g": "12", "q": "2"}),
+    "mpeg2_open_gop.mkv": ("mpeg2video", {"bf": "2", "g": "12", "q": "2"}),
     "vp9.webm": ("libvpx-vp9", {"cpu-used": "8", "deadline": "realtime"}),
     "mjpeg.mov": ("mjpeg", {}),
     "stream.ts": ("libx264", {"g": "30"}),
@@ -29,7 +33,8 @@ def test_frames_are_exactly_those_asked_for(numbered):
     rng = np.random.default_rng(0)
     with open_video(numbered) as video:
         assert video.num_frames == 60
-        for wanted in ([0], [59], [59, 0, 30, 30, 7], range(60), rng.integers(0, 60, 20), rng.permutation(60)):
+        some = [rng.integers(0, 60, 3) for _ in range(10)]
+        for wanted in ([0], [59], [59, 0, 30, 30, 7], range(60), rng.permutation(60), *some):
             frames = video.frames(wanted)
             assert frames.shape == (len(wanted), 3, 48, 64)
             assert read_numbers(frames) == list(wanted)
@@ -84,10 +89,10 @@ def test_a_video_that_breaks_off(tmp_path):
                 out.mux(packet)
     with av.open(str(fast)) as container:
         positions = [packet.pos for packet in container.demux(video=0) if packet.pos]
-    for cut, reason in ((positions[100], "breaks off after 4.. of 10.0 seconds"), (positions[100] + 9, "invalid data")):
+    for cut in (positions[100], positions[100] + 9):
         broken.write_bytes(fast.read_bytes()[:cut])
-        with pytest.raises(DecodeError, match=reason), open_video(broken) as video:
-            video.frames([0, video.num_frames - 1])
+        with pytest.raises(DecodeError, match=r"breaks off after \d\.\d of 10.0 seconds"):
+            open_video(broken)
 
 
 def test_pyav_takes_over_when_decord_hangs(tmp_path, monkeypatch):

@@ -69,9 +69,10 @@ def test_a_single_frame_does_not_tell_the_class():
 
 
 def test_interrupted_generation_leaves_nothing(tmp_path):
-    code = f"from softpool3d.datasets.motion import read_motion\nif __name__ == '__main__':\n    read_motion({(4000, 8, 8)})\n"
     script = tmp_path / "generate.py"
-    script.write_text(code)
+    script.write_text(
+        "from softpool3d.datasets.motion import read_motion\nif __name__ == '__main__':\n    read_motion((4000, 8, 8))\n"
+    )
     home = tmp_path / "home"
     process = subprocess.Popen([sys.executable, str(script)], env={"SOFTPOOL3D_HOME": str(home), "PATH": ""})
     while not list(home.glob("*/train/*/*.mp4")):
