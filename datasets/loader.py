@@ -7,7 +7,7 @@ A sample depends on (seed, epoch, index) alone, not on how many workers or proce
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -97,24 +97,35 @@ class EvalClips(Dataset):
 
 
 def read_views(clip: Clip, data: DataConfig, num_clips: int, num_crops: int) -> Tensor:
-    """`num_clips` clips evenly spaced in time, each in `num_crops` crops: uint8 (V, C, T, H, W).
-
-    Frames that several clips share are decoded once. With `sampling: uniform` every clip would be the same one, so
-    there is one.
+    """The views of a video file, as `sample_views` draws them.
 
     Raises:
         DecodeError: if the file cannot be read.
     """
-    transform = EvalTransform(data.short_side, data.crop_size, num_crops)
     with open_video(clip.path, data.decode_timeout_s) as video:
         first, total = frame_range(clip, video)
-        if data.sampling == "uniform":
-            clips = [segment_frames(total, data.num_frames)]
-        else:
-            clips = spaced_clips(total, data.num_frames, data.sampling_rate, num_clips, data.short_clip)
-        needed = np.unique(np.concatenate(clips))
-        frames = video.frames(first + needed)
-    crops = [transform(frames[np.searchsorted(needed, indices)]) for indices in clips]
+        return sample_views(lambda indices: video.frames(first + indices), total, data, num_clips, num_crops)
+
+
+def sample_views(
+    frames: Callable[[np.ndarray], Tensor], total: int, data: DataConfig, num_clips: int, num_crops: int
+) -> Tensor:
+    """`num_clips` clips evenly spaced in time, each in `num_crops` crops: uint8 (V, C, T, H, W).
+
+    With `sampling: uniform` every clip would be the same one, so there is one.
+
+    Args:
+        frames: gives the frames of ascending indices, uint8 (T, C, H, W); each is asked for once.
+        total: how many there are.
+    """
+    if data.sampling == "uniform":
+        clips = [segment_frames(total, data.num_frames)]
+    else:
+        clips = spaced_clips(total, data.num_frames, data.sampling_rate, num_clips, data.short_clip)
+    needed = np.unique(np.concatenate(clips))
+    decoded = frames(needed)
+    transform = EvalTransform(data.short_side, data.crop_size, num_crops)
+    crops = [transform(decoded[np.searchsorted(needed, indices)]) for indices in clips]
     return torch.stack([crop.transpose(0, 1) for views in crops for crop in views])
 
 

@@ -183,7 +183,7 @@ def _generate(root: Path, clips: tuple[int, int, int], seed: int) -> None:
 
 def _render_to_file(job: tuple[str, int, tuple[int, int, int]]) -> None:
     path, label, seed = job
-    write_video(path, render(label, np.random.default_rng(seed)), FPS)
+    write_video(path, render(label, np.random.default_rng(seed)), FPS, crf=12)
 
 
 def _remove_abandoned(root: Path) -> None:

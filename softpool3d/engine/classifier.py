@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from softpool3d.datasets.loader import read_views
+from softpool3d.datasets.loader import read_views, sample_views
 from softpool3d.datasets.manifest import Clip
 from softpool3d.engine.checkpoint import load_into, load_weights
 from softpool3d.engine.devices import pick_device
@@ -54,15 +55,25 @@ class Classifier:
         self.memory_format = torch.channels_last_3d
         self.model = model.to(self.device, memory_format=self.memory_format).eval()
 
-    def __call__(self, path: str | Path, top_k: int = 5) -> list[Label]:
-        """The `top_k` likeliest classes of a video file, likeliest first.
+    def __call__(self, video: str | Path | Tensor, top_k: int = 5) -> list[Label]:
+        """The `top_k` likeliest classes of a video, likeliest first.
+
+        Args:
+            video: a file, or its frames: uint8 (T, 3, H, W), RGB.
 
         Raises:
             DecodeError: if the file cannot be read.
+            ValueError: for a tensor of another shape or type.
         """
-        views = read_views(Clip(str(path), 0), self.config.data, self.num_clips, self.num_crops)
-        video = views.unsqueeze(0).to(self.device)
-        probabilities = view_probabilities(self.model, video, self.config.data, self.memory_format)[0]
+        data, views = self.config.data, (self.num_clips, self.num_crops)
+        if isinstance(video, Tensor):
+            if video.dtype != torch.uint8 or video.ndim != 4 or video.shape[1] != 3 or not len(video):
+                raise ValueError(f"frames are uint8 (T, 3, H, W), not {video.dtype} {tuple(video.shape)}")
+            clips = sample_views(lambda indices: video[indices], len(video), data, *views)
+        else:
+            clips = read_views(Clip(str(video), 0), data, *views)
+        clips = clips.unsqueeze(0).to(self.device)
+        probabilities = view_probabilities(self.model, clips, data, self.memory_format)[0]
         top = probabilities.topk(min(top_k, len(self.classes)))
         return [
             Label(self.classes[index], probability)

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from softpool3d.config import Config
 from softpool3d.errors import UsageError
@@ -26,6 +27,8 @@ def make_accelerator(config: Config) -> Accelerator:
         raise UsageError("train.precision=fp16 needs a GPU; on a CPU use bf16 or fp32")
     if device.index is not None:
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
+    # accelerate keeps the first configuration for the life of the process; a second run here may have another
+    AcceleratorState._reset_state(reset_partial_state="RANK" not in os.environ)
     return Accelerator(
         cpu=device.type == "cpu",
         mixed_precision={"fp32": "no"}.get(config.train.precision, config.train.precision),
