@@ -13,7 +13,8 @@
 #ifdef __CUDACC__
 #define SOFTPOOL_HD __host__ __device__ __forceinline__
 #else
-#define SOFTPOOL_HD inline
+// Always inlined on the host too: files compiled for different instruction sets must not share out-of-line copies.
+#define SOFTPOOL_HD inline __attribute__((always_inline))
 #endif
 
 namespace softpool3d {

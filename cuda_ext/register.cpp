@@ -18,6 +18,9 @@ STABLE_TORCH_LIBRARY(softpool3d, m) {
   m.def("adaptive_soft_pool3d(Tensor input, " BETA ", int[3] output_size) -> Tensor");
   m.def("adaptive_soft_pool3d_backward(Tensor grad_output, Tensor input, " BETA ", int[3] output_size, " WANTED
         ") -> (Tensor, Tensor)");
+  // Which CPU kernels run: 0 portable, 1 AVX2, 2 AVX-512; and, for tests, at most which.
+  m.def("cpu_level() -> int");
+  m.def("limit_cpu_level(int level) -> ()");
 }
 
 extern "C" {

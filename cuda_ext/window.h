@@ -121,19 +121,21 @@ struct Extent {
   }
 };
 
-// What the gradient needs to know about a window: the value whose weight is exp(0), 1 / sum of the weights, and y.
+// What the gradient needs to know about a window: the value whose weight is exp(0), 1 / sum of the weights, and how far
+// y lies from the pivot. Differences from the pivot stay precise where x and y are large and close to each other; halves
+// keep them finite where x and y are very large and far apart. A window without a derivative has inverse_sum 0.
 template <class Acc>
 struct Stats {
-  Acc pivot, inverse_sum, mean;
+  Acc pivot, inverse_sum, half_offset;
 
-  // g dy/dx at a position of value x. Halves keep the differences finite: x - pivot may exceed the largest number.
+  // g dy/dx at a position of value x.
   SOFTPOOL_HD Acc gradient(Acc x, Acc g, Acc beta) const {
-    constexpr Acc inf = Limits<Acc>::inf, half = Acc(0.5);
-    if (mean == inf || mean == -inf || x == -inf) return Acc(0);
-    const Acc scale = to_finite(Acc(2 * kLog2e) * beta);
-    const Acc weight = exp2_of(scale * (half * x - half * pivot)) * inverse_sum;
+    constexpr Acc inf = Limits<Acc>::inf;
+    if (inverse_sum == 0 || x == -inf || x == inf) return Acc(0);
+    const Acc half_distance = Acc(0.5) * x - Acc(0.5) * pivot;
+    const Acc weight = exp2_of(to_finite(Acc(2 * kLog2e) * beta) * half_distance) * inverse_sum;
     // Made finite, because a weight of 0 times a slope that overflows is still 0.
-    const Acc slope = to_finite(to_finite(Acc(2) * beta) * (half * x - half * mean));
+    const Acc slope = to_finite(to_finite(Acc(2) * beta) * (half_distance - half_offset));
     return g * (weight * (Acc(1) + slope));
   }
 };
@@ -175,7 +177,10 @@ class Sums {
     return (square_ / weight_ - mean * mean) / shrink_ / shrink_;
   }
 
-  SOFTPOOL_HD Stats<Acc> stats() const { return {pivot_, weight_ == 0 ? Acc(0) : 1 / weight_, mean()}; }
+  SOFTPOOL_HD Stats<Acc> stats() const {
+    if (weight_ == 0 || (special_ != 0 && !is_nan(weight_))) return {Acc(0), Acc(0), Acc(0)};
+    return {pivot_, 1 / weight_, Acc(0.5) * (moment_ / weight_) / shrink_};
+  }
 
  private:
   Acc pivot_, shrink_, scale_, special_;
