@@ -89,6 +89,8 @@ class Worker {
     first_column_ = need_w_.begin * g.w.stride - g.w.padding;
     const int64_t span = (need_w_.size() - 1) * g.w.stride + (g.w.kernel - 1) * g.w.dilation + 1;
     columns_ = {max_of(first_column_, int64_t{0}), min_of(first_column_ + span, g.w.size)};
+    // Inputs behind the last window get a gradient (0) too, so their range has to be known.
+    columns_.end = max_of(columns_.end, own_w_.end);
     const int64_t reach = (round_up(need_w_.size(), lanes) + lanes) * g.w.stride + g.w.kernel * g.w.dilation;
     column_pitch_ = call.channels_last || along_ == Along::wide || along_ == Along::identity
                         ? 0
@@ -674,6 +676,11 @@ class Worker {
     }
   }
 
+  template <class To>
+  static void zero(To* to, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) store_part(to + i, V{}, 1);
+  }
+
   // Wide windows: stretches of the row over which the set of windows stays the same.
   template <class To>
   void good_wide(const T* x, Acc* const* uv, To* dx) {
@@ -685,6 +692,11 @@ class Worker {
       if (over.end < axis.out) end = min_of(end, axis.window(over.end).begin);
       Acc a = 0, b = 0;
       for (int64_t wo = over.begin; wo < over.end; ++wo) a += uv[0][wo - need_w_.begin], b += uv[1][wo - need_w_.begin];
+      if (over.begin >= over.end) {
+        zero(dx + (w - own_w_.begin), end - w);
+        w = end;
+        continue;
+      }
       gradient(x + w, end - w, dx + (w - own_w_.begin), [&](int64_t, V& va, V& vb) SOFTPOOL_LAMBDA {
         va = splat<V>(a);
         vb = splat<V>(b);
@@ -700,6 +712,12 @@ class Worker {
       const auto over = call_.w.over[w];
       const T* from = x + w * call_.x_stride[4];
       To* to = dx + (w - own_w_.begin) * stride;
+      bool held = false;
+      for (int64_t wo = over.begin; wo < over.end; ++wo) held |= axis.holds(wo, w);
+      if (!held) {
+        zero(to, channels_);
+        continue;
+      }
       const auto of = [&](int64_t c, V x) SOFTPOOL_LAMBDA {
         V a{}, b{};
         for (int64_t wo = over.begin; wo < over.end; ++wo) {

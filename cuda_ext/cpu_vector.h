@@ -235,7 +235,7 @@ constexpr bool kFuses = false;
 // How large |x scale| may get in exp2_bounded for the weights of a window to be used without subtracting its maximum:
 // sums stay normal numbers, and what rounding does to the exponent stays below the type's precision.
 template <class Acc>
-constexpr Acc kBound = kFuses || sizeof(Acc) == 8 ? Acc(60) : Acc(20);
+constexpr Acc kBound = kFuses ? Acc(60) : Acc(20);
 
 // 2^(x scale) for |x scale| <= kBound: as exp2_of in window.h, less what such arguments do not need.
 SOFTPOOL_INLINE FloatV exp2_bounded(FloatV x, FloatV scale) {
