@@ -141,6 +141,13 @@ inline Geometry<int64_t> pool_geometry(int64_t channels, const int64_t* size, co
   detail::require_positive("kernel size", {"kT", "kH", "kW"}, kernel);
   detail::require_positive("stride", {"dT", "dH", "dW"}, stride);
   detail::require_positive("dilation", {"dilationT", "dilationH", "dilationW"}, dilation);
+  if (padding[0] > kernel[0] / 2 || padding[1] > kernel[1] / 2 || padding[2] > kernel[2] / 2) {
+    const char* kernel_names[3] = {"kT", "kW", "kH"};
+    const char* padding_names[3] = {"padT", "padW", "padH"};
+    const int64_t kernels[3] = {kernel[0], kernel[2], kernel[1]}, paddings[3] = {padding[0], padding[2], padding[1]};
+    throw std::runtime_error("pad should be smaller than or equal to half of kernel size, but got " +
+                             detail::triple(kernel_names, kernels) + " " + detail::triple(padding_names, paddings));
+  }
   int64_t out[3];
   for (int a = 0; a < 3; ++a)
     out[a] = pooled_size(size[a], kernel[a], stride[a], padding[a], dilation[a], ceil_mode);

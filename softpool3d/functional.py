@@ -152,10 +152,12 @@ def _adaptive(input, dims, output_size, beta) -> Tensor:
             f"{name}: input must be (N, C, {', '.join('THW'[-dims:])}) or without N, with nothing but N empty, "
             f"but got shape {tuple(input.shape)}"
         )
-    sizes = (output_size,) * dims if isinstance(output_size, int) else tuple(output_size)
-    if len(sizes) != dims:
-        raise ValueError(f"{name}: output_size must be an int or {dims} of them, but got {output_size}")
-    sizes = tuple(input.shape[i - dims] if n is None else n for i, n in enumerate(sizes))
+    sizes = output_size
+    if isinstance(output_size, Sequence) and not isinstance(output_size, str):
+        sizes = [input.shape[i - dims] if n is None else n for i, n in enumerate(output_size)]
+    sizes = _tuple(sizes, dims)
+    if sizes is None:
+        raise ValueError(f"{name}: output_size must be an int or {dims} of them, but got {output_size!r}")
     if any(n < 1 for n in sizes):
         raise ValueError(f"{name}: output_size must be above 0, but got {output_size}")
     _check_type(name, input)
@@ -199,7 +201,7 @@ def _is_valid(input, dims, kernel, stride, padding, dilation, ceil_mode) -> bool
     if input.dim() not in (dims + 1, dims + 2) or any(n == 0 for n in input.shape[-dims - 1 :]):
         return False
     for n, k, s, p, d in zip(input.shape[-dims:], kernel, stride, padding, dilation, strict=True):
-        if k < 1 or s < 1 or d < 1 or p < 0 or p > ((k - 1) * d + 1) // 2 or max(k, s, p, d) >= 2**31:
+        if k < 1 or s < 1 or d < 1 or p < 0 or p > k // 2 or max(k, s, p, d) >= 2**31:
             return False
         if pooled_size(n, k, s, p, d, ceil_mode) < 1:
             return False
@@ -208,7 +210,7 @@ def _is_valid(input, dims, kernel, stride, padding, dilation, ceil_mode) -> bool
 
 def _raise_as_max_pool(input, dims, kernel_size, stride, padding, dilation, ceil_mode) -> None:
     """Raises what max pooling raises for these arguments, by asking it on a tensor of that shape without memory."""
-    shaped = torch.empty((), dtype=torch.float32).expand(input.shape)
+    shaped = torch.empty((), requires_grad=input.requires_grad).expand(input.shape)
     max_pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[dims - 1]
     max_pool(shaped, kernel_size, stride, padding, dilation, ceil_mode)
     raise RuntimeError(
