@@ -46,7 +46,15 @@ extensions = [
         depends=sorted(glob("cuda_ext/*.h")),
         # -Wno-psabi: vectors wider than the baseline's registers are passed within one file only.
         extra_compile_args={
-            "cxx": ["-O3", "-g0", "-std=c++20", "-ffp-contract=fast", "-fvisibility=hidden", "-Wno-psabi", *ABI_FLAGS]
+            "cxx": [
+                "-O3",
+                "-g0",
+                "-std=c++20",
+                "-ffp-contract=fast",
+                "-fvisibility=hidden",
+                "-Wno-psabi",
+                *ABI_FLAGS,
+            ]
         },
         py_limited_api=True,
     )

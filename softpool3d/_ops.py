@@ -21,31 +21,37 @@ CUDA_REMEDY = (
 )
 
 
-@cache
 def build_info() -> dict[str, dict]:
-    """What is compiled and loaded: {"cpu": {"path", "loaded", "why", "remedy"}, "cuda": {...}}.
+    """What is compiled and loaded: {"cpu": {"path", "loaded", "why", "remedy", "level"}, "cuda": {...}}.
 
-    `why` and `remedy` say why a library is not loaded and what to do about it; they are None where it is.
+    `why` and `remedy` say why a library is not loaded and what to do about it; they are None where it is. `level`, of
+    the CPU library only, names the instruction set of the kernels that run.
     """
+    return _INFO
+
+
+def _load() -> dict[str, dict]:
     info = {}
     for name, module, remedy in (("cpu", "_C", REMEDY), ("cuda", "_C_cuda", CUDA_REMEDY)):
         path = next(iter(sorted(Path(__file__).parent.glob(f"{module}.*so"))), None)
-        why = "not built" if path is None else None
-        if path is not None and name == "cuda" and not torch.backends.cuda.is_built():
+        why = None
+        if path is None:
+            why = "not built"
+        elif name == "cuda" and not torch.backends.cuda.is_built():
             why = "this torch has no CUDA"
-        elif path is not None and name == "cuda" and not info["cpu"]["loaded"]:
+        elif name == "cuda" and not info["cpu"]["loaded"]:
             why = "the CPU library, which defines the operators, is not loaded"
-        elif path is not None:
+        else:
             try:
                 torch.ops.load_library(path)
             except OSError as error:
                 why = str(error.__cause__ or error)
-        loaded = why is None
         info[name] = {
             "path": str(path) if path else None,
-            "loaded": loaded,
+            "loaded": why is None,
             "why": why,
-            "remedy": None if loaded else remedy,
+            "remedy": remedy if why else None,
+            "level": None,
         }
     if info["cpu"]["loaded"]:
         info["cpu"]["level"] = ("portable", "AVX2", "AVX-512")[torch.ops.softpool3d.cpu_level()]
@@ -70,6 +76,11 @@ def choose(tensor: Tensor) -> str:
     return kind
 
 
+def run(name: str, input: Tensor, betas: Tensor | None, beta: float, *geometry) -> Tensor:
+    """Calls a compiled operator; build_info() has been asked."""
+    return _CALLS[name](input, betas, beta, *geometry)
+
+
 @cache
 def warn_of_reference(kind: str) -> None:
     """Says once for each kind of device why the slow path runs where a compiled one exists."""
@@ -78,14 +89,16 @@ def warn_of_reference(kind: str) -> None:
         warnings.warn(
             f"softpool3d: no compiled library for {kind} ({library['why']}), so the plain PyTorch reference runs, "
             f"which is slower and needs more memory; {library['remedy']}",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
-# --- what torch needs besides kernels --------------------------------------------------------------------------------
+# --- what torch needs besides kernels -----------------------------------------------------------------------
 #
 # Arguments of all operators: tensors, then (beta_per_channel, beta), then the geometry, then for the backwards whether
 # the gradients of input and of beta_per_channel are wanted.
+
+_CALLS = {}  # name -> the function to call the operator by
 
 # The number of geometry arguments, and the reference.
 _GEOMETRY = {
@@ -108,9 +121,7 @@ def _output_size(x: Tensor, geometry) -> list[int]:
     if len(geometry) == 1:
         return list(geometry[0])
     *triples, ceil_mode = geometry
-    return [
-        reference.pooled_size(*values, ceil_mode) for values in zip(x.shape[2:], *triples, strict=True)
-    ]
+    return [reference.pooled_size(*values, ceil_mode) for values in zip(x.shape[2:], *triples, strict=True)]
 
 
 def _complete(name: str) -> None:
@@ -140,10 +151,8 @@ def _complete(name: str) -> None:
     def derivative(ctx, grad):
         input, betas = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:2]
-        grads = backward(grad, input, betas, *ctx.constants, *wanted)
+        grads = call_backward(grad, input, betas, *ctx.constants, *wanted)
         return *(g if w else None for g, w in zip(grads, wanted, strict=True)), *(None,) * (1 + arity)
-
-    torch.library.register_autograd(forward, derivative, setup_context=save)
 
     def save_backward(ctx, inputs, output):
         grad, input, betas, *constants = inputs
@@ -151,28 +160,30 @@ def _complete(name: str) -> None:
         ctx.constants = constants
 
     def second_derivative(ctx, *grads):
-        """The reference, differentiated twice by autograd: rarely needed, so it has no kernel of its own."""
+        """The reference, differentiated twice: rarely needed, so it has no kernel of its own."""
         beta, *geometry, input_grad, beta_grad = ctx.constants
-        wanted = ctx.needs_input_grad[:3]
-        with torch.enable_grad():
-            # Views, so that the graph built here ends at tensors that are ours alone, whatever the caller's are.
-            grad, input, betas = (None if t is None else t.view_as(t) for t in ctx.saved_tensors)
-            grad, input = grad.requires_grad_(), input.requires_grad_()
-            firsts = [input] if input_grad else []
-            if beta_grad:
-                firsts.append(betas.requires_grad_())
-            output = plain(input, *geometry, beta if betas is None else betas)
-            first = torch.autograd.grad(output, firsts, grad, create_graph=True)
-            sources = [t for t, w in zip((grad, input, betas), wanted, strict=True) if w]
-            given = [g for g, w in zip(grads, (input_grad, beta_grad), strict=True) if w]
-            second = iter(
-                torch.autograd.grad(
-                    first, sources, given, create_graph=torch.is_grad_enabled(), allow_unused=True
-                )
-            )
-        return *(next(second) if w else None for w in wanted), *(None,) * (3 + arity)
+        tensors = [t for t in ctx.saved_tensors if t is not None]
 
+        def first_derivative(grad, *sources):
+            def pool(input, betas=None):
+                return plain(input, *geometry, beta if betas is None else betas)
+
+            _, pull_back = torch.func.vjp(pool, *sources)
+            return pull_back(grad)
+
+        found, pull_back = torch.func.vjp(first_derivative, *tensors)
+        given = [
+            g if wanted else torch.zeros_like(f)
+            for f, g, wanted in zip(found, grads, (input_grad, beta_grad), strict=False)
+        ]
+        second = pull_back(tuple(given))
+        return *second, *(None,) * (3 + arity + 3 - len(second))
+
+    torch.library.register_autograd(forward, derivative, setup_context=save)
     torch.library.register_autograd(backward, second_derivative, setup_context=save_backward)
+    call_forward = _differentiable_under_func(forward, save, derivative)
+    call_backward = _differentiable_under_func(backward, save_backward, second_derivative)
+    _CALLS[name] = call_forward
 
     def batched(info, dims, input, betas, *constants):
         x, b, fold, unfold = _folded(info.batch_size, dims, [input], betas, per_channel=dims[1] is not None)
@@ -181,15 +192,45 @@ def _complete(name: str) -> None:
     def batched_backward(info, dims, grad, input, betas, *constants):
         beta_grad = constants[-1]
         (g, x), b, fold, unfold = _folded(
-            info.batch_size, (*dims[:2], dims[2]), [grad, input], betas, per_channel=beta_grad or dims[2] is not None
+            info.batch_size,
+            (*dims[:2], dims[2]),
+            [grad, input],
+            betas,
+            per_channel=beta_grad or dims[2] is not None,
         )
         grads = backward(g, x, b, *constants)
         gx = unfold(grads[0]) if constants[-2] else grads[0].new_empty(info.batch_size, 0)
-        gb = grads[1].unflatten(0, (info.batch_size, -1)) if beta_grad else grads[1].new_empty(info.batch_size, 0)
+        gb = (
+            grads[1].unflatten(0, (info.batch_size, -1))
+            if beta_grad
+            else grads[1].new_empty(info.batch_size, 0)
+        )
         return (gx, gb), (fold if constants[-2] else 0, 0)
 
     torch.library.register_vmap(forward, batched)
     torch.library.register_vmap(backward, batched_backward)
+
+
+def _differentiable_under_func(op, setup_context, backward):
+    """The operator; as an autograd.Function where torch.func transforms it, which look through that but not through
+    torch.library's derivatives."""
+
+    class Operator(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(*args):
+            return op(*args)
+
+    Operator.setup_context = staticmethod(setup_context)
+    Operator.backward = staticmethod(backward)
+
+    def call(*args):
+        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+            return Operator.apply(*args)
+        return op(*args)
+
+    return call
 
 
 def _folded(size: int, dims, tensors: list[Tensor], betas: Tensor | None, per_channel: bool):
@@ -197,9 +238,17 @@ def _folded(size: int, dims, tensors: list[Tensor], betas: Tensor | None, per_ch
     at = 1 if per_channel else 0
     folded = []
     for tensor, dim in zip(tensors, dims, strict=False):
-        tensor = tensor.unsqueeze(at).expand(*tensor.shape[:at], size, *tensor.shape[at:]) if dim is None else tensor.movedim(dim, at)
+        tensor = (
+            tensor.unsqueeze(at).expand(*tensor.shape[:at], size, *tensor.shape[at:])
+            if dim is None
+            else tensor.movedim(dim, at)
+        )
         folded.append(tensor.flatten(at, at + 1))
     if per_channel:
         dim = dims[len(tensors)]
         betas = (betas.expand(size, -1) if dim is None else betas.movedim(dim, 0)).flatten()
     return folded, betas, at, lambda t: t.unflatten(at, (size, -1) if at else (size, t.shape[0] // size))
+
+
+# When this module is imported, not at the first call, which may be one that torch.compile traces.
+_INFO = _load()

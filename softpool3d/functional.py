@@ -121,7 +121,7 @@ def adaptive_soft_pool1d(
     return _adaptive(input, 1, output_size, beta)
 
 
-# --- from the public arguments to the operators' ---------------------------------------------------------------------
+# --- from the public arguments to the operators' ------------------------------------------------------------
 
 
 def _soft_pool(input, dims, kernel_size, stride, padding, dilation, ceil_mode, beta) -> Tensor:
@@ -174,8 +174,8 @@ def _run(input, dims, name, reference, beta, geometry) -> Tensor:
         _ops.warn_of_reference(x.device.type)
         y = reference(x, *geometry, beta)
     else:
-        op = getattr(torch.ops.softpool3d, name)
-        y = op(x, beta, 1.0, *geometry) if isinstance(beta, Tensor) else op(x, None, beta, *geometry)
+        betas, beta = (beta, 1.0) if isinstance(beta, Tensor) else (None, beta)
+        y = _ops.run(name, x, betas, beta, *geometry)
     for _ in range(3 - dims):
         y = y.squeeze(2)
     return y if input.dim() == dims + 2 else y.squeeze(0)
@@ -229,9 +229,9 @@ def _check_beta(name: str, input: Tensor, dims: int, beta: float | Tensor) -> fl
     if not isinstance(beta, Tensor):
         if isinstance(beta, bool) or not isinstance(beta, (int, float, torch.SymFloat)):
             raise TypeError(f"{name}: beta must be a float or a tensor, but got {beta!r}")
-        if not math.isfinite(beta):
+        if not -math.inf < beta < math.inf:  # comparisons, because torch.compile may make it symbolic
             raise ValueError(f"{name}: beta must be finite, but got {beta}")
-        return float(beta)
+        return float(beta) if isinstance(beta, int) else beta
     if not beta.is_floating_point():
         raise TypeError(f"{name}: a tensor beta must be of a floating-point type, but got {beta.dtype}")
     channels = input.shape[-dims - 1]

@@ -4,7 +4,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter, is_lazy
+from torch.nn.parameter import UninitializedParameter
 
 from softpool3d import functional as F
 
@@ -17,20 +17,29 @@ class _Pool(nn.Module):
 
     def __init__(self, beta: float | str, num_channels: int | None) -> None:
         super().__init__()
-        if beta == "learnable":
+        if num_channels is not None and num_channels < 1:
+            raise ValueError(f"{type(self).__name__}: num_channels must be above 0, but got {num_channels}")
+        if isinstance(beta, str) and beta == "learnable":
             # Without num_channels the parameter gets its size from the first input (or from a loaded state_dict).
-            self.beta = UninitializedParameter() if num_channels is None else nn.Parameter(torch.ones(num_channels))
+            self.beta = (
+                UninitializedParameter() if num_channels is None else nn.Parameter(torch.ones(num_channels))
+            )
             return
         if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not math.isfinite(beta):
-            raise ValueError(f'{type(self).__name__}: beta must be a finite float or "learnable", but got {beta!r}')
+            raise ValueError(
+                f'{type(self).__name__}: beta must be a finite float or "learnable", but got {beta!r}'
+            )
         if num_channels is not None:
             raise ValueError(
                 f'{type(self).__name__}: num_channels is the length of a beta that is "learnable", but beta is {beta}'
             )
         self.beta = float(beta)
 
+    def _is_lazy(self) -> bool:
+        return isinstance(self.beta, UninitializedParameter)
+
     def _beta_for(self, input: Tensor) -> float | Tensor:
-        if is_lazy(self.beta):
+        if self._is_lazy():
             self._materialize((input.shape[-self.dims - 1],), input.device)
         return self.beta
 
@@ -40,14 +49,14 @@ class _Pool(nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         loaded = state_dict.get(f"{prefix}beta")
-        if is_lazy(self.beta) and loaded is not None and not is_lazy(loaded):
+        if self._is_lazy() and loaded is not None and not isinstance(loaded, UninitializedParameter):
             self._materialize(loaded.shape)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _beta_repr(self) -> str:
         if isinstance(self.beta, float):
             return f"beta={self.beta}"
-        return "beta=learnable" if is_lazy(self.beta) else f"beta=learnable, num_channels={len(self.beta)}"
+        return "beta=learnable" if self._is_lazy() else f"beta=learnable, num_channels={len(self.beta)}"
 
 
 class _SoftPool(_Pool):

@@ -90,15 +90,18 @@ def soft_average(x: Tensor, inside: Tensor, beta: float | Tensor) -> Tensor:
         return best(x.detach().masked_fill(~counted, nothing), -1, keepdim=True).masked_fill(~some, 0)
 
     top, bottom = extreme(torch.amax, -torch.inf), extreme(torch.amin, torch.inf)
-    if isinstance(beta, Tensor):
-        pivot = torch.where(beta >= 0, top, bottom)
-    else:
-        pivot = top if beta >= 0 else bottom
+    positive = beta >= 0
+    pivot = torch.where(positive, top, bottom) if isinstance(positive, Tensor) else top if positive else bottom
     # So large that a difference or the sum of some may overflow: shrink first.
     large, small = (2.0**900, 2.0**-100) if x.dtype == torch.float64 else (2.0**90, 2.0**-40)
     shrink = torch.where(torch.maximum(top, -bottom) > large, small, 1.0).to(x.dtype)
     distance = torch.where(counted, x, pivot) * shrink - pivot * shrink
-    weights = torch.exp(beta / shrink * distance) * counted
+    # Where a weight underflows, 0 stands for it from here on: its derivative would be 0 times a huge number.
+    limit = torch.finfo(x.dtype).max
+    scale = (beta / shrink).clamp(-limit, limit)
+    counted = counted & (torch.exp((scale * distance).detach()) > 0)
+    distance = torch.where(counted, distance, 0)
+    weights = torch.exp(scale * distance) * counted
     total = weights.sum(-1, keepdim=True)
     y = (pivot * shrink + (weights * distance).sum(-1, keepdim=True) / total.masked_fill(~some, 1)) / shrink
 

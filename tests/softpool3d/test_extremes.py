@@ -16,8 +16,19 @@ def clips(*rows, dtype=torch.float32, channels_last):
 
 
 ROWS = {
-    "largest": lambda big: [[big] * 4, [-big] * 4, [big, -big, big, -big], [-big, -big, big, 0], [big, 0, 1, -1]],
-    "negative": lambda big: [[-1, -2, -3, -4], [-100, -100.5, -101, -99], [-0.01, -0.02, -5, -80], [-1, -1, -1, -1]],
+    "largest": lambda big: [
+        [big] * 4,
+        [-big] * 4,
+        [big, -big, big, -big],
+        [-big, -big, big, 0],
+        [big, 0, 1, -1],
+    ],
+    "negative": lambda big: [
+        [-1, -2, -3, -4],
+        [-100, -100.5, -101, -99],
+        [-0.01, -0.02, -5, -80],
+        [-1, -1, -1, -1],
+    ],
     "equal": lambda big: [[0, 0, 0, 0], [7, 7, 7, 7], [-250, -250, -250, -250]],
     "one huge": lambda big: [[1, 2, big, 3], [big / 2, 0, 0, 0], [0, -big, 1, 2]],
     "far from 0": lambda big: [[1000, 1001, 1002, 1003], [-5000, -5001, -5000, -5002], [88, 89, 90, 200]],
@@ -43,7 +54,9 @@ def test_finite_values_are_exact(truth, level, rows, dtype, channels_last, beta)
 def test_denormals(level, dtype, channels_last):
     """The mean of denormals, which beta cannot tell apart, to one or two of the smallest steps."""
     step = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
-    x = clips([step * 1, step * 3, step * 5, step * 7], [-step * 9] * 4, dtype=dtype, channels_last=channels_last)
+    x = clips(
+        [step * 1, step * 3, step * 5, step * 7], [-step * 9] * 4, dtype=dtype, channels_last=channels_last
+    )
     y = softpool3d.soft_pool3d(x, (1, 1, 4))
     assert (y[0].double() - 4 * step).abs().max() <= 2 * step
     assert (y[1].double() + 9 * step).abs().max() <= 2 * step
@@ -66,8 +79,12 @@ def test_nan_and_infinities(truth, level, dtype, channels_last, beta):
     ]
     x = clips(*rows, dtype=dtype, channels_last=channels_last).requires_grad_()
     y = softpool3d.soft_pool3d(x, (1, 1, 4), beta=beta)
-    mean = truth.brute_force(clips([1, 2, 3, 3], channels_last=False)[..., :3], [[[0]], [[0]], [[0, 1, 2]]], beta)[0]
-    wanted = torch.tensor([NAN, NAN, NAN, INF, INF, INF, mean.flatten()[0].item(), 5, -INF], dtype=torch.float64)
+    mean = truth.brute_force(
+        clips([1, 2, 3, 3], channels_last=False)[..., :3], [[[0]], [[0]], [[0, 1, 2]]], beta
+    )[0]
+    wanted = torch.tensor(
+        [NAN, NAN, NAN, INF, INF, INF, mean.flatten()[0].item(), 5, -INF], dtype=torch.float64
+    )
     truth.close(y[:, 0].flatten(), wanted, dtype, 3.0)
     truth.close(y[:, 1].flatten(), wanted, dtype, 3.0)
 
@@ -95,7 +112,9 @@ def test_nan_stays_in_its_windows(level, channels_last):
 def test_an_empty_window_gives_0_and_takes_no_gradient(level, dtype, channels_last):
     """Kernel 2 with dilation 4 and padding 1 around three: the window's taps are at -1 and 3, both outside."""
     x = torch.full((1, 3, 3, 3, 3), 5.0, dtype=dtype)
-    x = x.contiguous(memory_format=torch.channels_last_3d if channels_last else torch.contiguous_format).requires_grad_()
+    x = x.contiguous(
+        memory_format=torch.channels_last_3d if channels_last else torch.contiguous_format
+    ).requires_grad_()
     for value in (5.0, NAN, INF):
         x.data.fill_(value)
         for axis in range(3):

@@ -94,7 +94,11 @@ def test_the_operator_itself_checks_like_max_pool3d():
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_adaptive_sizes_are_those_of_torch(dims):
     adaptive_avg = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[dims - 1]
-    ours = (softpool3d.adaptive_soft_pool1d, softpool3d.adaptive_soft_pool2d, softpool3d.adaptive_soft_pool3d)[dims - 1]
+    ours = (
+        softpool3d.adaptive_soft_pool1d,
+        softpool3d.adaptive_soft_pool2d,
+        softpool3d.adaptive_soft_pool3d,
+    )[dims - 1]
     draw = random.Random(dims)
     for _ in range(200):
         x = torch.randn([2, 3, *(draw.randint(1, 9) for _ in range(dims))])
@@ -131,16 +135,48 @@ X = torch.randn(2, 3, 4, 6, 8)
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
-        (lambda: softpool3d.soft_pool3d(X.int()), TypeError, "soft_pool3d: input must be float64.*torch.int32"),
-        (lambda: softpool3d.soft_pool2d(X[0].bool()), TypeError, "soft_pool2d: input must be float64.*torch.bool"),
+        (
+            lambda: softpool3d.soft_pool3d(X.int()),
+            TypeError,
+            "soft_pool3d: input must be float64.*torch.int32",
+        ),
+        (
+            lambda: softpool3d.soft_pool2d(X[0].bool()),
+            TypeError,
+            "soft_pool2d: input must be float64.*torch.bool",
+        ),
         (lambda: softpool3d.soft_pool3d(X + 1j), TypeError, "input must be float64.*torch.complex64"),
-        (lambda: softpool3d.soft_pool3d(X, beta=float("nan")), ValueError, "beta must be finite, but got nan"),
-        (lambda: softpool3d.soft_pool3d(X, beta=float("inf")), ValueError, "beta must be finite, but got inf"),
-        (lambda: softpool3d.soft_pool3d(X, beta="1"), TypeError, "beta must be a float or a tensor, but got '1'"),
-        (lambda: softpool3d.soft_pool3d(X, beta=None), TypeError, "beta must be a float or a tensor, but got None"),
-        (lambda: softpool3d.soft_pool3d(X, beta=torch.ones(2)), ValueError, r"shape \(3,\).* but got shape \(2,\)"),
+        (
+            lambda: softpool3d.soft_pool3d(X, beta=float("nan")),
+            ValueError,
+            "beta must be finite, but got nan",
+        ),
+        (
+            lambda: softpool3d.soft_pool3d(X, beta=float("inf")),
+            ValueError,
+            "beta must be finite, but got inf",
+        ),
+        (
+            lambda: softpool3d.soft_pool3d(X, beta="1"),
+            TypeError,
+            "beta must be a float or a tensor, but got '1'",
+        ),
+        (
+            lambda: softpool3d.soft_pool3d(X, beta=None),
+            TypeError,
+            "beta must be a float or a tensor, but got None",
+        ),
+        (
+            lambda: softpool3d.soft_pool3d(X, beta=torch.ones(2)),
+            ValueError,
+            r"shape \(3,\).* but got shape \(2,\)",
+        ),
         (lambda: softpool3d.soft_pool3d(X, beta=torch.ones(1, 3)), ValueError, r"but got shape \(1, 3\)"),
-        (lambda: softpool3d.soft_pool3d(X, beta=torch.ones(3).int()), TypeError, "floating-point type.*torch.int32"),
+        (
+            lambda: softpool3d.soft_pool3d(X, beta=torch.ones(3).int()),
+            TypeError,
+            "floating-point type.*torch.int32",
+        ),
         (
             lambda: softpool3d.soft_pool3d(X, beta=torch.ones(3, device="meta")),
             ValueError,
@@ -148,7 +184,11 @@ X = torch.randn(2, 3, 4, 6, 8)
         ),
         (lambda: softpool3d.adaptive_soft_pool3d(X, 0), ValueError, "output_size must be above 0, but got 0"),
         (lambda: softpool3d.adaptive_soft_pool3d(X, (1, 2)), ValueError, r"3 of them, but got \(1, 2\)"),
-        (lambda: softpool3d.adaptive_soft_pool3d(X, 1.5), ValueError, "output_size must be an int or 3 of them, but got 1.5"),
+        (
+            lambda: softpool3d.adaptive_soft_pool3d(X, 1.5),
+            ValueError,
+            "output_size must be an int or 3 of them, but got 1.5",
+        ),
         (lambda: softpool3d.adaptive_soft_pool3d(X, (1, "a", 2)), ValueError, "but got"),
         (lambda: softpool3d.adaptive_soft_pool3d(X[0, 0], 1), RuntimeError, r"N, C, T, H, W.*\(4, 6, 8\)"),
         (lambda: softpool3d.adaptive_soft_pool2d(X[:, :0, 0], 1), RuntimeError, r"\(2, 0, 6, 8\)"),
@@ -170,7 +210,10 @@ OP = torch.ops.softpool3d
         (lambda: OP.adaptive_soft_pool3d(X[:, :0], None, 1.0, [1, 1, 1]), "must be non-empty"),
         (lambda: OP.adaptive_soft_pool3d(X, None, 1.0, [1, 0, 1]), "greater than zero, but got 0"),
         (lambda: OP.adaptive_soft_pool3d(X, None, float("nan"), [1, 1, 1]), "beta must be finite"),
-        (lambda: OP.adaptive_soft_pool3d(X, torch.ones(2), 1.0, [1, 1, 1]), r"shape \(3\).*but got shape \(2\)"),
+        (
+            lambda: OP.adaptive_soft_pool3d(X, torch.ones(2), 1.0, [1, 1, 1]),
+            r"shape \(3\).*but got shape \(2\)",
+        ),
         (lambda: OP.adaptive_soft_pool3d(X, torch.ones(3).double(), 1.0, [1, 1, 1]), "type of accumulation"),
         (
             lambda: OP.adaptive_soft_pool3d_backward(X, X, None, 1.0, [1, 1, 1], True, False),

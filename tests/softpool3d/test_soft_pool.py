@@ -104,7 +104,10 @@ def check(truth, pool, windows, problem):
 
 
 EXAMPLES = settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+    max_examples=80,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize=True,
 )
 
 
@@ -161,7 +164,9 @@ def test_networks_geometries(truth, level, geometry, dtype, layout):
     kernel, stride, padding = geometry
     shape = [1, 19, 4, 6, 37]
     like = F.max_pool3d(torch.zeros(shape), kernel, stride, padding)
-    problem = dict(dims=3, shape=shape, beta="tensor", dtype=dtype, layout=layout, seed=0, spread=2.0, unbatched=False)
+    problem = dict(
+        dims=3, shape=shape, beta="tensor", dtype=dtype, layout=layout, seed=0, spread=2.0, unbatched=False
+    )
     windows = truth.pooled_windows(shape[2:], kernel, stride, padding, (1, 1, 1), like.shape[2:])
 
     def pool(x, beta):
@@ -205,8 +210,15 @@ def test_output_keeps_the_layout(dims, layout):
 def test_input_is_not_copied():
     """channels_last, and slices that keep rows or channels together, run as they lie: the output is all that is new."""
     base = torch.randn(2, 8, 8, 32, 32)
-    for x in (base, base.contiguous(memory_format=torch.channels_last_3d), base[:, 2:5, ::2], base.transpose(0, 2)):
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    for x in (
+        base,
+        base.contiguous(memory_format=torch.channels_last_3d),
+        base[:, 2:5, ::2],
+        base.transpose(0, 2),
+    ):
+        with torch.profiler.profile(
+            activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+        ) as profile:
             y = softpool3d.soft_pool3d(x)
         taken = sum(e.self_cpu_memory_usage for e in profile.key_averages() if e.self_cpu_memory_usage > 0)
         assert taken == y.numel() * y.element_size()
