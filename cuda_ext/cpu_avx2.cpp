@@ -6,6 +6,7 @@
 
 #pragma GCC target("arch=x86-64-v3")
 #define SOFTPOOL_LEVEL avx2
+#define SOFTPOOL_VECTOR_BYTES 32
 #include "cpu_kernels.h"
 
 namespace softpool3d {

@@ -6,6 +6,7 @@
 
 #pragma GCC target("arch=x86-64-v4,prefer-vector-width=512")
 #define SOFTPOOL_LEVEL avx512
+#define SOFTPOOL_VECTOR_BYTES 64
 #include "cpu_kernels.h"
 
 namespace softpool3d {

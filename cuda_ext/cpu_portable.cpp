@@ -1,6 +1,7 @@
 // The CPU kernels for any processor.
 
 #define SOFTPOOL_LEVEL portable
+#define SOFTPOOL_VECTOR_BYTES 16
 #include "cpu_kernels.h"
 
 namespace softpool3d {

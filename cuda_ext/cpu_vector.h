@@ -13,13 +13,10 @@
 #include <immintrin.h>
 #endif
 
-#if defined(__AVX512F__)
-#define SOFTPOOL_VECTOR_BYTES 64
-#elif defined(__AVX2__)
-#define SOFTPOOL_VECTOR_BYTES 32
-#else
-#define SOFTPOOL_VECTOR_BYTES 16
-#endif
+// SOFTPOOL_VECTOR_BYTES is 64 with AVX-512, 32 with AVX2, FMA and F16C, else 16. The including file says so, because
+// g++ reads all macros before it takes notice of a `#pragma GCC target`.
+#define SOFTPOOL_AVX512 (SOFTPOOL_VECTOR_BYTES == 64)
+#define SOFTPOOL_AVX2 (SOFTPOOL_VECTOR_BYTES == 32)
 
 #define SOFTPOOL_INLINE inline __attribute__((always_inline))
 #define SOFTPOOL_LAMBDA __attribute__((always_inline))  // after a lambda's parameters
@@ -86,7 +83,7 @@ SOFTPOOL_INLINE void store(Acc* p, typename Vec<Acc>::type v) {
 
 // The first `n` lanes, 0 < n < lanes; the others are 0.
 SOFTPOOL_INLINE FloatV load_part(const float* p, int n) {
-#if defined(__AVX512F__)
+#if SOFTPOOL_AVX512
   return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p);
 #else
   float v[Vec<float>::lanes] = {};
@@ -102,7 +99,7 @@ SOFTPOOL_INLINE DoubleV load_part(const double* p, int n) {
 }
 
 SOFTPOOL_INLINE void store_part(float* p, FloatV v, int n) {
-#if defined(__AVX512F__)
+#if SOFTPOOL_AVX512
   _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), v);
 #else
   for (int i = 0; i < n; ++i) p[i] = v[i];
@@ -125,7 +122,7 @@ SOFTPOOL_INLINE HalvesV load_halves(const void* p) {
 }
 
 SOFTPOOL_INLINE HalvesV load_halves_part(const void* p, int n) {
-#if defined(__AVX512BW__) && defined(__AVX512VL__)
+#if SOFTPOOL_AVX512
   return bit_cast<HalvesV>(_mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << n) - 1), p));
 #else
   uint16_t v[Vec<float>::lanes] = {};
@@ -149,9 +146,9 @@ SOFTPOOL_INLINE HalvesV narrow(FloatV v, BFloat16) {
 }
 
 SOFTPOOL_INLINE FloatV widen(HalvesV v, Half) {
-#if defined(__AVX512F__)
+#if SOFTPOOL_AVX512
   return _mm512_cvtph_ps(bit_cast<__m256i>(v));
-#elif defined(__F16C__)
+#elif SOFTPOOL_AVX2
   return _mm256_cvtph_ps(bit_cast<__m128i>(v));
 #else
   const BitsV bits = __builtin_convertvector(v, BitsV);
@@ -164,9 +161,9 @@ SOFTPOOL_INLINE FloatV widen(HalvesV v, Half) {
 }
 
 SOFTPOOL_INLINE HalvesV narrow(FloatV v, Half) {
-#if defined(__AVX512F__)
+#if SOFTPOOL_AVX512
   return bit_cast<HalvesV>(_mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-#elif defined(__F16C__)
+#elif SOFTPOOL_AVX2
   return bit_cast<HalvesV>(_mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 #else
   const BitsV bits = bit_cast<BitsV>(v), magnitude = bits & 0x7fffffffu;
@@ -215,18 +212,18 @@ template <class Ints>
 SOFTPOOL_INLINE Ints larger(Ints a, Ints b) {
   return a > b ? a : b;
 }
-#if defined(__AVX512F__)
+#if SOFTPOOL_AVX512
 SOFTPOOL_INLINE Vec<float>::ints larger(Vec<float>::ints a, Vec<float>::ints b) {
   return bit_cast<Vec<float>::ints>(_mm512_max_epi32(bit_cast<__m512i>(a), bit_cast<__m512i>(b)));
 }
-#elif defined(__AVX2__)
+#elif SOFTPOOL_AVX2
 SOFTPOOL_INLINE Vec<float>::ints larger(Vec<float>::ints a, Vec<float>::ints b) {
   return bit_cast<Vec<float>::ints>(_mm256_max_epi32(bit_cast<__m256i>(a), bit_cast<__m256i>(b)));
 }
 #endif
 
 // Multiply-add fuses on this machine: x * scale loses nothing on its way into the reduced argument of exp2.
-#if defined(__FMA__) || defined(__aarch64__)
+#if SOFTPOOL_AVX512 || SOFTPOOL_AVX2 || defined(__FMA__) || defined(__aarch64__)
 constexpr bool kFuses = true;
 #else
 constexpr bool kFuses = false;
@@ -249,7 +246,7 @@ SOFTPOOL_INLINE FloatV exp2_bounded(FloatV x, FloatV scale) {
   p = p * f + 2.4022650922288758e-1f;
   p = p * f + 6.9314720670283260e-1f;
   p = p * f + 1.f;
-#if defined(__AVX512F__)
+#if SOFTPOOL_AVX512
   return _mm512_scalef_ps(p, whole);
 #else
   return p * bit_cast<FloatV>((bit_cast<BitsV>(shifted) << 23) + 0x3f800000u);
