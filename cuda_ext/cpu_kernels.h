@@ -13,7 +13,8 @@
 // Rows. Contiguous: W numbers of one channel; sums of a window's rows column by column, then along W. channels_last:
 // W positions of some channels; vectors of channels all the way. Where no two windows share a row of inputs, a row of
 // outputs is made at once from all of its rows (`direct`); else each row is summed along W once and added to all the
-// rows of outputs that it belongs to.
+// rows of outputs that it belongs to. Some rows go through each step together, so that what one step has stored is
+// there when the next one loads it with another alignment.
 
 #include "cpu_call.h"
 #include "cpu_vector.h"
@@ -82,22 +83,25 @@ class Worker {
     const bool one_piece = !call.channels_last || channels_ == call.y_stride[4];
     pieces_ = one_piece ? 1 : need_w_.size();
     piece_ = one_piece ? length_ : channels_;
-    pitch_ = round_up(length_, lanes) + lanes;
-    sums_ = call.backward ? 3 : 2;
 
     // Columns of a contiguous row, zero outside the input.
+    const bool columns = !call.channels_last && along_ != Along::wide && along_ != Along::identity;
     first_column_ = need_w_.begin * g.w.stride - g.w.padding;
     const int64_t span = (need_w_.size() - 1) * g.w.stride + (g.w.kernel - 1) * g.w.dilation + 1;
     columns_ = {max_of(first_column_, int64_t{0}), min_of(first_column_ + span, g.w.size)};
     // Inputs behind the last window get a gradient (0) too, so their range has to be known.
     columns_.end = max_of(columns_.end, own_w_.end);
     const int64_t reach = (round_up(need_w_.size(), lanes) + lanes) * g.w.stride + g.w.kernel * g.w.dilation;
-    column_pitch_ = call.channels_last || along_ == Along::wide || along_ == Along::identity
-                        ? 0
-                        : round_up(max_of(reach, own_w_.end - first_column_), lanes) + 2 * lanes;
-    const int64_t rows = direct_ ? 1 : need_t_.size() * need_h_.size();
-    const int64_t row_pointers = direct_ ? min_of(g.t.kernel, g.t.size) * min_of(g.h.kernel, g.h.size) : 1;
+    column_pitch_ = columns ? round_up(max_of(reach, own_w_.end - first_column_), lanes) + 2 * lanes : 0;
 
+    // Zeros before a row of sums, which coefficients() reads.
+    lead_ = columns && call.backward ? round_up(g.w.kernel * g.w.dilation, lanes) : 0;
+    pitch_ = lead_ + round_up(length_, lanes) + lanes;
+
+    batch_ = columns ? max_of(int64_t{1}, min_of(int64_t{8}, 2048 / columns_.size())) : 1;
+    sums_ = call.backward ? 3 : 2;
+    const int64_t rows = direct_ ? batch_ : need_t_.size() * need_h_.size();
+    const int64_t row_pointers = direct_ ? min_of(g.t.kernel, g.t.size) * min_of(g.h.kernel, g.h.size) : 1;
     size_t at = 0;
     const auto take = [&](size_t bytes) {
       char* p = scratch ? scratch + at : nullptr;
@@ -105,26 +109,38 @@ class Worker {
       return p;
     };
     for (int s = 0; s < sums_; ++s) {
-      row_[s] = reinterpret_cast<Acc*>(take(pitch_ * sizeof(Acc)));
+      row_[s] = reinterpret_cast<Acc*>(take(batch_ * pitch_ * sizeof(Acc)));
       sum_[s] = reinterpret_cast<Acc*>(take(rows * pitch_ * sizeof(Acc)));
-      column_[s] = reinterpret_cast<Acc*>(take(column_pitch_ * sizeof(Acc)));
+      column_[s] = reinterpret_cast<Acc*>(take(batch_ * column_pitch_ * sizeof(Acc)));
     }
+    for (int s = 0; s < 2; ++s)
+      coefficient_[s] = reinterpret_cast<Acc*>(take(call.backward ? batch_ * column_pitch_ * sizeof(Acc) : 0));
     line_ = reinterpret_cast<Acc*>(take(call.backward ? (own_w_.size() * channels_ + lanes) * sizeof(Acc) : 0));
     bad_ = reinterpret_cast<uint8_t*>(take(rows));
     pointers_ = reinterpret_cast<const T**>(take(row_pointers * sizeof(T*)));
     bytes_ = at;
+    rows_ = rows;
   }
 
   size_t bytes() const { return bytes_; }
 
   void run(double* beta_grad) {
     beta_grad_ = beta_grad;
-    const int64_t all = sums_ * column_pitch_;
-    for (int64_t i = 0; i < all; ++i) column_[i / column_pitch_][i % column_pitch_] = 0;
+    for (int s = 0; s < sums_; ++s) {
+      fill(column_[s], batch_ * column_pitch_);
+      if (lead_) fill(row_[s], batch_ * pitch_), fill(sum_[s], rows_ * pitch_);
+    }
     direct_ ? run_direct() : run_shared();
   }
 
  private:
+  static void fill(Acc* p, int64_t n) {  // with zeros; all buffers are whole vectors
+    for (int64_t i = 0; i < n; i += lanes) store(p + i, V{});
+  }
+
+  Acc* row(int s, int64_t i) const { return row_[s] + i * pitch_ + lead_; }
+  Acc* sum(int s, int64_t i) const { return sum_[s] + i * pitch_ + lead_; }
+
   static bool disjoint_rows(const Axis<int64_t>& axis) { return axis.disjoint() && axis.dilation == 1; }
 
   const T* x_row(int64_t t, int64_t h) const {
@@ -148,78 +164,113 @@ class Worker {
 
   void run_direct() {
     const auto& g = call_.geometry;
-    for (int64_t to = tile_.t.begin; to < tile_.t.end; ++to)
-      for (int64_t ho = tile_.h.begin; ho < tile_.h.end; ++ho) {
-        const auto wt = g.t.window(to), wh = g.h.window(ho);
-        int64_t n = 0;
-        for (int64_t t = wt.begin; t < wt.end; ++t)
-          for (int64_t h = wh.begin; h < wh.end; ++h) pointers_[n++] = x_row(t, h);
-        bad_[0] = sum_rows(n, sum_);
-        finish(to, ho, 0);
+    for (int64_t to = tile_.t.begin; to < tile_.t.end; ++to) {
+      const auto wt = g.t.window(to);
+      const Span own_t = owned_inputs(g.t, {to, to + 1});
+      for (int64_t first = tile_.h.begin; first < tile_.h.end; first += batch_) {
+        const int64_t rows = min_of(batch_, tile_.h.end - first);
+        for (int64_t i = 0; i < rows; ++i) {
+          const auto wh = g.h.window(first + i);
+          int64_t n = 0;
+          for (int64_t t = wt.begin; t < wt.end; ++t)
+            for (int64_t h = wh.begin; h < wh.end; ++h) pointers_[n++] = x_row(t, h);
+          sum_rows(n, i, sum_);
+        }
+        gather_rows(rows, sum_);
+        for (int64_t i = 0; i < rows; ++i) {
+          bad_[i] = is_bad(i);
+          finish(to, first + i, i);
+        }
         if (!call_.backward || !call_.input_grad) continue;
-        const Span rows_t = owned_inputs(g.t, {to, to + 1}), rows_h = owned_inputs(g.h, {ho, ho + 1});
-        for (int64_t t = rows_t.begin; t < rows_t.end; ++t)
-          for (int64_t h = rows_h.begin; h < rows_h.end; ++h) {
-            const bool inside = t >= wt.begin && t < wt.end && h >= wh.begin && h < wh.end;
-            Acc* const only[2] = {sum_[0], sum_[1]};
-            gradient_row(t, h, inside && !bad_[0] ? only : nullptr, inside && bad_[0]);
-          }
+        for (int64_t i = 0; i < rows; ++i)
+          if (!bad_[i]) coefficients(sum(0, i), sum(1, i), i);
+        for (int64_t i = 0; i < rows; ++i) {
+          const auto wh = g.h.window(first + i);
+          const Span own_h = owned_inputs(g.h, {first + i, first + i + 1});
+          for (int64_t t = own_t.begin; t < own_t.end; ++t)
+            for (int64_t h = own_h.begin; h < own_h.end; ++h) {
+              const bool inside = t >= wt.begin && t < wt.end && h >= wh.begin && h < wh.end;
+              const bool bad = inside && bad_[i];
+              gradient_row(x_row(t, h), dx_row(t, h), inside && !bad ? i : -1, bad);
+              if (!bad) continue;
+              add_exactly(x_row(t, h), i);
+              store_line(dx_row(t, h));
+            }
+        }
       }
+    }
   }
 
   void run_shared() {
-    const int64_t rows = need_t_.size() * need_h_.size();
+    const auto& g = call_.geometry;
     const int used = sums_in_use();
-    for (int s = 0; s < used; ++s)
-      for (int64_t i = 0; i < rows * pitch_; ++i) sum_[s][i] = 0;
-    for (int64_t r = 0; r < rows; ++r) bad_[r] = 0;
+    for (int s = 0; s < used; ++s) fill(sum_[s], rows_ * pitch_);
+    for (int64_t r = 0; r < rows_; ++r) bad_[r] = 0;
 
-    const Span in_t = inputs_of(call_.geometry.t, need_t_), in_h = inputs_of(call_.geometry.h, need_h_);
-    for (int64_t t = in_t.begin; t < in_t.end; ++t)
-      for (int64_t h = in_h.begin; h < in_h.end; ++h) {
-        if (!any_window(t, h)) continue;
-        pointers_[0] = x_row(t, h);
-        const bool bad = sum_rows(1, row_);
-        each_window(t, h, [&](int64_t r) {
-          bad_[r] |= bad;
-          for (int s = 0; s < used; ++s) {
-            Acc* to = sum_[s] + r * pitch_;
-            for (int64_t i = 0; i < length_; i += lanes) store(to + i, load(to + i) + load(row_[s] + i));
-          }
-        });
+    const Span in_t = inputs_of(g.t, need_t_), in_h = inputs_of(g.h, need_h_);
+    for (int64_t t = in_t.begin; t < in_t.end; ++t) {
+      const Span ts = needed_over(g.t, need_t_, t);
+      if (ts.size() <= 0) continue;
+      for (int64_t first = in_h.begin; first < in_h.end; first += batch_) {
+        const int64_t rows = min_of(batch_, in_h.end - first);
+        for (int64_t i = 0; i < rows; ++i) {
+          pointers_[0] = x_row(t, first + i);
+          sum_rows(1, i, row_);
+        }
+        gather_rows(rows, row_);
+        for (int64_t i = 0; i < rows; ++i) {
+          const bool bad = is_bad(i);
+          each_window(ts, t, first + i, [&](int64_t r) {
+            bad_[r] |= bad;
+            for (int s = 0; s < used; ++s) add(row(s, i), sum(s, r));
+          });
+        }
       }
+    }
 
     for (int64_t to = need_t_.begin; to < need_t_.end; ++to)
       for (int64_t ho = need_h_.begin; ho < need_h_.end; ++ho) finish(to, ho, index(to, ho));
     if (!call_.backward || !call_.input_grad) return;
 
-    const Span own_t = owned_inputs(call_.geometry.t, tile_.t), own_h = owned_inputs(call_.geometry.h, tile_.h);
-    for (int64_t t = own_t.begin; t < own_t.end; ++t)
-      for (int64_t h = own_h.begin; h < own_h.end; ++h) {
-        int64_t good = 0, only = 0;
-        bool bad = false;
-        each_window(t, h, [&](int64_t r) {
-          if (bad_[r]) {
-            bad = true;
-          } else {
-            ++good;
-            only = r;
-          }
-        });
-        Acc* from[2] = {sum_[0] + only * pitch_, sum_[1] + only * pitch_};
-        if (good > 1) {
-          for (int s = 0; s < 2; ++s) {
-            from[s] = row_[s];
-            for (int64_t i = 0; i < length_; i += lanes) store(row_[s] + i, V{});
-            each_window(t, h, [&](int64_t r) {
-              if (bad_[r]) return;
-              const Acc* add = sum_[s] + r * pitch_;
-              for (int64_t i = 0; i < length_; i += lanes) store(row_[s] + i, load(row_[s] + i) + load(add + i));
-            });
-          }
+    const Span own_t = owned_inputs(g.t, tile_.t), own_h = owned_inputs(g.h, tile_.h);
+    for (int64_t t = own_t.begin; t < own_t.end; ++t) {
+      const Span ts = needed_over(g.t, need_t_, t);
+      for (int64_t first = own_h.begin; first < own_h.end; first += batch_) {
+        const int64_t rows = min_of(batch_, own_h.end - first);
+        bool bad[8];
+        int64_t good[8];
+        for (int64_t i = 0; i < rows; ++i) {
+          bad[i] = false, good[i] = 0;
+          each_window(ts, t, first + i, [&](int64_t r) {
+            if (bad_[r]) {
+              bad[i] = true;
+              return;
+            }
+            for (int s = 0; s < 2; ++s) good[i] ? add(sum(s, r), row(s, i)) : copy(sum(s, r), row(s, i));
+            ++good[i];
+          });
         }
-        gradient_row(t, h, good ? from : nullptr, bad);
+        for (int64_t i = 0; i < rows; ++i)
+          if (good[i]) coefficients(row(0, i), row(1, i), i);
+        for (int64_t i = 0; i < rows; ++i) {
+          const T* x = x_row(t, first + i);
+          T* dx = dx_row(t, first + i);
+          gradient_row(x, dx, good[i] ? i : -1, bad[i]);
+          if (!bad[i]) continue;
+          each_window(ts, t, first + i, [&](int64_t r) {
+            if (bad_[r]) add_exactly(x, r);
+          });
+          store_line(dx);
+        }
       }
+    }
+  }
+
+  void add(const Acc* from, Acc* to) const {
+    for (int64_t i = 0; i < length_; i += lanes) store(to + i, load(to + i) + load(from + i));
+  }
+  void copy(const Acc* from, Acc* to) const {
+    for (int64_t i = 0; i < length_; i += lanes) store(to + i, load(from + i));
   }
 
   // Weights, moments and, for beta's gradient, squares.
@@ -229,31 +280,45 @@ class Worker {
     return (to - need_t_.begin) * need_h_.size() + (ho - need_h_.begin);
   }
 
-  // f(index) for each needed row of outputs whose windows hold input row (t, h).
+  static Span needed_over(const Axis<int64_t>& axis, Span need, int64_t i) {
+    const auto over = axis.windows_over(i);
+    return {max_of(over.begin, need.begin), min_of(over.end, need.end)};
+  }
+
+  // f(index) for each needed row of outputs whose windows hold input row (t, h); `ts`: needed_over of t.
   template <class F>
-  void each_window(int64_t t, int64_t h, const F& f) const {
+  SOFTPOOL_INLINE void each_window(Span ts, int64_t t, int64_t h, const F& f) const {
     const auto& g = call_.geometry;
-    const auto ts = g.t.windows_over(t), hs = g.h.windows_over(h);
-    for (int64_t to = max_of(ts.begin, need_t_.begin); to < min_of(ts.end, need_t_.end); ++to) {
+    const Span hs = needed_over(g.h, need_h_, h);
+    for (int64_t to = ts.begin; to < ts.end; ++to) {
       if (!g.t.holds(to, t)) continue;
-      for (int64_t ho = max_of(hs.begin, need_h_.begin); ho < min_of(hs.end, need_h_.end); ++ho)
+      for (int64_t ho = hs.begin; ho < hs.end; ++ho)
         if (g.h.holds(ho, h)) f(index(to, ho));
     }
   }
 
-  bool any_window(int64_t t, int64_t h) const {
-    bool any = false;
-    each_window(t, h, [&](int64_t) { any = true; });
-    return any;
-  }
-
   // --- sums over rows ------------------------------------------------------------------------------------------------
 
-  // Sums over the windows along W of the `n` rows in pointers_; whether they leave the range of the fast way.
-  bool sum_rows(int64_t n, Acc* const* out) {
-    if (call_.channels_last) return call_.beta_grad ? sum_channels<true>(n, out) : sum_channels<false>(n, out);
-    if (along_ == Along::wide) return call_.beta_grad ? sum_wide<true>(n, out) : sum_wide<false>(n, out);
-    return call_.beta_grad ? sum_columns<true>(n, out) : sum_columns<false>(n, out);
+  // Sums over the `n` rows in pointers_: along W too, into row i of `out`, or else column by column, for gather_rows.
+  // Notes how large the inputs are, for is_bad(i).
+  void sum_rows(int64_t n, int64_t i, Acc* const* out) {
+    if (call_.channels_last) call_.beta_grad ? sum_channels<true>(n, i, out) : sum_channels<false>(n, i, out);
+    else if (along_ == Along::wide) call_.beta_grad ? sum_wide<true>(n, i, out) : sum_wide<false>(n, i, out);
+    else call_.beta_grad ? sum_columns<true>(n, i, out) : sum_columns<false>(n, i, out);
+  }
+
+  // From the columns of `rows` rows to windows along W.
+  void gather_rows(int64_t rows, Acc* const* out) const {
+    if (!column_pitch_) return;
+    for (int64_t i = 0; i < rows; ++i)
+      for (int s = 0; s < sums_in_use(); ++s)
+        gather_columns(column_[s] + i * column_pitch_, out[s] + i * pitch_ + lead_);
+  }
+
+  // Whether row i leaves the range of the fast way; NaN does.
+  bool is_bad(int64_t i) const {
+    const Acc share = bit_cast<Acc>(largest_lane(largest_[i]));
+    return !((call_.channels_last ? share : share * *inverse_limit()) <= 1);
   }
 
   template <bool square>
@@ -272,13 +337,13 @@ class Worker {
     }
   };
 
-  // Contiguous: column by column over up to four rows at a time, then along W.
+  // Contiguous: column by column, over up to four rows at a time.
   template <bool square>
-  bool sum_columns(int64_t n, Acc* const* out) {
+  void sum_columns(int64_t n, int64_t i, Acc* const* out) {
     const bool in_place = along_ == Along::identity;
-    Acc* to[3];
-    for (int s = 0; s < 3; ++s)
-      to[s] = !in_place ? column_[s] + (columns_.begin - first_column_) : square || s < 2 ? out[s] : nullptr;
+    Acc* to[3] = {nullptr, nullptr, nullptr};
+    for (int s = 0; s < (square ? 3 : 2); ++s)
+      to[s] = in_place ? out[s] + i * pitch_ : column_[s] + i * column_pitch_ + (columns_.begin - first_column_);
     I largest{};
     if (n == 0) columns<0, square>(pointers_, true, to, largest);
     for (int64_t r = 0; r < n;) {
@@ -289,11 +354,8 @@ class Worker {
       else if (n - r == 2) columns<2, square>(rows, first, to, largest), r += 2;
       else columns<1, square>(rows, first, to, largest), r += 1;
     }
-    if (!in_place) {
-      store(to[0] + columns_.size(), V{});  // beyond the row the weights are not 0 yet
-      for (int s = 0; s < (square ? 3 : 2); ++s) gather_columns(column_[s], out[s]);
-    }
-    return is_bad(largest);
+    if (!in_place) store(to[0] + columns_.size(), V{});  // beyond the row the weights are not 0 yet
+    largest_[i] = largest;
   }
 
   template <int rows, bool square>
@@ -320,11 +382,6 @@ class Worker {
     if (rest > 0) step(i, [rest](const T* p) SOFTPOOL_LAMBDA { return load_part(p, rest); });
   }
 
-  bool is_bad(I largest) const {
-    // NaN makes it bad too: the comparison is false.
-    return !(bit_cast<Acc>(largest_lane(largest)) * *inverse_limit() <= 1);
-  }
-
   // out[o] = sum of column[o stride + tap dilation] over the taps.
   void gather_columns(const Acc* column, Acc* out) const {
     const auto& w = call_.geometry.w;
@@ -349,7 +406,7 @@ class Worker {
 
   // Contiguous, windows wider than vectors: each window along W by itself.
   template <bool square>
-  bool sum_wide(int64_t n, Acc* const* out) {
+  void sum_wide(int64_t n, int64_t row, Acc* const* out) {
     const auto& w = call_.geometry.w;
     const V scale = splat<V>(*this->scale());
     I largest{};
@@ -357,14 +414,14 @@ class Worker {
       const auto window = w.window(wo);
       Acc total[3] = {0, 0, 0};
       for (int64_t r = 0; r < n; ++r) {
-        const T* row = pointers_[r];
+        const T* x_row = pointers_[r];
         // Parts of some thousand numbers, so that rounding does not add up.
         for (int64_t part = window.begin; part < window.end; part += 256 * lanes) {
           const int64_t end = min_of(part + 256 * lanes, window.end);
           Sum<square> sum;
           int64_t i = part;
           for (; i + lanes <= end; i += lanes) {
-            const V x = load(row + i);
+            const V x = load(x_row + i);
             largest = larger(largest, magnitude(x));
             sum.add(x, scale);
           }
@@ -372,7 +429,7 @@ class Worker {
           if (square) total[2] += sum_of_lanes(sum.squares);
           if (i < end) {
             const int rest = static_cast<int>(end - i);
-            const V x = load_part(row + i, rest);
+            const V x = load_part(x_row + i, rest);
             largest = larger(largest, magnitude(x));
             Sum<square> tail;
             tail.add(x, scale);
@@ -383,56 +440,71 @@ class Worker {
           }
         }
       }
-      for (int s = 0; s < (square ? 3 : 2); ++s) out[s][wo - need_w_.begin] = total[s];
+      for (int s = 0; s < (square ? 3 : 2); ++s) out[s][row * pitch_ + wo - need_w_.begin] = total[s];
     }
-    return is_bad(largest);
+    largest_[row] = largest;
   }
 
-  // channels_last: each window along W, vector by vector of channels.
+  // channels_last: each window along W, some vectors of channels at a time.
   template <bool square>
-  bool sum_channels(int64_t n, Acc* const* out) {
-    const int64_t stride = call_.x_stride[4];
+  void sum_channels(int64_t n, int64_t row, Acc* const* out) {
+    constexpr int block = SOFTPOOL_AVX512 ? 4 : 2;  // as many as there are registers for
     V over{};
     for (int64_t wo = need_w_.begin; wo < need_w_.end; ++wo) {
       const auto window = call_.w.windows[wo];
-      const int64_t at = (wo - need_w_.begin) * channels_;
-      const auto step = [&](int64_t c, auto load_x, auto store_y) SOFTPOOL_LAMBDA {
-        const V scale = load(this->scale() + c), inverse_limit = load(this->inverse_limit() + c);
-        Sum<square> total;
-        for (int64_t r = 0; r < n; ++r)
-          // Parts, so that rounding does not add up.
-          for (int64_t part = window.begin; part < window.end; part += 256 * window.step) {
-            const int64_t end = min_of(part + 256 * window.step, window.end);
-            Sum<square> sum;
-            for (int64_t w = part; w < end; w += window.step) {
-              const V x = load_x(pointers_[r] + w * stride + c);
-              const V share = bit_cast<V>(magnitude(x)) * inverse_limit;
-              over = bit_cast<V>(larger(bit_cast<I>(over), bit_cast<I>(share)));
-              sum.add(x, scale);
-            }
-            total.add(sum);
-          }
-        store_y(out[0] + at + c, total.weight), store_y(out[1] + at + c, total.moment);
-        if (square) store_y(out[2] + at + c, total.squares);
-      };
+      Acc* to[3] = {nullptr, nullptr, nullptr};
+      for (int s = 0; s < (square ? 3 : 2); ++s) to[s] = out[s] + row * pitch_ + (wo - need_w_.begin) * channels_;
+      const auto whole_x = [](const T* p) SOFTPOOL_LAMBDA { return load(p); };
+      const auto whole_y = [](Acc* p, V v) SOFTPOOL_LAMBDA { store(p, v); };
       int64_t c = 0;
+      for (; c + block * lanes <= channels_; c += block * lanes)
+        channel_block<block, square>(n, c, window, to, over, whole_x, whole_y);
       for (; c + lanes <= channels_; c += lanes)
-        step(
-            c, [](const T* p) SOFTPOOL_LAMBDA { return load(p); },
-            [](Acc* p, V v) SOFTPOOL_LAMBDA { store(p, v); });
+        channel_block<1, square>(n, c, window, to, over, whole_x, whole_y);
       const int rest = static_cast<int>(channels_ - c);
       if (rest > 0)
-        step(
-            c, [rest](const T* p) SOFTPOOL_LAMBDA { return load_part(p, rest); },
+        channel_block<1, square>(
+            n, c, window, to, over, [rest](const T* p) SOFTPOOL_LAMBDA { return load_part(p, rest); },
             [rest](Acc* p, V v) SOFTPOOL_LAMBDA { store_part(p, v, rest); });
     }
-    return !(bit_cast<Acc>(largest_lane(bit_cast<I>(over))) <= 1);
+    largest_[row] = bit_cast<I>(over);
+  }
+
+  template <int block, bool square, class LoadX, class StoreY>
+  SOFTPOOL_INLINE void channel_block(int64_t n, int64_t c, const Range<int64_t>& window, Acc* const* to, V& over,
+                                     const LoadX& load_x, const StoreY& store_y) const {
+    V scale[block], inverse_limit[block];
+    Sum<square> total[block];
+    for (int b = 0; b < block; ++b) {
+      scale[b] = load(this->scale() + c + b * lanes);
+      inverse_limit[b] = load(this->inverse_limit() + c + b * lanes);
+    }
+    for (int64_t r = 0; r < n; ++r)
+      // Parts, so that rounding does not add up.
+      for (int64_t part = window.begin; part < window.end; part += 256 * window.step) {
+        const int64_t end = min_of(part + 256 * window.step, window.end);
+        Sum<square> sum[block];
+        for (int64_t w = part; w < end; w += window.step) {
+          const T* x_at = pointers_[r] + w * call_.x_stride[4] + c;
+          for (int b = 0; b < block; ++b) {
+            const V x = load_x(x_at + b * lanes);
+            const V share = bit_cast<V>(magnitude(x)) * inverse_limit[b];
+            over = bit_cast<V>(larger(bit_cast<I>(over), bit_cast<I>(share)));
+            sum[b].add(x, scale[b]);
+          }
+        }
+        for (int b = 0; b < block; ++b) total[b].add(sum[b]);
+      }
+    for (int b = 0; b < block; ++b) {
+      store_y(to[0] + c + b * lanes, total[b].weight), store_y(to[1] + c + b * lanes, total[b].moment);
+      if (square) store_y(to[2] + c + b * lanes, total[b].squares);
+    }
   }
 
   // --- one row of outputs --------------------------------------------------------------------------------------------
 
   void finish(int64_t to, int64_t ho, int64_t r) {
-    Acc* sum[3] = {sum_[0] + r * pitch_, sum_[1] + r * pitch_, sum_[2] + r * pitch_};
+    Acc* sum[3] = {this->sum(0, r), this->sum(1, r), call_.backward ? this->sum(2, r) : nullptr};
     if (call_.backward) {
       // A row is handed to gradient_row as u and v, or, where it is bad, as g / S, (y - pivot) / 2 and the
       // pivot.
@@ -463,7 +535,7 @@ class Worker {
 
   // u and v from the sums; true if they leave the range in which they are precise.
   bool finish_backward(const T* grad, Acc* const* sum, bool owned) {
-    I largest{};
+    I largest{}, largest_g{};
     for (int64_t p = 0; p < pieces_; ++p) {
       const T* g = grad + p * call_.y_stride[4];
       const int64_t at = p * piece_;
@@ -471,7 +543,8 @@ class Worker {
         const V inverse = this->inverse(weight);
         const V y = moment * inverse, u = gradient * inverse, v = u * y;
         largest = larger(largest, larger(magnitude(u), magnitude(v)));
-        store(row_[0] + i, u), store(row_[1] + i, v);
+        largest_g = larger(largest_g, magnitude(gradient));
+        store(row(0, 0) + i, u), store(row(1, 0) + i, v);
       };
       int64_t i = 0;
       for (; i + lanes <= piece_; i += lanes) step(at + i, load(g + i), load(sum[0] + at + i), load(sum[1] + at + i));
@@ -479,8 +552,8 @@ class Worker {
       if (rest > 0)
         step(at + i, load_part(g + i, rest), load_part(sum[0] + at + i, rest), load_part(sum[1] + at + i, rest));
     }
-    const Acc most = bit_cast<Acc>(largest_lane(largest));
-    if (!(most == 0 || (most > Acc(0x1p-60) && most < Acc(0x1p100)))) return true;
+    const Acc most = bit_cast<Acc>(largest_lane(largest)), most_g = bit_cast<Acc>(largest_lane(largest_g));
+    if (!(most_g == 0 || (most > Acc(0x1p-60) && most < Acc(0x1p100)))) return true;
 
     if (call_.beta_grad && owned) {
       each_owned([&](int64_t i, int64_t c, int64_t at) {
@@ -490,7 +563,7 @@ class Worker {
       });
     }
     for (int s = 0; s < 2; ++s)
-      for (int64_t j = 0; j < length_; j += lanes) store(sum[s] + j, load(row_[s] + j));
+      for (int64_t j = 0; j < length_; j += lanes) store(sum[s] + j, load(row(s, 0) + j));
     return false;
   }
 
@@ -547,17 +620,16 @@ class Worker {
     });
   }
 
-  // line_ += what the bad rows of outputs over input row (t, h) contribute.
-  void add_exactly(int64_t t, int64_t h, int64_t r) {
+  // line_ += what row r of outputs, a bad one, contributes to the gradient of the row of inputs x.
+  void add_exactly(const T* x, int64_t r) {
     const auto& axis = call_.geometry.w;
-    const T* x = x_row(t, h);
     for (int64_t w = own_w_.begin; w < own_w_.end; ++w) {
       const auto over = axis.windows_over(w);
       for (int64_t wo = max_of(over.begin, need_w_.begin); wo < min_of(over.end, need_w_.end); ++wo) {
         if (!axis.holds(wo, w)) continue;
         for (int64_t c = 0; c < channels_; ++c) {
-          const int64_t i = r * pitch_ + (wo - need_w_.begin) * channels_ + c;
-          const Stats<Acc> stats{sum_[2][i], sum_[0][i], sum_[1][i]};  // 1 / S times g already
+          const int64_t i = (wo - need_w_.begin) * channels_ + c;
+          const Stats<Acc> stats{sum(2, r)[i], sum(0, r)[i], sum(1, r)[i]};  // 1 / S times g already
           line_[(w - own_w_.begin) * channels_ + c] +=
               stats.gradient(load_one(x + w * call_.x_stride[4] + c), Acc(1), beta()[c]);
         }
@@ -567,21 +639,28 @@ class Worker {
 
   // --- one row of input gradients ------------------------------------------------------------------------------------
 
-  // `uv`: u and v of the good windows over this row, summed over T and H; null: there are none.
-  void gradient_row(int64_t t, int64_t h, Acc* const* uv, bool bad) {
-    T* dx = dx_row(t, h);
-    const int64_t size = own_w_.size() * channels_;
-    if (uv && !bad) return good_row(t, h, uv, dx, call_.dx_stride[4]);
-    if (uv) good_row(t, h, uv, line_, channels_);
-    else
-      for (int64_t i = 0; i < size; ++i) line_[i] = 0;
-    if (bad && direct_) add_exactly(t, h, 0);
-    if (bad && !direct_)
-      each_window(t, h, [&](int64_t r) {
-        if (bad_[r]) add_exactly(t, h, r);
-      });
+  // Prepares gradient_row(..., slot, ...): u and v of good windows, summed over T and H, spread to the inputs they hold.
+  void coefficients(const Acc* u, const Acc* v, int64_t slot) {
+    uv_[slot][0] = u, uv_[slot][1] = v;
+    if (!column_pitch_) return;
+    for (int s = 0; s < 2; ++s) {
+      Acc* to = coefficient_[s] + slot * column_pitch_;
+      spread(uv_[slot][s], to);
+      uv_[slot][s] = to + (own_w_.begin - first_column_);
+    }
+  }
+
+  // The gradient of a row of inputs by the coefficients in `slot`, or 0 where there are none (-1); into dx, or into
+  // line_ if something will be added to it.
+  void gradient_row(const T* x, T* dx, int64_t slot, bool to_line) {
+    if (slot >= 0) return to_line ? good_row(x, slot, line_, channels_) : good_row(x, slot, dx, call_.dx_stride[4]);
+    for (int64_t i = 0; i < own_w_.size() * channels_; ++i) line_[i] = 0;
+    if (!to_line) store_line(dx);
+  }
+
+  void store_line(T* dx) const {
     // Positions lie next to each other if contiguous, else there are some channels at each.
-    const int64_t piece = call_.channels_last ? channels_ : size;
+    const int64_t size = own_w_.size() * channels_, piece = call_.channels_last ? channels_ : size;
     for (int64_t at = 0; at < size; at += piece, dx += call_.dx_stride[4]) {
       int64_t i = 0;
       for (; i + lanes <= piece; i += lanes) store(dx + i, load(line_ + at + i));
@@ -592,28 +671,14 @@ class Worker {
 
   // `stride`: of dx from one position to the next, where there is more than one channel.
   template <class To>
-  void good_row(int64_t t, int64_t h, Acc* const* uv, To* dx, int64_t stride) {
-    const T* x = x_row(t, h);
-    if (call_.channels_last) return good_channels(x, uv, dx, stride);
-    if (along_ == Along::wide) return good_wide(x, uv, dx);
-    const Acc* ab[2] = {uv[0], uv[1]};
-    if (along_ != Along::identity)
-      for (int s = 0; s < 2; ++s) {
-        spread_columns(uv[s], column_[s]);
-        ab[s] = column_[s] + (own_w_.begin - first_column_);
-      }
+  void good_row(const T* x, int64_t slot, To* dx, int64_t stride) {
+    const Acc *a_at = uv_[slot][0], *b_at = uv_[slot][1];
+    if (call_.channels_last) return good_channels(x, uv_[slot], dx, stride);
+    if (along_ == Along::wide) return good_wide(x, uv_[slot], dx);
     gradient(x + own_w_.begin, own_w_.size(), dx, [&](int64_t i, V& a, V& b) SOFTPOOL_LAMBDA {
-      a = load(ab[0] + i);
-      b = load(ab[1] + i);
+      a = load(a_at + i);
+      b = load(b_at + i);
     });
-    if (along_ != Along::identity)
-      for (int s = 0; s < 2; ++s) clear_padding(column_[s]);
-  }
-
-  // What lies outside the input has to be 0 again for sum_columns.
-  void clear_padding(Acc* column) const {
-    for (int64_t i = 0; i < columns_.begin - first_column_; ++i) column[i] = 0;
-    for (int64_t i = columns_.end - first_column_; i < column_pitch_; ++i) column[i] = 0;
   }
 
   template <class To, class Coefficients>
@@ -630,50 +695,45 @@ class Worker {
     if (rest > 0) store_part(dx + i, of(i, load_part(x + i, rest)), rest);
   }
 
-  // column[o stride + tap dilation] = sum of row[o], the transpose of gather_columns.
-  void spread_columns(const Acc* row, Acc* column) const {
+  // column[o stride + tap dilation] = sum of row[o], the transpose of gather_columns. Before the row lie zeros, and
+  // behind it up to the end of the next vector.
+  void spread(const Acc* row, Acc* column) const {
     const auto& w = call_.geometry.w;
-    const int64_t n = need_w_.size();
-    if (along_ == Along::pairs && w.kernel == 2 && w.dilation == 1) {
-      int64_t o = 0;
-      const auto step = [&](V v) SOFTPOOL_LAMBDA {
-        store(column + 2 * o, interleave(v, v, 0, Lanes{}));
-        store(column + 2 * o + lanes, interleave(v, v, 1, Lanes{}));
-      };
-      for (; o + lanes <= n; o += lanes) step(load(row + o));
-      if (o < n) step(load_part(row + o, static_cast<int>(n - o))), o += lanes;
-      for (int64_t i = 2 * o; i < column_pitch_; i += lanes) store(column + i, V{});
-      return;
-    }
-    for (int64_t i = 0; i < column_pitch_; i += lanes) store(column + i, V{});
+    const int64_t n = need_w_.size(), size = own_w_.end - first_column_;
     if (along_ == Along::unit) {
-      // Lanes beyond the row hold garbage, which must not be spread: the last part goes one by one.
-      for (int64_t k = 0; k < w.kernel; ++k) {
-        Acc* to = column + k * w.dilation;
-        int64_t o = 0;
-        for (; o + lanes <= n; o += lanes) store(to + o, load(to + o) + load(row + o));
-        for (; o < n; ++o) to[o] += row[o];
+      const int64_t held = min_of(size, n + (w.kernel - 1) * w.dilation);
+      int64_t j = 0;
+      for (; j < held; j += lanes) {
+        V sum{};
+        for (int64_t k = 0; k < w.kernel; ++k) sum += load_before(row, j - k * w.dilation, n);
+        store(column + j, sum);
       }
+      for (; j < size; j += lanes) store(column + j, V{});
     } else if (along_ == Along::pairs && w.dilation == 1) {
-      // Taps two by two: 2 o + k and 2 o + k + 1.
-      for (int64_t k = 0; k < w.kernel; k += 2) {
-        Acc* to = column + k;
-        const bool both = k + 1 < w.kernel;
-        int64_t o = 0;
-        for (; o + lanes <= n; o += lanes) {
-          const V v = load(row + o), second = both ? v : V{};
-          store(to + 2 * o, load(to + 2 * o) + interleave(v, second, 0, Lanes{}));
-          store(to + 2 * o + lanes, load(to + 2 * o + lanes) + interleave(v, second, 1, Lanes{}));
+      // Column 2 m is tap 0 of window m, tap 2 of window m - 1, ...; column 2 m + 1 its tap 1, 3, ...
+      const int64_t held = min_of(size, 2 * n + w.kernel);
+      int64_t j = 0;
+      for (; j < held; j += 2 * lanes) {
+        V even{}, odd{};
+        for (int64_t k = 0; k < w.kernel; k += 2) {
+          const V v = load_before(row, (j - k) / 2, n);
+          even += v;
+          if (k + 1 < w.kernel) odd += v;
         }
-        for (; o < n; ++o) {
-          to[2 * o] += row[o];
-          if (both) to[2 * o + 1] += row[o];
-        }
+        store(column + j, interleave(even, odd, 0, Lanes{}));
+        store(column + j + lanes, interleave(even, odd, 1, Lanes{}));
       }
+      for (; j < size; j += lanes) store(column + j, V{});
     } else {
+      fill(column, column_pitch_);
       for (int64_t o = 0; o < n; ++o)
         for (int64_t k = 0; k < w.kernel; ++k) column[o * w.stride + k * w.dilation] += row[o];
     }
+  }
+
+  // row[at...], zero from n on.
+  SOFTPOOL_INLINE static V load_before(const Acc* row, int64_t at, int64_t n) {
+    return at < n ? load(row + at) : V{};
   }
 
   template <class To>
@@ -683,7 +743,7 @@ class Worker {
 
   // Wide windows: stretches of the row over which the set of windows stays the same.
   template <class To>
-  void good_wide(const T* x, Acc* const* uv, To* dx) {
+  void good_wide(const T* x, const Acc* const* uv, To* dx) {
     const auto& axis = call_.geometry.w;
     for (int64_t w = own_w_.begin; w < own_w_.end;) {
       const auto over = axis.windows_over(w);
@@ -706,7 +766,7 @@ class Worker {
   }
 
   template <class To>
-  void good_channels(const T* x, Acc* const* uv, To* dx, int64_t stride) {
+  void good_channels(const T* x, const Acc* const* uv, To* dx, int64_t stride) {
     const auto& axis = call_.geometry.w;
     for (int64_t w = own_w_.begin; w < own_w_.end; ++w) {
       const auto over = call_.w.over[w];
@@ -742,9 +802,11 @@ class Worker {
   bool direct_;
   Along along_;
   int sums_;
-  int64_t channels_, length_, pieces_, piece_, pitch_, first_column_, column_pitch_;
+  int64_t channels_, length_, pieces_, piece_, lead_, pitch_, first_column_, column_pitch_, batch_, rows_;
   Span need_t_, need_h_, need_w_, own_w_, columns_;
-  Acc *row_[3], *sum_[3], *column_[3], *line_;
+  Acc *row_[3], *sum_[3], *column_[3], *coefficient_[2], *line_;
+  const Acc* uv_[8][2];
+  I largest_[8];
   uint8_t* bad_;
   const T** pointers_;
   size_t bytes_;

@@ -152,8 +152,8 @@ Cut cut_of(const Call& call, int64_t batch, int64_t channels, size_t acc_bytes) 
   while (worth_it && tiles() < wanted) {
     if (cut.h > 1) cut.h = (cut.h + 1) / 2;
     else if (cut.t > 1) cut.t = (cut.t + 1) / 2;
-    else if (cut.c > 16) cut.c = (cut.c / 2 + 15) / 16 * 16;
     else if (cut.w > 64) cut.w = (cut.w + 1) / 2;
+    else if (cut.c > 32 && 4 * tiles() < wanted) cut.c = (cut.c / 2 + 31) / 32 * 32;  // still whole cache lines
     else break;
   }
   return cut;
