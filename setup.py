@@ -9,6 +9,7 @@ Python >= 3.10 and every torch >= 2.11.
 """
 
 import sys
+from glob import glob
 
 from setuptools import setup
 
@@ -35,8 +36,26 @@ ABI_FLAGS = ["-DPy_LIMITED_API=0x030A0000", "-DTORCH_TARGET_VERSION=0x020b000000
 extensions = [
     CppExtension(
         "softpool3d._C",
-        sources=["cuda_ext/register.cpp", "cuda_ext/soft_pool_cpu.cpp"],
-        extra_compile_args={"cxx": ["-O3", "-std=c++20", "-fvisibility=hidden", *ABI_FLAGS]},
+        sources=[
+            "cuda_ext/register.cpp",
+            "cuda_ext/soft_pool_cpu.cpp",
+            "cuda_ext/cpu_portable.cpp",
+            "cuda_ext/cpu_avx2.cpp",
+            "cuda_ext/cpu_avx512.cpp",
+        ],
+        depends=sorted(glob("cuda_ext/*.h")),
+        # -Wno-psabi: vectors wider than the baseline's registers are passed within one file only.
+        extra_compile_args={
+            "cxx": [
+                "-O3",
+                "-g0",
+                "-std=c++20",
+                "-ffp-contract=fast",
+                "-fvisibility=hidden",
+                "-Wno-psabi",
+                *ABI_FLAGS,
+            ]
+        },
         py_limited_api=True,
     )
 ]
@@ -46,6 +65,6 @@ setup(
     package_dir=FOLDERS,
     package_data={"softpool3d": ["py.typed"], "softpool3d.configs": ["*.yaml", "*/*.yaml"]},
     ext_modules=extensions,
-    cmdclass={"build_ext": BuildExtension.with_options(use_ninja=False)},
+    cmdclass={"build_ext": BuildExtension},
     options={"bdist_wheel": {"py_limited_api": "cp310"}},
 )

@@ -1,19 +1,29 @@
 """SoftPool as functions. 1-D and 2-D are views of 3-D."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from softpool3d.reference import soft_average, soft_pool3d_reference
+from softpool3d import _ops
+from softpool3d.reference import (
+    adaptive_soft_pool3d_reference,
+    pooled_size,
+    soft_pool3d_reference,
+)
 
 Size = int | Sequence[int]
 
 
 def backend(tensor: Tensor) -> str:
-    """The implementation that will run for `tensor`: "reference", or that of a compiled library."""
-    return "reference"
+    """The implementation that will run for `tensor`: "cpu" or "cuda" (compiled), or "reference" (plain PyTorch).
+
+    The reference runs where no library was compiled for the device, and for tensor subclasses with a dispatch of
+    their own.
+    """
+    return _ops.choose(tensor)
 
 
 def soft_pool3d(
@@ -27,17 +37,26 @@ def soft_pool3d(
 ) -> Tensor:
     """3D SoftPool: the softmax-weighted sum over each window (arXiv 2101.00440, equations 1 and 2).
 
+    y = sum_i w_i x_i with w_i = exp(beta x_i) / sum_j exp(beta x_j), over the window's positions inside the input;
+    padding is outside, as in max pooling. A NaN in a window gives NaN; else +inf gives +inf; -inf has weight 0; a
+    window of only -inf gives -inf, and an empty one (dilation makes it possible) 0. Differentiable twice, in beta too.
+
     Args:
-        input: (N, C, T, H, W) or (C, T, H, W); float64, float32, float16 or bfloat16.
+        input: (N, C, T, H, W) or (C, T, H, W); float64, float32, float16 or bfloat16, any strides. Half types are
+            summed in float32.
         kernel_size, stride, padding, dilation: an int or (T, H, W); `stride` defaults to `kernel_size`.
         ceil_mode: round the output size up, as in max pooling.
-        beta: inverse temperature; 0 is average pooling, large is max pooling. A tensor holds one value per channel.
+        beta: inverse temperature; 0 is average pooling, large is max pooling. A float, or a tensor with one value per
+            channel (shape (C,)) or for all of them (shape ()), which may require grad.
 
     Returns:
-        (N, C, To, Ho, Wo) or (C, To, Ho, Wo), sizes as `torch.nn.functional.max_pool3d` has them.
+        (N, C, To, Ho, Wo) or (C, To, Ho, Wo) of input's type, sizes as `torch.nn.functional.max_pool3d` has them;
+        channels_last_3d where the input is.
 
     Raises:
         RuntimeError: for the arguments for which `max_pool3d` raises it, with the same text.
+        TypeError: input's or beta's type is not one of those above.
+        ValueError: beta is not finite, has the wrong length or is on another device than input.
     """
     return _soft_pool(input, 3, kernel_size, stride, padding, dilation, ceil_mode, beta)
 
@@ -68,63 +87,153 @@ def soft_pool1d(
     return _soft_pool(input, 1, kernel_size, stride, padding, dilation, ceil_mode, beta)
 
 
-def adaptive_soft_pool3d(input: Tensor, output_size: Size, beta: float | Tensor = 1.0) -> Tensor:
-    """SoftPool to a given (T, H, W), with the bins of torch's adaptive pools; 1 pools the whole clip."""
+def adaptive_soft_pool3d(input: Tensor, output_size: int | Sequence[int | None], beta: float | Tensor = 1.0) -> Tensor:
+    """SoftPool to a given (T, H, W) over the bins of torch's adaptive pools; 1 pools the whole clip.
+
+    Args:
+        input: as for `soft_pool3d`.
+        output_size: an int or (T, H, W), all above 0; None keeps the size of that dimension.
+        beta: as for `soft_pool3d`.
+
+    Returns:
+        (N, C, *output_size) or (C, *output_size) of input's type; channels_last_3d where the input is.
+
+    Raises:
+        ValueError: output_size has the wrong length or a value below 1, or beta as for `soft_pool3d`.
+        RuntimeError, TypeError: as for `soft_pool3d`.
+    """
     return _adaptive(input, 3, output_size, beta)
 
 
-def adaptive_soft_pool2d(input: Tensor, output_size: Size, beta: float | Tensor = 1.0) -> Tensor:
+def adaptive_soft_pool2d(input: Tensor, output_size: int | Sequence[int | None], beta: float | Tensor = 1.0) -> Tensor:
     """SoftPool to a given (H, W); otherwise as `adaptive_soft_pool3d`."""
     return _adaptive(input, 2, output_size, beta)
 
 
-def adaptive_soft_pool1d(input: Tensor, output_size: Size, beta: float | Tensor = 1.0) -> Tensor:
+def adaptive_soft_pool1d(input: Tensor, output_size: int | Sequence[int | None], beta: float | Tensor = 1.0) -> Tensor:
     """SoftPool to a given L; otherwise as `adaptive_soft_pool3d`."""
     return _adaptive(input, 1, output_size, beta)
 
 
-def _tuple(value: Size, dims: int) -> tuple[int, ...]:
-    return (value,) * dims if isinstance(value, int) else tuple(value) * (dims if len(value) == 1 else 1)
+# --- from the public arguments to the operators' ------------------------------------------------------------
 
 
 def _soft_pool(input, dims, kernel_size, stride, padding, dilation, ceil_mode, beta) -> Tensor:
-    kernel_size = _tuple(kernel_size, dims)
-    stride = kernel_size if stride is None else _tuple(stride, dims)
-    padding, dilation = _tuple(padding, dims), _tuple(dilation, dims)
-    # Output sizes and argument errors are max pooling's own: asked of it on a tensor without data.
-    max_pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[dims - 1]
-    meta = torch.empty(input.shape, device="meta")
-    out = max_pool(meta, kernel_size, stride, padding, dilation, ceil_mode).shape[-dims:]
-    front = (1,) * (3 - dims)
-    x = input.unsqueeze(0) if input.dim() == dims + 1 else input
-    x = x.reshape(*x.shape[:2], *front, *x.shape[2:])
-    y = soft_pool3d_reference(
-        x,
-        front + kernel_size,
-        front + stride,
-        (0,) * (3 - dims) + padding,
-        front + dilation,
-        front + tuple(out),
-        beta,
+    given = (kernel_size, stride, padding, dilation, ceil_mode)
+    kernel, padding, dilation = (_tuple(v, dims) for v in (kernel_size, padding, dilation))
+    no_stride = stride is None or (isinstance(stride, Sequence) and len(stride) == 0)
+    stride = kernel if no_stride else _tuple(stride, dims)
+    if not _is_valid(input, dims, kernel, stride, padding, dilation, ceil_mode):
+        _raise_as_max_pool(input, dims, *given)
+    name = f"soft_pool{dims}d"
+    _check_type(name, input)
+    beta = _check_beta(name, input, dims, beta)
+    front = 3 - dims
+    geometry = (
+        (1,) * front + kernel,
+        (1,) * front + stride,
+        (0,) * front + padding,
+        (1,) * front + dilation,
+        ceil_mode,
     )
-    return y.reshape(*input.shape[:-dims], *out)
+    return _run(input, dims, "soft_pool3d", soft_pool3d_reference, beta, geometry)
 
 
 def _adaptive(input, dims, output_size, beta) -> Tensor:
-    output_size = _tuple(output_size, dims)
-    sizes = input.shape[-dims:]
-    bins = [
-        [(i * size // out, -(-(i + 1) * size // out)) for i in range(out)]
-        for size, out in zip(sizes, output_size, strict=True)
-    ]
-    wide = torch.float32 if input.dtype in (torch.float16, torch.bfloat16) else input.dtype
-    if isinstance(beta, Tensor):
-        beta = beta.to(wide).reshape(-1, 1)
-    cells = []
-    import itertools
+    name = f"adaptive_soft_pool{dims}d"
+    if input.dim() not in (dims + 1, dims + 2) or any(n == 0 for n in input.shape[-dims - 1 :]):
+        raise RuntimeError(
+            f"{name}: input must be (N, C, {', '.join('THW'[-dims:])}) or without N, with nothing but N empty, "
+            f"but got shape {tuple(input.shape)}"
+        )
+    sizes = output_size
+    if isinstance(output_size, Sequence) and not isinstance(output_size, str):
+        sizes = [input.shape[i - dims] if n is None else n for i, n in enumerate(output_size)]
+    sizes = _tuple(sizes, dims)
+    if sizes is None:
+        raise ValueError(f"{name}: output_size must be an int or {dims} of them, but got {output_size!r}")
+    if any(n < 1 for n in sizes):
+        raise ValueError(f"{name}: output_size must be above 0, but got {output_size}")
+    _check_type(name, input)
+    beta = _check_beta(name, input, dims, beta)
+    geometry = ((1,) * (3 - dims) + sizes,)
+    return _run(input, dims, "adaptive_soft_pool3d", adaptive_soft_pool3d_reference, beta, geometry)
 
-    for cell in itertools.product(*bins):
-        x = input[(..., *(slice(a, b) for a, b in cell))].flatten(-dims).to(wide)
-        cells.append(soft_average(x, torch.ones_like(x, dtype=torch.bool), beta))
-    y = torch.stack(cells, dim=-1).to(input.dtype)
-    return y.reshape(*input.shape[:-dims], *output_size)
+
+def _run(input, dims, name, reference, beta, geometry) -> Tensor:
+    x = input if input.dim() == dims + 2 else input.unsqueeze(0)
+    for _ in range(3 - dims):
+        x = x.unsqueeze(2)
+    if _ops.choose(x) == "reference":
+        _ops.warn_of_reference(x.device.type)
+        y = reference(x, *geometry, beta)
+    else:
+        betas, beta = (beta, 1.0) if isinstance(beta, Tensor) else (None, beta)
+        y = _ops.run(name, x, betas, beta, *geometry)
+    for _ in range(3 - dims):
+        y = y.squeeze(2)
+    return y if input.dim() == dims + 2 else y.squeeze(0)
+
+
+def _tuple(value: Size, dims: int) -> tuple[int, ...] | None:
+    """`dims` ints, or None if `value` is not an int, one int or that many."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, (int, torch.SymInt)):
+        return (value,) * dims
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) not in (1, dims):
+        return None
+    if any(isinstance(v, bool) or not isinstance(v, (int, torch.SymInt)) for v in value):
+        return None
+    return tuple(value) * (dims if len(value) == 1 else 1)
+
+
+def _is_valid(input, dims, kernel, stride, padding, dilation, ceil_mode) -> bool:
+    """Whether max pooling would take these arguments."""
+    if None in (kernel, stride, padding, dilation) or not isinstance(ceil_mode, bool):
+        return False
+    if input.dim() not in (dims + 1, dims + 2) or any(n == 0 for n in input.shape[-dims - 1 :]):
+        return False
+    for n, k, s, p, d in zip(input.shape[-dims:], kernel, stride, padding, dilation, strict=True):
+        if k < 1 or s < 1 or d < 1 or p < 0 or p > k // 2 or max(k, s, p, d) >= 2**31:
+            return False
+        if pooled_size(n, k, s, p, d, ceil_mode) < 1:
+            return False
+    return True
+
+
+def _raise_as_max_pool(input, dims, kernel_size, stride, padding, dilation, ceil_mode) -> None:
+    """Raises what max pooling raises for these arguments, by asking it on a tensor of that shape without memory."""
+    shaped = torch.empty((), requires_grad=input.requires_grad).expand(input.shape)
+    max_pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[dims - 1]
+    max_pool(shaped, kernel_size, stride, padding, dilation, ceil_mode)
+    raise RuntimeError(
+        f"soft_pool{dims}d: cannot pool an input of shape {tuple(input.shape)} with kernel_size={kernel_size}, "
+        f"stride={stride}, padding={padding}, dilation={dilation}, ceil_mode={ceil_mode}"
+    )
+
+
+def _check_type(name: str, input: Tensor) -> None:
+    if input.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+        raise TypeError(f"{name}: input must be float64, float32, float16 or bfloat16, but got {input.dtype}")
+
+
+def _check_beta(name: str, input: Tensor, dims: int, beta: float | Tensor) -> float | Tensor:
+    """A finite float, or a tensor (C,) of the type that sums are kept in."""
+    if not isinstance(beta, Tensor):
+        if isinstance(beta, bool) or not isinstance(beta, (int, float, torch.SymFloat)):
+            raise TypeError(f"{name}: beta must be a float or a tensor, but got {beta!r}")
+        if not -math.inf < beta < math.inf:  # comparisons, because torch.compile may make it symbolic
+            raise ValueError(f"{name}: beta must be finite, but got {beta}")
+        return float(beta) if isinstance(beta, int) else beta
+    if not beta.is_floating_point():
+        raise TypeError(f"{name}: a tensor beta must be of a floating-point type, but got {beta.dtype}")
+    channels = input.shape[-dims - 1]
+    if beta.dim() > 1 or (beta.dim() == 1 and beta.shape[0] != channels):
+        raise ValueError(
+            f"{name}: a tensor beta must hold one value per channel, shape ({channels},), or one for all, shape (), "
+            f"but got shape {tuple(beta.shape)}"
+        )
+    if beta.device != input.device:
+        raise ValueError(f"{name}: beta must be on input's device {input.device}, but got {beta.device}")
+    return beta.to(torch.float64 if input.dtype == torch.float64 else torch.float32).expand(channels)

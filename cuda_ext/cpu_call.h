@@ -1,0 +1,62 @@
+// The interface between the CPU operators (soft_pool_cpu.cpp) and their kernels (cpu_kernels.h): plain data.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "geometry.h"
+
+namespace softpool3d {
+
+// From `begin` up to but not including `end`.
+struct Span {
+  int64_t begin, end;
+  SOFTPOOL_HD int64_t size() const { return end - begin; }
+};
+
+// Axis::window for every output and Axis::windows_over for every input, so that inner loops do not divide.
+struct AxisTable {
+  const Range<int64_t>*windows, *over;
+};
+
+enum class Type { float64, float32, float16, bfloat16 };
+
+struct Call {
+  Type type;
+  bool channels_last;
+  bool backward, input_grad, beta_grad;
+  Geometry<int64_t> geometry;
+  AxisTable w;  // channels_last only
+  const void* x;
+  const void* grad;          // backward: dL/dy
+  void* result;              // y, or dL/dx
+  int64_t x_stride[5];       // of (N, C, T, H, W)
+  int64_t y_stride[5];       // of y and dL/dy
+  int64_t dx_stride[5];
+  const void* beta;          // all per channel, in the accumulation type; channels_last: padded by a vector
+  const void* scale;         // log2(e) beta
+  const void* inverse_limit;  // 1 / the largest |x| that goes the fast way
+};
+
+// What one task works on: an index of the batch, some channels (one, unless channels_last) and a box of outputs.
+// Backward: its inputs are those from the first window's begin up to the begin of the first window after the box.
+struct Tile {
+  int64_t n;
+  Span c, t, h, w;
+};
+
+// The kernels for one instruction set. `beta_grad`, one number per channel of the tile, is added to.
+struct Kernels {
+  int level;  // 0 portable, 1 AVX2, 2 AVX-512
+  // The largest |log2(e) beta x| that goes the fast way.
+  double float_bound, double_bound;
+  size_t (*scratch_bytes)(const Call&, const Tile&);
+  void (*run)(const Call&, const Tile&, void* scratch, double* beta_grad);
+};
+
+const Kernels* portable_kernels();
+const Kernels* avx2_kernels();    // null where not compiled for x86-64
+const Kernels* avx512_kernels();
+
+}  // namespace softpool3d

@@ -1,0 +1,167 @@
+// What every operator call begins with, on CPU and CUDA alike: arguments checked, layout recognised, outputs allocated.
+
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <cmath>
+#include <cstdint>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "geometry.h"
+
+namespace softpool3d {
+
+using torch::headeronly::MemoryFormat;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using Ints = std::vector<int64_t>;
+
+inline void require(bool condition, const std::string& message) {
+  if (!condition) throw std::runtime_error(message);
+}
+
+inline std::string shape_text(const Tensor& tensor) {
+  std::string text = "(";
+  for (int64_t d = 0; d < tensor.dim(); ++d) text += (d ? ", " : "") + std::to_string(tensor.size(d));
+  return text + ")";
+}
+
+// The type that sums are kept in, which is also that of beta_per_channel.
+inline ScalarType accumulation_type(const Tensor& tensor) {
+  return tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// Channels next to each other in memory and not a plain contiguous tensor: pooled channel by channel, and the output
+// is channels_last_3d too. _ops.py has the same rule for fake tensors.
+inline bool is_channels_last(const Tensor& tensor) {
+  return tensor.size(1) > 1 && tensor.stride(1) == 1 && !tensor.is_contiguous();
+}
+
+inline Tensor in_layout(const Tensor& tensor, bool channels_last) {
+  return torch::stable::contiguous(tensor,
+                                   channels_last ? MemoryFormat::ChannelsLast3d : MemoryFormat::Contiguous);
+}
+
+inline Tensor empty_in_layout(const Tensor& like, const Ints& size, bool channels_last) {
+  return torch::stable::empty(size, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
+                              channels_last ? MemoryFormat::ChannelsLast3d : MemoryFormat::Contiguous);
+}
+
+struct Problem {
+  Tensor input;  // channels or width next to each other in memory; other strides are free, 0 included
+  bool channels_last;
+  std::optional<Tensor> beta_per_channel;
+  double beta;
+  Geometry<int64_t> geometry;
+
+  Problem(const Tensor& given, const std::optional<Tensor>& betas, double beta_of_all)
+      : input(given), beta_per_channel(betas), beta(beta_of_all) {
+    require(given.dim() == 5, "soft_pool3d: input must be (N, C, T, H, W), but got shape " + shape_text(given));
+    const ScalarType type = given.scalar_type();
+    require(type == ScalarType::Double || type == ScalarType::Float || type == ScalarType::Half ||
+                type == ScalarType::BFloat16,
+            std::string("soft_pool3d: input must be float64, float32, float16 or bfloat16, but got ") +
+                torch::headeronly::toString(type));
+    for (int64_t d = 1; d < 5; ++d)
+      require(given.size(d) > 0,
+              "soft_pool3d: all but the batch of input must be non-empty, but got shape " + shape_text(given));
+    if (betas) {
+      require(betas->dim() == 1 && betas->size(0) == channels() && betas->scalar_type() == accumulation_type(given),
+              "soft_pool3d: beta_per_channel must hold one value per channel, shape (" +
+                  std::to_string(channels()) + "), in the type of accumulation, but got shape " +
+                  shape_text(*betas) + " of " + torch::headeronly::toString(betas->scalar_type()));
+      require(betas->device() == given.device(), "soft_pool3d: beta_per_channel must be on the device of input");
+      beta_per_channel = torch::stable::contiguous(*betas);
+    } else {
+      require(std::isfinite(beta), "soft_pool3d: beta must be finite, but got " + std::to_string(beta));
+    }
+    channels_last = is_channels_last(given);
+    if (!channels_last && given.size(4) > 1 && given.stride(4) != 1) input = in_layout(given, false);
+  }
+
+  int64_t batch() const { return input.size(0); }
+  int64_t channels() const { return input.size(1); }
+  Ints input_size() const { return {batch(), channels(), geometry.t.size, geometry.h.size, geometry.w.size}; }
+  Ints output_size() const { return {batch(), channels(), geometry.t.out, geometry.h.out, geometry.w.out}; }
+
+  Tensor empty_output() const { return empty_in_layout(input, output_size(), channels_last); }
+  Tensor empty_input_grad() const { return empty_in_layout(input, input_size(), channels_last); }
+
+  // grad_output in the layout of the output, dense.
+  Tensor native_grad(const Tensor& grad) const {
+    require(grad.dim() == 5 && grad.scalar_type() == input.scalar_type() && grad.device() == input.device(),
+            "soft_pool3d_backward: grad_output must have the type and device of input");
+    for (int64_t d = 0; d < 5; ++d)
+      require(grad.size(d) == output_size()[d],
+              "soft_pool3d_backward: grad_output must have the output's shape, but got " + shape_text(grad));
+    return in_layout(grad, channels_last);
+  }
+};
+
+inline Problem pool_problem(const Tensor& input, const std::optional<Tensor>& betas, double beta, const Ints& kernel,
+                            const Ints& stride, const Ints& padding, const Ints& dilation, bool ceil_mode) {
+  Problem problem(input, betas, beta);
+  for (const Ints* values : {&kernel, &stride, &padding, &dilation})
+    require(values->size() == 3, "soft_pool3d: kernel_size, stride, padding and dilation must be (T, H, W), but got " +
+                                     std::to_string(values->size()) + " values");
+  const int64_t size[3] = {input.size(2), input.size(3), input.size(4)};
+  problem.geometry = pool_geometry(input.size(1), size, kernel.data(), stride.data(), padding.data(),
+                                   dilation.data(), ceil_mode);
+  return problem;
+}
+
+inline Problem adaptive_problem(const Tensor& input, const std::optional<Tensor>& betas, double beta,
+                                const Ints& output_size) {
+  Problem problem(input, betas, beta);
+  require(output_size.size() == 3, "adaptive_soft_pool3d: output_size must be (T, H, W), but got " +
+                                       std::to_string(output_size.size()) + " values");
+  const int64_t size[3] = {input.size(2), input.size(3), input.size(4)};
+  problem.geometry = adaptive_geometry(size, output_size.data());
+  return problem;
+}
+
+// One device's two kernels under the names of the four operators:
+//     Tensor Forward(const Problem&)
+//     std::tuple<Tensor, Tensor> Backward(const Problem&, const Tensor& native_grad, bool input_grad, bool beta_grad)
+template <auto Forward, auto Backward>
+struct Operators {
+  static Tensor pool(Tensor input, std::optional<Tensor> betas, double beta, Ints kernel, Ints stride, Ints padding,
+                     Ints dilation, bool ceil_mode) {
+    return Forward(pool_problem(input, betas, beta, kernel, stride, padding, dilation, ceil_mode));
+  }
+
+  static std::tuple<Tensor, Tensor> pool_backward(Tensor grad, Tensor input, std::optional<Tensor> betas, double beta,
+                                                  Ints kernel, Ints stride, Ints padding, Ints dilation,
+                                                  bool ceil_mode, bool input_grad, bool beta_grad) {
+    const Problem p = pool_problem(input, betas, beta, kernel, stride, padding, dilation, ceil_mode);
+    return Backward(p, p.native_grad(grad), input_grad, beta_grad);
+  }
+
+  static Tensor adaptive(Tensor input, std::optional<Tensor> betas, double beta, Ints output_size) {
+    return Forward(adaptive_problem(input, betas, beta, output_size));
+  }
+
+  static std::tuple<Tensor, Tensor> adaptive_backward(Tensor grad, Tensor input, std::optional<Tensor> betas,
+                                                      double beta, Ints output_size, bool input_grad,
+                                                      bool beta_grad) {
+    const Problem p = adaptive_problem(input, betas, beta, output_size);
+    return Backward(p, p.native_grad(grad), input_grad, beta_grad);
+  }
+
+  static void implement(torch::stable::detail::StableLibrary& m) {
+    m.impl("soft_pool3d", TORCH_BOX(&pool));
+    m.impl("soft_pool3d_backward", TORCH_BOX(&pool_backward));
+    m.impl("adaptive_soft_pool3d", TORCH_BOX(&adaptive));
+    m.impl("adaptive_soft_pool3d_backward", TORCH_BOX(&adaptive_backward));
+  }
+};
+
+}  // namespace softpool3d

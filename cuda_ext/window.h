@@ -1,0 +1,190 @@
+// The arithmetic of one window and of its gradient, for host and device, templated on the accumulation type.
+//
+//     m = max beta x,   w_i = exp(beta x_i - m) / sum exp(beta x_j - m),   y = sum w_i x_i
+//     dy/dx_i = w_i (1 + beta (x_i - y)),   dy/dbeta = sum w_i x_i^2 - y^2          (arXiv 2101.00440, eq. 1 and 2)
+//
+// Two passes over a window's values, which a caller keeps in registers where it can:
+//
+//     Extent<Acc> extent;                       for each x: extent.add(x);
+//     Sums<Acc> sums(extent, beta);             for each x: sums.add(x);      then sums.mean()
+//
+// and, for the gradient, Stats<Acc> stats = sums.stats(): what one window contributes to dL/dx at a position with value
+// x is stats.gradient(x, g, beta).
+//
+// Finite values of any size are exact: nothing is formed that overflows. A window with a NaN gives NaN; else one with
+// +inf gives +inf; -inf has weight 0; only -inf gives -inf; an empty window gives 0. Where y is infinite there is no
+// derivative, and none is passed on.
+
+#pragma once
+
+#include <cfloat>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "geometry.h"
+
+namespace softpool3d {
+
+template <class Acc>
+struct Limits;
+
+template <>
+struct Limits<float> {
+  static constexpr float max = FLT_MAX, inf = __builtin_huge_valf();
+  // Above `large`, values are scaled by `shrink` before they are summed: up to 2^31 of them then stay finite.
+  static constexpr float large = 0x1p90f, shrink = 0x1p-40f;
+};
+
+template <>
+struct Limits<double> {
+  static constexpr double max = DBL_MAX, inf = __builtin_huge_val();
+  static constexpr double large = 0x1p900, shrink = 0x1p-100;
+};
+
+constexpr double kLog2e = 1.4426950408889634;
+
+// 2^x for x <= 0, 0 below the smallest normal number, NaN for NaN.
+#if defined(__CUDA_ARCH__)
+SOFTPOOL_HD float exp2_of(float x) { return exp2f(x); }
+SOFTPOOL_HD double exp2_of(double x) { return exp2(x); }
+#else
+// Without branches, calls or conversions to int, so that compilers vectorise loops over it. The coefficients are the
+// best polynomials for 2^f on [-0.5, 0.5], with a relative error of 2e-9 and 3e-18.
+SOFTPOOL_HD float exp2_of(float x) {
+  const float magic = 0x1.8p23f;  // adding it rounds to an integer, which is then in the low bits
+  const float clamped = x < -126.f ? -126.f : x;
+  const float shifted = clamped + magic;
+  const float f = clamped - (shifted - magic);
+  float p = 1.5461444698569129e-4f;
+  p = p * f + 1.3400428177615838e-3f;
+  p = p * f + 9.6180566785246380e-3f;
+  p = p * f + 5.5503272266703021e-2f;
+  p = p * f + 2.4022650922288758e-1f;
+  p = p * f + 6.9314720670283260e-1f;
+  p = p * f + 1.f;
+  uint32_t bits;
+  memcpy(&bits, &shifted, sizeof bits);
+  bits = (bits << 23) + 0x3f800000u;
+  float power;
+  memcpy(&power, &bits, sizeof power);
+  return x < -126.f ? 0.f : p * power;
+}
+
+SOFTPOOL_HD double exp2_of(double x) {
+  const double magic = 0x1.8p52;
+  const double clamped = x < -1022. ? -1022. : x;
+  const double shifted = clamped + magic;
+  const double f = clamped - (shifted - magic);
+  double p = 4.4558179083360645e-10;
+  p = p * f + 7.0741942972885210e-9;
+  p = p * f + 1.0178057087733941e-7;
+  p = p * f + 1.3215432535912376e-6;
+  p = p * f + 1.5252733841556773e-5;
+  p = p * f + 1.5403530463724354e-4;
+  p = p * f + 1.3333558146406471e-3;
+  p = p * f + 9.6181291076872567e-3;
+  p = p * f + 5.5504108664821627e-2;
+  p = p * f + 2.4022650695910160e-1;
+  p = p * f + 6.9314718055994531e-1;
+  p = p * f + 1.;
+  uint64_t bits;
+  memcpy(&bits, &shifted, sizeof bits);
+  bits = (bits << 52) + 0x3ff0000000000000u;
+  double power;
+  memcpy(&power, &bits, sizeof power);
+  return x < -1022. ? 0. : p * power;
+}
+#endif
+
+template <class Acc>
+SOFTPOOL_HD bool is_nan(Acc x) {
+  return x != x;
+}
+
+// Infinities become the largest numbers; NaN stays.
+template <class Acc>
+SOFTPOOL_HD Acc to_finite(Acc x) {
+  return x > Limits<Acc>::max ? Limits<Acc>::max : x < -Limits<Acc>::max ? -Limits<Acc>::max : x;
+}
+
+// First pass: the smallest and largest value. -inf does not count; NaN is ignored here and caught by Sums.
+template <class Acc>
+struct Extent {
+  Acc lo = Limits<Acc>::inf, hi = -Limits<Acc>::inf;
+  bool any = false;  // tells a window of only -inf from an empty one
+
+  SOFTPOOL_HD void add(Acc x) {
+    hi = x > hi ? x : hi;
+    lo = x < lo && x != -Limits<Acc>::inf ? x : lo;
+    any = true;
+  }
+};
+
+// What the gradient needs to know about a window: the value whose weight is exp(0), 1 / sum of the weights, and how far
+// y lies from the pivot. Differences from the pivot stay precise where x and y are large and close to each other; halves
+// keep them finite where x and y are very large and far apart. A window without a derivative has inverse_sum 0.
+template <class Acc>
+struct Stats {
+  Acc pivot, inverse_sum, half_offset;
+
+  // g dy/dx at a position of value x.
+  SOFTPOOL_HD Acc gradient(Acc x, Acc g, Acc beta) const {
+    constexpr Acc inf = Limits<Acc>::inf;
+    if (inverse_sum == 0 || x == -inf || x == inf) return Acc(0);
+    const Acc half_distance = Acc(0.5) * x - Acc(0.5) * pivot;
+    const Acc weight = exp2_of(to_finite(Acc(2 * kLog2e) * beta) * half_distance) * inverse_sum;
+    // Made finite, because a weight of 0 times a slope that overflows is still 0.
+    const Acc slope = to_finite(to_finite(Acc(2) * beta) * (half_distance - half_offset));
+    return g * (weight * (Acc(1) + slope));
+  }
+};
+
+// Second pass: the sums over a window whose extent is known.
+template <class Acc>
+class Sums {
+ public:
+  SOFTPOOL_HD Sums(const Extent<Acc>& extent, Acc beta) {
+    constexpr Acc inf = Limits<Acc>::inf;
+    const bool finite = extent.hi != inf && extent.hi != -inf;
+    special_ = finite || !extent.any ? Acc(0) : extent.hi;
+    pivot_ = !finite ? Acc(0) : beta >= 0 ? extent.hi : extent.lo;
+    const bool large = finite && max_of(extent.hi, -extent.lo) > Limits<Acc>::large;
+    shrink_ = large ? Limits<Acc>::shrink : Acc(1);
+    scale_ = to_finite(Acc(kLog2e) * beta * (large ? 1 / Limits<Acc>::shrink : Acc(1)));
+  }
+
+  SOFTPOOL_HD void add(Acc x) {
+    constexpr Acc inf = Limits<Acc>::inf;
+    const bool counts = x != inf && x != -inf;
+    const Acc distance = counts ? x * shrink_ - pivot_ * shrink_ : Acc(0);
+    const Acc weight = counts ? exp2_of(scale_ * distance) : Acc(0);
+    weight_ += weight;
+    moment_ += weight * distance;
+    square_ += weight * distance * distance;
+  }
+
+  // y
+  SOFTPOOL_HD Acc mean() const {
+    if (weight_ == 0 || (special_ != 0 && !is_nan(weight_))) return special_;
+    return (pivot_ * shrink_ + moment_ / weight_) / shrink_;
+  }
+
+  // dy/dbeta
+  SOFTPOOL_HD Acc variance() const {
+    if (weight_ == 0 || (special_ != 0 && !is_nan(weight_))) return Acc(0);
+    const Acc mean = moment_ / weight_;
+    return (square_ / weight_ - mean * mean) / shrink_ / shrink_;
+  }
+
+  SOFTPOOL_HD Stats<Acc> stats() const {
+    if (weight_ == 0 || (special_ != 0 && !is_nan(weight_))) return {Acc(0), Acc(0), Acc(0)};
+    return {pivot_, 1 / weight_, Acc(0.5) * (moment_ / weight_) / shrink_};
+  }
+
+ private:
+  Acc pivot_, shrink_, scale_, special_;
+  Acc weight_ = 0, moment_ = 0, square_ = 0;
+};
+
+}  // namespace softpool3d

@@ -1,0 +1,148 @@
+"""Values at the edges of the types, NaN and infinities, empty windows, and extreme beta."""
+
+import pytest
+import torch
+
+import softpool3d
+
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+INF, NAN = float("inf"), float("nan")
+
+
+def clips(*rows, dtype=torch.float32, channels_last):
+    """Each row of 4 numbers as a (1, 2, 1, 1, 4) clip, pooled by 4 into one number; two channels alike."""
+    x = torch.tensor(rows, dtype=torch.float64)[:, None, None, None, :].expand(-1, 2, -1, -1, -1).to(dtype)
+    return x.contiguous(memory_format=torch.channels_last_3d if channels_last else torch.contiguous_format)
+
+
+ROWS = {
+    "largest": lambda big: [
+        [big] * 4,
+        [-big] * 4,
+        [big, -big, big, -big],
+        [-big, -big, big, 0],
+        [big, 0, 1, -1],
+    ],
+    "negative": lambda big: [
+        [-1, -2, -3, -4],
+        [-100, -100.5, -101, -99],
+        [-0.01, -0.02, -5, -80],
+        [-1, -1, -1, -1],
+    ],
+    "equal": lambda big: [[0, 0, 0, 0], [7, 7, 7, 7], [-250, -250, -250, -250]],
+    "one huge": lambda big: [[1, 2, big, 3], [big / 2, 0, 0, 0], [0, -big, 1, 2]],
+    "far from 0": lambda big: [[1000, 1001, 1002, 1003], [-5000, -5001, -5000, -5002], [88, 89, 90, 200]],
+}
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.0, 1e-30, 1e-4, 50.0, -1.0, -50.0, 1e30, -1e30])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("rows", ROWS)
+def test_finite_values_are_exact(truth, level, rows, dtype, channels_last, beta):
+    big = {torch.float64: 1e308, torch.float32: 3e38, torch.float16: 65504.0, torch.bfloat16: 3e38}[dtype]
+    x = clips(*ROWS[rows](big), dtype=dtype, channels_last=channels_last)
+    y = softpool3d.soft_pool3d(x, (1, 1, 4), beta=beta)
+    expected = truth.brute_force(x, [[[0]], [[0]], [[0, 1, 2, 3]]], beta)[0]
+    assert torch.isfinite(y).all()
+    for one, value, clip in zip(y, expected, x, strict=True):
+        truth.close(one, value, dtype, clip.abs().max().item())
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_denormals(level, dtype, channels_last):
+    """The mean of denormals, which beta cannot tell apart, to one or two of the smallest steps."""
+    step = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+    x = clips([step * 1, step * 3, step * 5, step * 7], [-step * 9] * 4, dtype=dtype, channels_last=channels_last)
+    y = softpool3d.soft_pool3d(x, (1, 1, 4))
+    assert (y[0].double() - 4 * step).abs().max() <= 2 * step
+    assert (y[1].double() + 9 * step).abs().max() <= 2 * step
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.0, 50.0, -1.0])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_nan_and_infinities(truth, level, dtype, channels_last, beta):
+    rows = [
+        [NAN, 1, 2, 3],
+        [NAN, INF, -INF, 0],
+        [NAN, NAN, NAN, NAN],
+        [INF, 1, 2, 3],
+        [INF, -INF, 0, 0],
+        [INF, INF, INF, INF],
+        [-INF, 1, 2, 3],
+        [-INF, -INF, -INF, 5],
+        [-INF, -INF, -INF, -INF],
+    ]
+    x = clips(*rows, dtype=dtype, channels_last=channels_last).requires_grad_()
+    y = softpool3d.soft_pool3d(x, (1, 1, 4), beta=beta)
+    mean = truth.brute_force(clips([1, 2, 3, 3], channels_last=False)[..., :3], [[[0]], [[0]], [[0, 1, 2]]], beta)[0]
+    wanted = torch.tensor([NAN, NAN, NAN, INF, INF, INF, mean.flatten()[0].item(), 5, -INF], dtype=torch.float64)
+    truth.close(y[:, 0].flatten(), wanted, dtype, 3.0)
+    truth.close(y[:, 1].flatten(), wanted, dtype, 3.0)
+
+    y.backward(torch.ones_like(y))
+    assert x.grad[:3, ..., 0].isnan().all()
+    assert (x.grad[3:6] == 0).all()  # y is infinite: there is no derivative
+    assert (x.grad[6, ..., 0] == 0).all() and x.grad[6].isfinite().all() and (x.grad[6, ..., 1:] != 0).any()
+    assert (x.grad[7, ..., :3] == 0).all() and (x.grad[7, ..., 3] == 1).all()
+    assert (x.grad[8] == 0).all()
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_nan_stays_in_its_windows(level, channels_last):
+    x = torch.randn(2, 17, 6, 9, 21)
+    x[1, 4, 3, 5, 7] = NAN
+    x = x.contiguous(memory_format=torch.channels_last_3d if channels_last else torch.contiguous_format)
+    y = softpool3d.soft_pool3d(x, 3, 2, 1)
+    hit = torch.zeros_like(y, dtype=torch.bool)
+    hit[1, 4, 1:3, 2:4, 3:5] = True
+    assert torch.equal(y.isnan(), hit)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_an_empty_window_gives_0_and_takes_no_gradient(level, dtype, channels_last):
+    """Kernel 2 with dilation 4 and padding 1 around three: the window's taps are at -1 and 3, both outside."""
+    x = torch.full((1, 3, 3, 3, 3), 5.0, dtype=dtype)
+    x = x.contiguous(
+        memory_format=torch.channels_last_3d if channels_last else torch.contiguous_format
+    ).requires_grad_()
+    for value in (5.0, NAN, INF):
+        x.data.fill_(value)
+        for axis in range(3):
+            kernel, padding, dilation = [1, 1, 1], [0, 0, 0], [1, 1, 1]
+            kernel[axis], padding[axis], dilation[axis] = 2, 1, 4
+            y = softpool3d.soft_pool3d(x, kernel, 1, padding, dilation)
+            assert y.shape[2 + axis] == 1 and y.numel() == 27 and (y == 0).all()
+            (grad,) = torch.autograd.grad(y.sum(), x)
+            assert (grad == 0).all()
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("size", [1e-30, 1e-12, 1e12, 1e30])
+def test_gradients_of_any_size(truth, level, size, channels_last):
+    """Incoming gradients far from 1 keep their relative precision, whatever the weights' sums are."""
+    for offset in (-38.0, 0.0, 38.0):
+        x = torch.randn(1, 17, 2, 4, 24) + offset
+        x = x.contiguous(memory_format=torch.channels_last_3d if channels_last else torch.contiguous_format)
+        x.requires_grad_()
+        g = torch.randn(1, 17, 1, 2, 12) * size
+        softpool3d.soft_pool3d(x).backward(g)
+        windows = truth.pooled_windows((2, 4, 24), (2,) * 3, (2,) * 3, (0,) * 3, (1,) * 3, (1, 2, 12))
+        dx = truth.brute_force(x, windows, 1.0, g)[1]
+        # beta |x| roundings: x - y is a difference of numbers of that size
+        truth.close(x.grad, dx, torch.float32, dx.abs().max().item(), ulps=64)
+
+
+@pytest.mark.parametrize("beta", [1.0, 50.0, 1e30, -1e30])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_gradients_of_extreme_inputs_are_finite(truth, level, channels_last, beta):
+    rows = [row for make in ROWS.values() for row in make(3e38)]
+    x = clips(*rows, channels_last=channels_last).requires_grad_()
+    g = torch.ones(len(rows), 2, 1, 1, 1)
+    softpool3d.soft_pool3d(x, (1, 1, 4), beta=beta).backward(g)
+    assert x.grad.isfinite().all()
+    dx = truth.brute_force(x, [[[0]], [[0]], [[0, 1, 2, 3]]], beta, g)[1]
+    truth.close(x.grad, dx, torch.float32, dx.abs().max().item(), ulps=64)
