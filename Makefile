@@ -5,6 +5,9 @@ STARTED := $(shell date +%s)
 VENV := .venv
 PY := $(VENV)/bin/python
 
+# idle OpenMP threads must not spin on cores that decoding workers and other processes need
+export OMP_WAIT_POLICY ?= passive
+
 .PHONY: env demo test lint wheel clean
 
 env: $(VENV)/.installed

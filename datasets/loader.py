@@ -223,6 +223,7 @@ def _loader(clips: Dataset, batches: Sampler, num_workers: int) -> DataLoader:
 
 
 def _start_worker(_: int) -> None:
-    # Ctrl-C reaches every process of the terminal; the main one decides when the workers stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Both reach every process of a terminal or a job; the main one decides when the workers stop.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)  # one core a worker: resizing must not fight the network for the others
