@@ -219,6 +219,7 @@ def _loader(clips: Dataset, batches: Sampler, num_workers: int) -> DataLoader:
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
         worker_init_fn=_start_worker if num_workers else None,
+        generator=torch.Generator(),  # so that starting workers draws nothing from the state that dropout uses
     )
 
 

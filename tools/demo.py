@@ -24,6 +24,7 @@ def main() -> None:
     summary = json.loads(written.read_text())
 
     from softpool3d.datasets import read_manifests
+
     from softpool3d.engine.checkpoint import load_weights
 
     weights = load_weights(summary["weights"])
@@ -32,15 +33,18 @@ def main() -> None:
     command("tools/classify.py", *some, "--weights", summary["weights"])
 
     minutes, seconds = divmod(round(time.time() - started), 60)
+    val, test, chance = summary["val_top1"], summary["test_top1"], 1 / len(weights.classes)
+    memory = summary["peak_memory_bytes"] / 2**30
+    best = summary["weights"]
     print(
         f"""
-validation top-1 {summary["val_top1"]:.1%}, test top-1 {summary["test_top1"]:.1%} (chance is {1 / len(weights.classes):.1%})
-{minutes} min {seconds} s in all, {summary["seconds"]:.0f} s of it training; peak memory {summary["peak_memory_bytes"] / 2**30:.2f} GiB
+validation top-1 {val:.1%}, test top-1 {test:.1%} (chance is {chance:.1%})
+{minutes} min {seconds} s in all, {summary["seconds"]:.0f} s of it training; peak memory {memory:.2f} GiB
 run      {summary["folder"]}  (tensorboard --logdir runs)
-weights  {summary["weights"]}
+weights  {best}
 
 what to type next:
-  .venv/bin/softpool3d classify YOUR_VIDEO.mp4 --weights {summary["weights"]}
+  .venv/bin/softpool3d classify YOUR_VIDEO.mp4 --weights {best}
   .venv/bin/softpool3d train --cfg configs/r3d_softpool.yaml data.dataset=folder data.root=YOUR_FOLDER data.flip=true"""
     )
 
