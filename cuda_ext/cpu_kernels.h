@@ -15,6 +15,9 @@
 // outputs is made at once from all of its rows (`direct`); else each row is summed along W once and added to all the
 // rows of outputs that it belongs to. Some rows go through each step together, so that what one step has stored is
 // there when the next one loads it with another alignment.
+//
+// Small planes. Rows much shorter than vectors waste most of them. Planes of such rows are transposed, as many channels as
+// a vector has lanes at a time, and pooled as channels_last.
 
 #include "cpu_call.h"
 #include "cpu_vector.h"
@@ -812,14 +815,90 @@ class Worker {
   size_t bytes_;
 };
 
+// from[channel * stride + position] -> to[position * lanes + channel], channels beyond `channels` as 0.
+template <class T, class Acc>
+void to_channels_last(const T* from, int64_t stride, int64_t channels, int64_t positions, Acc* to) {
+  constexpr int lanes = Vec<Acc>::lanes;
+  for (int64_t p = 0; p < positions; p += lanes) {
+    const int rest = static_cast<int>(min_of(positions - p, int64_t{lanes}));
+    typename Vec<Acc>::type v[lanes];
+    for (int c = 0; c < lanes; ++c) {
+      if (c >= channels) v[c] = typename Vec<Acc>::type{};
+      else v[c] = rest == lanes ? load(from + c * stride + p) : load_part(from + c * stride + p, rest);
+    }
+    transpose(v);
+    for (int i = 0; i < rest; ++i) store(to + (p + i) * lanes, v[i]);
+  }
+}
+
+// The way back.
+template <class T, class Acc>
+void from_channels_last(const Acc* from, int64_t stride, int64_t channels, int64_t positions, T* to) {
+  constexpr int lanes = Vec<Acc>::lanes;
+  for (int64_t p = 0; p < positions; p += lanes) {
+    const int rest = static_cast<int>(min_of(positions - p, int64_t{lanes}));
+    typename Vec<Acc>::type v[lanes];
+    for (int i = 0; i < lanes; ++i) v[i] = i < rest ? load(from + (p + i) * lanes) : typename Vec<Acc>::type{};
+    transpose(v);
+    for (int c = 0; c < channels; ++c)
+      rest == lanes ? store(to + c * stride + p, v[c]) : store_part(to + c * stride + p, v[c], rest);
+  }
+}
+
+// A tile of whole small planes; with scratch == nullptr only the size of the scratch memory that it needs.
+template <class T, class Acc>
+size_t run_small_planes(const Call& call, const Tile& tile, char* scratch, double* beta_grad) {
+  constexpr int lanes = Vec<Acc>::lanes;
+  const auto& g = call.geometry;
+  const int64_t inputs = g.t.size * g.h.size * g.w.size, outputs = g.t.out * g.h.out * g.w.out;
+  const auto bytes_of = [](int64_t n) SOFTPOOL_LAMBDA { return static_cast<size_t>(n * lanes) * sizeof(Acc); };
+
+  Call inner = call;
+  inner.channels_last = true;
+  const auto lay_out = [](int64_t* stride, int64_t h, int64_t w) SOFTPOOL_LAMBDA {
+    stride[0] = stride[1] = 0;  // the one tile begins where the memory does
+    stride[2] = h * w * lanes, stride[3] = w * lanes, stride[4] = lanes;
+  };
+  lay_out(inner.x_stride, g.h.size, g.w.size);
+  lay_out(inner.dx_stride, g.h.size, g.w.size);
+  lay_out(inner.y_stride, g.h.out, g.w.out);
+  const Tile all{0, {tile.c.begin, tile.c.begin + lanes}, tile.t, tile.h, tile.w};
+  const size_t front = bytes_of(inputs + outputs);
+  if (!scratch) return front + Worker<Acc, Acc>(inner, all, nullptr).bytes();
+
+  Acc* x = reinterpret_cast<Acc*>(scratch);
+  Acc* y = x + inputs * lanes;  // or dL/dy
+  const int64_t channels = tile.c.size();
+  const int64_t x_at = tile.n * call.x_stride[0] + tile.c.begin * call.x_stride[1];
+  const int64_t y_at = tile.n * call.y_stride[0] + tile.c.begin * call.y_stride[1];
+  to_channels_last(static_cast<const T*>(call.x) + x_at, call.x_stride[1], channels, inputs, x);
+  inner.x = x;
+  inner.grad = y;
+  inner.result = call.backward ? x : y;  // a row of dL/dx is written when its row of x has been read for the last time
+  if (call.backward)
+    to_channels_last(static_cast<const T*>(call.grad) + y_at, call.y_stride[1], channels, outputs, y);
+  double beta_grads[lanes] = {};
+  Worker<Acc, Acc>(inner, all, scratch + front).run(beta_grads);
+  for (int64_t c = 0; call.beta_grad && c < channels; ++c) beta_grad[c] += beta_grads[c];
+  if (!call.backward) {
+    from_channels_last(y, call.y_stride[1], channels, outputs, static_cast<T*>(call.result) + y_at);
+  } else if (call.input_grad) {
+    const int64_t dx_at = tile.n * call.dx_stride[0] + tile.c.begin * call.dx_stride[1];
+    from_channels_last(x, call.dx_stride[1], channels, inputs, static_cast<T*>(call.result) + dx_at);
+  }
+  return 0;
+}
+
 template <class T, class Acc>
 size_t scratch_bytes_of(const Call& call, const Tile& tile) {
+  if (call.small_planes) return run_small_planes<T, Acc>(call, tile, nullptr, nullptr);
   return Worker<T, Acc>(call, tile, nullptr).bytes();
 }
 
 template <class T, class Acc>
 void run_of(const Call& call, const Tile& tile, void* scratch, double* beta_grad) {
-  Worker<T, Acc>(call, tile, static_cast<char*>(scratch)).run(beta_grad);
+  if (call.small_planes) run_small_planes<T, Acc>(call, tile, static_cast<char*>(scratch), beta_grad);
+  else Worker<T, Acc>(call, tile, static_cast<char*>(scratch)).run(beta_grad);
 }
 
 inline size_t scratch_bytes(const Call& call, const Tile& tile) {

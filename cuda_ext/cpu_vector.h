@@ -285,6 +285,19 @@ SOFTPOOL_INLINE V interleave(V a, V b, int offset, std::integer_sequence<int, i.
                      : __builtin_shufflevector(a, b, (n / 2 + i / 2 + i % 2 * n)...);
 }
 
+// Rows become columns: as many interleavings as halve the distance of neighbours down to one.
+template <class V, int lanes>
+SOFTPOOL_INLINE void transpose(V (&v)[lanes]) {
+  for (int step = 1; step < lanes; step *= 2) {
+    V next[lanes];
+    for (int i = 0; i < lanes / 2; ++i) {
+      next[2 * i] = interleave(v[i], v[i + lanes / 2], 0, std::make_integer_sequence<int, lanes>{});
+      next[2 * i + 1] = interleave(v[i], v[i + lanes / 2], 1, std::make_integer_sequence<int, lanes>{});
+    }
+    for (int i = 0; i < lanes; ++i) v[i] = next[i];
+  }
+}
+
 template <class V>
 SOFTPOOL_INLINE auto sum_of_lanes(V v) {
   auto total = v[0];
