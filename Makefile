@@ -1,6 +1,7 @@
 # make demo: from a clone to a trained network and a classified clip.   make test: the whole test suite.
 
 PYTHON ?= python3
+STARTED := $(shell date +%s)
 VENV := .venv
 PY := $(VENV)/bin/python
 
@@ -17,7 +18,7 @@ $(VENV)/.installed: constraints.txt pyproject.toml setup.py $(wildcard cuda_ext/
 	touch $@
 
 demo: env
-	$(PY) tools/demo.py
+	DEMO_STARTED=$(STARTED) $(PY) tools/demo.py
 
 test: env
 	$(PY) -m pytest
@@ -30,4 +31,4 @@ wheel: env
 	$(PY) -m build --wheel --no-isolation
 
 clean:
-	rm -rf build dist *.egg-info softpool3d/*.so
+	rm -rf build dist *.egg-info softpool3d/*.so $(VENV)

@@ -15,16 +15,32 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from softpool3d.datasets.manifest import Clip, Manifest
+
 from softpool3d.errors import UsageError
 
 EXTENSIONS = frozenset(
-    ".3gp .avi .flv .gif .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv .y4m".split()
+    [
+        ".3gp",
+        ".avi",
+        ".flv",
+        ".gif",
+        ".m4v",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".ogv",
+        ".ts",
+        ".webm",
+        ".wmv",
+        ".y4m",
+    ]
 )
 
 
-def read_folder(
-    root: str | Path, split: Iterable[float] = (0.8, 0.1, 0.1), seed: int = 0
-) -> dict[str, Manifest]:
+def read_folder(root: str | Path, split: Iterable[float] = (0.8, 0.1, 0.1), seed: int = 0) -> dict[str, Manifest]:
     """The splits that the folder holds: "train", "val" and, where there is one, "test".
 
     Args:
@@ -39,9 +55,7 @@ def read_folder(
     if not root.exists():
         raise UsageError(f"data.root: no folder {root}")
     if not root.is_dir():
-        raise UsageError(
-            f"data.root: {root} is a file; it has to be a folder with one folder of videos for each class"
-        )
+        raise UsageError(f"data.root: {root} is a file; it has to be a folder with one folder of videos for each class")
     train_part, val_part, test_part = split
     if (root / "train").is_dir():
         parts = {name: _videos(root / name) for name in ("train", "val", "test") if (root / name).is_dir()}
@@ -55,24 +69,19 @@ def read_folder(
     classes = tuple(sorted(parts["train"]))
     if not classes:
         raise UsageError(
-            f"data.root: no videos in {root}; it has to hold <class>/*.mp4, or train/<class>/*.mp4 and val/<class>/*.mp4"
+            f"data.root: no videos in {root}; it has to hold <class>/*.mp4, or train/<class>/*.mp4 and "
+            "val/<class>/*.mp4"
         )
     if len(classes) == 1:
-        raise UsageError(
-            f"data.root: {root} holds a single class, {classes[0]!r}; there have to be two at least"
-        )
+        raise UsageError(f"data.root: {root} holds a single class, {classes[0]!r}; there have to be two at least")
     manifests = {}
     for name, videos in parts.items():
         for label in videos:
             if label not in classes:
-                raise UsageError(
-                    f"data.root: class {label!r} is in {root / name} but not in {root / 'train'}"
-                )
+                raise UsageError(f"data.root: class {label!r} is in {root / name} but not in {root / 'train'}")
         clips = [Clip(str(path), i) for i, label in enumerate(classes) for path in videos.get(label, ())]
         if not clips:
-            raise UsageError(
-                f"data.root: too few videos in {root} to split off any for {name!r} (data.split={split})"
-            )
+            raise UsageError(f"data.root: too few videos in {root} to split off any for {name!r} (data.split={split})")
         manifests[name] = Manifest(classes, tuple(clips))
     return manifests
 
@@ -92,9 +101,7 @@ def _videos(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _divide(
-    videos: dict[str, list[Path]], parts: tuple[float, float, float], seed: int
-) -> list[dict[str, list[Path]]]:
+def _divide(videos: dict[str, list[Path]], parts: tuple[float, float, float], seed: int) -> list[dict[str, list[Path]]]:
     """Each class's videos in three disjoint parts; a part above 0 gets one video at least while train keeps one."""
     divided: list[dict[str, list[Path]]] = [{}, {}, {}]
     for label, paths in videos.items():

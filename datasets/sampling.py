@@ -1,7 +1,7 @@
 """Which frames of a video make a clip: pure index arithmetic, no I/O.
 
-A clip of `num_frames` at `sampling_rate` spans (num_frames - 1) * sampling_rate + 1 frames of the video. Where the video
-is shorter, the indices "loop" (start again) or "hold" (stay on the last frame).
+A clip of `num_frames` at `sampling_rate` spans (num_frames - 1) * sampling_rate + 1 frames of the video. Where the
+video is shorter, the indices "loop" (start again) or "hold" (stay on the last frame).
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ def clip_span(num_frames: int, sampling_rate: int) -> int:
     return (num_frames - 1) * sampling_rate + 1
 
 
-def frames_from(
-    start: int, total: int, num_frames: int, sampling_rate: int, short: Short = "loop"
-) -> np.ndarray:
+def frames_from(start: int, total: int, num_frames: int, sampling_rate: int, short: Short = "loop") -> np.ndarray:
     """Indices start, start + rate, ...; those past the end of the video looped or held. int64, (num_frames,)."""
     if total < 1:
         raise ValueError(f"a video of {total} frames has no clips")

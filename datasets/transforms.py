@@ -15,16 +15,12 @@ def resize_short_side(clip: Tensor, size: int) -> Tensor:
     if min(height, width) == size:
         return clip
     scale = size / min(height, width)
-    new = (
-        [size, max(size, round(width * scale))]
-        if height <= width
-        else [max(size, round(height * scale)), size]
-    )
+    new = [size, max(size, round(width * scale))] if height <= width else [max(size, round(height * scale)), size]
     return TF.resize(clip, new, antialias=True)
 
 
 def crops_along_longer_side(clip: Tensor, size: int, count: int) -> list[Tensor]:
-    """Square crops: the centre (count 1), or start, centre and end of the longer side (count 3), as in arXiv 1812.03982."""
+    """Square crops: the centre (1), or start, centre and end of the longer side (3), as in arXiv 1812.03982."""
     height, width = clip.shape[-2:]
     top, left = round((height - size) / 2), round((width - size) / 2)
     if count == 1:
@@ -69,9 +65,7 @@ class EvalTransform:
 
     def __call__(self, clip: Tensor) -> list[Tensor]:
         """(T, C, H, W) uint8 -> `num_crops` clips (T, C, crop_size, crop_size) uint8."""
-        return crops_along_longer_side(
-            resize_short_side(clip, self.short_side), self.crop_size, self.num_crops
-        )
+        return crops_along_longer_side(resize_short_side(clip, self.short_side), self.crop_size, self.num_crops)
 
 
 def normalize(clips: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

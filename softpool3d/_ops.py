@@ -200,11 +200,7 @@ def _complete(name: str) -> None:
         )
         grads = backward(g, x, b, *constants)
         gx = unfold(grads[0]) if constants[-2] else grads[0].new_empty(info.batch_size, 0)
-        gb = (
-            grads[1].unflatten(0, (info.batch_size, -1))
-            if beta_grad
-            else grads[1].new_empty(info.batch_size, 0)
-        )
+        gb = grads[1].unflatten(0, (info.batch_size, -1)) if beta_grad else grads[1].new_empty(info.batch_size, 0)
         return (gx, gb), (fold if constants[-2] else 0, 0)
 
     torch.library.register_vmap(forward, batched)

@@ -45,7 +45,8 @@ class PoolConfig(Section):
 
 class ModelConfig(Section):
     name: str = "r3d_18"
-    width: Annotated[int, Field(ge=4, le=512)] = 64  # R3D: channels of the stem
+    weights: str | None = None  # a weights file of softpool3d to start from
+    width: Annotated[int, Field(ge=4, le=512)] | None = None  # channels of the stem; the original's if not set
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     pool: PoolConfig = PoolConfig()
 
@@ -65,6 +66,7 @@ class DataConfig(Section):
     mean: Channels = [0.45, 0.45, 0.45]
     std: Channels = [0.225, 0.225, 0.225]
     num_workers: Annotated[int, Field(ge=0)] = 2
+    decode_timeout_s: Annotated[float, Field(gt=0)] = 30.0  # a decoder that takes longer has hung
     max_bad_fraction: Fraction = 0.1  # of a split's files that may turn out unreadable before the run stops
     split: Parts = [0.8, 0.1, 0.1]  # of a folder that is not split on disk: train, val, test
     split_seed: int = 0
@@ -191,9 +193,7 @@ def _read_file(path: Path, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any],
     if values is None:
         values = {}
     if not isinstance(values, dict):
-        raise UsageError(
-            f"{path}:1: a config is a mapping of keys to values, this is a {type(values).__name__}"
-        )
+        raise UsageError(f"{path}:1: a config is a mapping of keys to values, this is a {type(values).__name__}")
     origins: dict[tuple, str] = {}
     if node is not None:
         _note_origins(node, (), path, origins)
@@ -213,12 +213,11 @@ class _Loader(yaml.SafeLoader):
     """YAML in which a key may stand only once, and 1e-4 is a number (YAML 1.1 wants 1.0e-4)."""
 
     def construct_mapping(self, node, deep=False):
-        keys = [key.value for key, _ in node.value]
-        for (key, _), value in zip(node.value, keys, strict=True):
-            if keys.count(value) > 1:
-                raise yaml.MarkedYAMLError(
-                    problem=f"key {value} stands here twice", problem_mark=key.start_mark
-                )
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"key {key.value} stands here twice", problem_mark=key.start_mark)
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -293,9 +292,7 @@ def _model_at(path: tuple[str, ...]) -> type[BaseModel] | None:
     model: type[BaseModel] = Config
     for part in path:
         field = model.model_fields.get(part)
-        if field is None or not (
-            isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-        ):
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
             return None
         model = field.annotation
     return model

@@ -87,9 +87,7 @@ def soft_pool1d(
     return _soft_pool(input, 1, kernel_size, stride, padding, dilation, ceil_mode, beta)
 
 
-def adaptive_soft_pool3d(
-    input: Tensor, output_size: int | Sequence[int | None], beta: float | Tensor = 1.0
-) -> Tensor:
+def adaptive_soft_pool3d(input: Tensor, output_size: int | Sequence[int | None], beta: float | Tensor = 1.0) -> Tensor:
     """SoftPool to a given (T, H, W) over the bins of torch's adaptive pools; 1 pools the whole clip.
 
     Args:
@@ -107,16 +105,12 @@ def adaptive_soft_pool3d(
     return _adaptive(input, 3, output_size, beta)
 
 
-def adaptive_soft_pool2d(
-    input: Tensor, output_size: int | Sequence[int | None], beta: float | Tensor = 1.0
-) -> Tensor:
+def adaptive_soft_pool2d(input: Tensor, output_size: int | Sequence[int | None], beta: float | Tensor = 1.0) -> Tensor:
     """SoftPool to a given (H, W); otherwise as `adaptive_soft_pool3d`."""
     return _adaptive(input, 2, output_size, beta)
 
 
-def adaptive_soft_pool1d(
-    input: Tensor, output_size: int | Sequence[int | None], beta: float | Tensor = 1.0
-) -> Tensor:
+def adaptive_soft_pool1d(input: Tensor, output_size: int | Sequence[int | None], beta: float | Tensor = 1.0) -> Tensor:
     """SoftPool to a given L; otherwise as `adaptive_soft_pool3d`."""
     return _adaptive(input, 1, output_size, beta)
 

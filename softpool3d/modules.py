@@ -21,14 +21,10 @@ class _Pool(nn.Module):
             raise ValueError(f"{type(self).__name__}: num_channels must be above 0, but got {num_channels}")
         if isinstance(beta, str) and beta == "learnable":
             # Without num_channels the parameter gets its size from the first input (or from a loaded state_dict).
-            self.beta = (
-                UninitializedParameter() if num_channels is None else nn.Parameter(torch.ones(num_channels))
-            )
+            self.beta = UninitializedParameter() if num_channels is None else nn.Parameter(torch.ones(num_channels))
             return
         if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not math.isfinite(beta):
-            raise ValueError(
-                f'{type(self).__name__}: beta must be a finite float or "learnable", but got {beta!r}'
-            )
+            raise ValueError(f'{type(self).__name__}: beta must be a finite float or "learnable", but got {beta!r}')
         if num_channels is not None:
             raise ValueError(
                 f'{type(self).__name__}: num_channels is the length of a beta that is "learnable", but beta is {beta}'

@@ -44,9 +44,7 @@ def soft_pool3d_reference(
     return _soft_pool(input, axes, beta)
 
 
-def adaptive_soft_pool3d_reference(
-    input: Tensor, output_size: Sequence[int], beta: float | Tensor = 1.0
-) -> Tensor:
+def adaptive_soft_pool3d_reference(input: Tensor, output_size: Sequence[int], beta: float | Tensor = 1.0) -> Tensor:
     """SoftPool of (N, C, T, H, W) to (N, C, *output_size) over the bins of torch's adaptive pools."""
     axes = []
     for size, n in zip(input.shape[2:], output_size, strict=True):

@@ -1,0 +1,7 @@
+"""Training, evaluation and prediction.
+
+trainer.py      the training loop                     evaluator.py    scores of a split, top-1 and top-5
+classifier.py   a weights file -> labels for videos   checkpoint.py   files: weights, state of a run
+optim.py        optimiser and schedule                run.py          a run's folder: metrics.csv, TensorBoard
+devices.py      accelerator, seeds, memory            progress.py     what the terminal shows
+"""

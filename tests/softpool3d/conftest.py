@@ -72,10 +72,7 @@ def close(got, truth, dtype, scale, ulps=8):
     odd = ~torch.isfinite(truth)
     assert torch.equal(got[odd].nan_to_num(nan=1.5), truth[odd].nan_to_num(nan=1.5))
     error = (got[~odd] - truth[~odd]).abs()
-    allowed = (
-        ulps * torch.finfo(dtype).eps * scale
-        + torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps * 2
-    )
+    allowed = ulps * torch.finfo(dtype).eps * scale + torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps * 2
     worst = error.max().item() if error.numel() else 0.0
     assert worst <= allowed, f"error {worst:.3g}, allowed {allowed:.3g}"
 

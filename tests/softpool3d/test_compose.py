@@ -40,9 +40,7 @@ def test_opcheck(layout, betas, dtype):
     x, betas = x.detach(), None if betas is None else betas.detach()
     for wanted in [(True, False)] if betas is None else [(True, True), (True, False), (False, True)]:
         torch.library.opcheck(OP.soft_pool3d_backward, (torch.ones_like(y), x, betas, 1.0, *POOL, *wanted))
-        torch.library.opcheck(
-            OP.adaptive_soft_pool3d_backward, (torch.ones_like(z), x, betas, 1.0, [1, 2, 3], *wanted)
-        )
+        torch.library.opcheck(OP.adaptive_soft_pool3d_backward, (torch.ones_like(z), x, betas, 1.0, [1, 2, 3], *wanted))
 
 
 class Net(nn.Module):

@@ -54,9 +54,7 @@ def test_finite_values_are_exact(truth, level, rows, dtype, channels_last, beta)
 def test_denormals(level, dtype, channels_last):
     """The mean of denormals, which beta cannot tell apart, to one or two of the smallest steps."""
     step = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
-    x = clips(
-        [step * 1, step * 3, step * 5, step * 7], [-step * 9] * 4, dtype=dtype, channels_last=channels_last
-    )
+    x = clips([step * 1, step * 3, step * 5, step * 7], [-step * 9] * 4, dtype=dtype, channels_last=channels_last)
     y = softpool3d.soft_pool3d(x, (1, 1, 4))
     assert (y[0].double() - 4 * step).abs().max() <= 2 * step
     assert (y[1].double() + 9 * step).abs().max() <= 2 * step
@@ -79,12 +77,8 @@ def test_nan_and_infinities(truth, level, dtype, channels_last, beta):
     ]
     x = clips(*rows, dtype=dtype, channels_last=channels_last).requires_grad_()
     y = softpool3d.soft_pool3d(x, (1, 1, 4), beta=beta)
-    mean = truth.brute_force(
-        clips([1, 2, 3, 3], channels_last=False)[..., :3], [[[0]], [[0]], [[0, 1, 2]]], beta
-    )[0]
-    wanted = torch.tensor(
-        [NAN, NAN, NAN, INF, INF, INF, mean.flatten()[0].item(), 5, -INF], dtype=torch.float64
-    )
+    mean = truth.brute_force(clips([1, 2, 3, 3], channels_last=False)[..., :3], [[[0]], [[0]], [[0, 1, 2]]], beta)[0]
+    wanted = torch.tensor([NAN, NAN, NAN, INF, INF, INF, mean.flatten()[0].item(), 5, -INF], dtype=torch.float64)
     truth.close(y[:, 0].flatten(), wanted, dtype, 3.0)
     truth.close(y[:, 1].flatten(), wanted, dtype, 3.0)
 

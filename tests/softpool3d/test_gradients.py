@@ -32,9 +32,7 @@ def functions():
     for name, geometry in GEOMETRIES.items():
         yield pytest.param(lambda x, beta, g=geometry: softpool3d.soft_pool3d(x, **g, beta=beta), id=name)
     for out in (1, 2, (3, 2, 4)):
-        yield pytest.param(
-            lambda x, beta, o=out: softpool3d.adaptive_soft_pool3d(x, o, beta), id=f"adaptive {out}"
-        )
+        yield pytest.param(lambda x, beta, o=out: softpool3d.adaptive_soft_pool3d(x, o, beta), id=f"adaptive {out}")
 
 
 @pytest.mark.parametrize("spread", [1.0, 60.0], ids=["fast way", "exact way"])

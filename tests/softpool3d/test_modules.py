@@ -72,9 +72,7 @@ def test_learnable_beta_starts_at_1_and_learns(dims, num_channels, make):
 
 
 @pytest.mark.parametrize("num_channels", [None, 5])
-@pytest.mark.parametrize(
-    "clone", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"]
-)
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
 def test_copies(clone, num_channels):
     x = input_of(3)
     pool = softpool3d.SoftPool3d(3, 2, 1, beta="learnable", num_channels=num_channels)
@@ -95,9 +93,7 @@ def test_state_dict(num_channels):
     nn.init.uniform_(net[1].beta)
     state = net.state_dict()
     assert state["1.beta"].shape == (5,)
-    fresh = nn.Sequential(
-        nn.Conv3d(5, 5, 1), softpool3d.SoftPool3d(2, beta="learnable", num_channels=num_channels)
-    )
+    fresh = nn.Sequential(nn.Conv3d(5, 5, 1), softpool3d.SoftPool3d(2, beta="learnable", num_channels=num_channels))
     fresh.load_state_dict(state)
     assert torch.equal(fresh(x), net(x))
     other = nn.Sequential(nn.Conv3d(5, 5, 1), softpool3d.SoftPool3d(2, beta="learnable", num_channels=4))

@@ -28,9 +28,7 @@ def check(truth, x, beta, windows, pool):
     truth.close(y, expected, x.dtype, x.abs().max().item())
     truth.close(x.grad, dx, x.dtype, max(1.0, dx.abs().max().item()), ulps=64)
     if isinstance(beta, torch.Tensor):
-        truth.close(
-            beta.grad, dbeta, torch.float32, x.double().abs().max().item() ** 2 * g.abs().sum().item()
-        )
+        truth.close(beta.grad, dbeta, torch.float32, x.double().abs().max().item() ** 2 * g.abs().sum().item())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
@@ -85,21 +83,14 @@ def test_extremes(truth, dtype, beta):
     y = soft_pool3d_reference(x, (1, 1, 4), (1, 1, 4), (0, 0, 0), (1, 1, 1), False, beta)
     expected = truth.brute_force(x, [[[0]], [[0]], [[0, 1, 2, 3]]], beta)[0]
     for one, value, clip in zip(y, expected, x, strict=True):
-        truth.close(
-            one, value, dtype, clip[clip.isfinite()].abs().max().item() if clip.isfinite().any() else 0.0
-        )
+        truth.close(one, value, dtype, clip[clip.isfinite()].abs().max().item() if clip.isfinite().any() else 0.0)
     finite = x[:5].clone().requires_grad_()
     soft_pool3d_reference(finite, (1, 1, 4), (1, 1, 4), (0, 0, 0), (1, 1, 1), False, beta).sum().backward()
     assert finite.grad.isfinite().all()
 
 
 def test_empty_window_and_infinities_pass_no_gradient():
-    x = (
-        torch.tensor([5.0, float("inf"), float("-inf")])
-        .reshape(3, 1, 1, 1, 1)
-        .expand(-1, -1, 1, 1, 3)
-        .clone()
-    )
+    x = torch.tensor([5.0, float("inf"), float("-inf")]).reshape(3, 1, 1, 1, 1).expand(-1, -1, 1, 1, 3).clone()
     x.requires_grad_()
     y = soft_pool3d_reference(x, (1, 1, 2), (1, 1, 1), (0, 0, 1), (1, 1, 4))  # both taps outside
     assert (y == 0).all()

@@ -164,9 +164,7 @@ def test_networks_geometries(truth, level, geometry, dtype, layout):
     kernel, stride, padding = geometry
     shape = [1, 19, 4, 6, 37]
     like = F.max_pool3d(torch.zeros(shape), kernel, stride, padding)
-    problem = dict(
-        dims=3, shape=shape, beta="tensor", dtype=dtype, layout=layout, seed=0, spread=2.0, unbatched=False
-    )
+    problem = dict(dims=3, shape=shape, beta="tensor", dtype=dtype, layout=layout, seed=0, spread=2.0, unbatched=False)
     windows = truth.pooled_windows(shape[2:], kernel, stride, padding, (1, 1, 1), like.shape[2:])
 
     def pool(x, beta):
@@ -216,9 +214,7 @@ def test_input_is_not_copied():
         base[:, 2:5, ::2],
         base.transpose(0, 2),
     ):
-        with torch.profiler.profile(
-            activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-        ) as profile:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
             y = softpool3d.soft_pool3d(x)
         taken = sum(e.self_cpu_memory_usage for e in profile.key_averages() if e.self_cpu_memory_usage > 0)
         assert taken == y.numel() * y.element_size()

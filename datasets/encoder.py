@@ -1,0 +1,28 @@
+"""Frames to a video file, through PyAV."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+
+def write_video(path: str | Path, frames: np.ndarray, fps: float, crf: int = 20) -> None:
+    """Writes uint8 (T, H, W, 3) as H.264, in the container that the name's ending asks for.
+
+    H.264 in 4:2:0 needs an even height and width: an odd one is made even by repeating the last row or column.
+    """
+    import av
+
+    frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
+    rate = Fraction(fps).limit_denominator(1001)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.thread_count = 1  # so that the same frames give the same file
+        stream.options = {"crf": str(crf), "preset": "veryfast"}
+        for picture in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))

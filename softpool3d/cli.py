@@ -1,0 +1,56 @@
+"""The `softpool3d` command: each verb is `main` of a file in tools/.
+
+Torch is imported where work begins, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+import typer
+
+from softpool3d.errors import SoftPool3dError
+from softpool3d.tools import classify, doctor, train, visualize
+
+_HELP = "Train video networks with SoftPool, classify files, look at what pooling does."
+_VERBS = {"train": train, "classify": classify, "visualize": visualize, "doctor": doctor}
+
+
+def run() -> None:
+    """Entry point of the console command."""
+    app = typer.Typer(help=_HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    app.callback(invoke_without_command=True)(_version)
+    for name, tool in _VERBS.items():
+        app.command(name, no_args_is_help=name != "doctor")(tool.main)
+    _guard(app)
+
+
+def run_tool(main: Callable) -> None:
+    """Entry point of a file of tools/ that is run as a script."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
+    _guard(app)
+
+
+def _version(
+    version: bool = typer.Option(False, "--version", help="Print the version and stop."),
+) -> None:
+    if version:
+        from softpool3d import __version__
+
+        print(f"softpool3d {__version__}")
+        raise typer.Exit
+
+
+def _guard(app: typer.Typer) -> None:
+    """Errors that the user can mend become one sentence and an exit code; anything else is a bug, with traceback."""
+    try:
+        app()
+    except SoftPool3dError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader of our output (`| head`) has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,144 @@
+"""Files that hold weights. Reading them runs no pickled code; writing them replaces the old file whole or not at all.
+
+A weights file (`best.safetensors`) describes itself: configuration (preprocessing included) and class names are in its
+metadata, so that `classify` needs that file alone. A run's state (`last/checkpoint.pt`) holds all that resuming needs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor, nn
+
+from softpool3d import __version__
+from softpool3d.config import Config, validate
+from softpool3d.errors import UsageError, WorkError
+
+FORMAT = "1"
+
+
+@dataclass
+class Weights:
+    """What a weights file holds."""
+
+    state: dict[str, Tensor]
+    config: Config
+    classes: tuple[str, ...]
+
+
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """The file is replaced as a whole: a temporary one beside it is written, flushed to the disk and renamed.
+
+    Raises:
+        WorkError: if the folder cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise WorkError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_weights(path: str | Path, model: nn.Module, config: Config, classes: tuple[str, ...]) -> None:
+    metadata = {
+        "format": "pt",  # safetensors' own convention: tensors in PyTorch's order of dimensions
+        "softpool3d": FORMAT,
+        "version": __version__,
+        "config": config.model_dump_json(),
+        "classes": json.dumps(classes, ensure_ascii=False),
+    }
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    write_atomically(path, safetensors_bytes(state, metadata))
+
+
+def load_weights(path: str | Path) -> Weights:
+    """Reads a weights file written by `save_weights`.
+
+    Raises:
+        UsageError: if there is none, it is damaged, or softpool3d did not write it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"no weights file {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"{path} is not a safetensors file, or it is damaged ({error})") from None
+    if "softpool3d" not in metadata:
+        raise UsageError(f"{path} was not written by softpool3d: it does not name its network and classes")
+    if metadata["softpool3d"] != FORMAT:
+        raise UsageError(f"{path} was written by a newer softpool3d ({metadata.get('version')}); update to read it")
+    try:
+        config = validate(json.loads(metadata["config"]))
+        classes = tuple(json.loads(metadata["classes"]))
+    except (KeyError, ValueError, UsageError) as error:
+        raise UsageError(f"{path}: its description cannot be read ({error})") from None
+    return Weights(state, config, classes)
+
+
+def load_into(model: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
+    """Loads `state` into `model`, all of it.
+
+    Raises:
+        UsageError: naming the first parameter that does not fit.
+    """
+    own = model.state_dict()
+    for name, tensor in own.items():
+        if name not in state:
+            raise UsageError(f"{source} holds another network: it lacks {name} {tuple(tensor.shape)}")
+        if state[name].shape != tensor.shape:
+            raise UsageError(
+                f"{source} holds another network: {name} is {tuple(state[name].shape)} there "
+                f"and {tuple(tensor.shape)} here"
+            )
+    extra = next((name for name in state if name not in own), None)
+    if extra is not None:
+        raise UsageError(f"{source} holds another network: it has {extra}, which this network lacks")
+    model.load_state_dict(state)
+
+
+def save_state(path: str | Path, state: dict[str, Any]) -> None:
+    """A run's state: tensors and plain values in nested dicts and lists."""
+    import io
+
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def load_state(path: str | Path) -> dict[str, Any]:
+    """Reads what `save_state` wrote.
+
+    Raises:
+        UsageError: if there is none or it is damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"nothing to resume from: no file {path}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["softpool3d"] == FORMAT:
+            return state
+    except Exception as error:  # damaged bytes surface as any of a dozen types
+        raise UsageError(
+            f"checkpoint {path} is damaged ({type(error).__name__}); start anew, or from the run's best.safetensors "
+            "with model.weights=..."
+        ) from None
+    raise UsageError(f"checkpoint {path} was written by another version of softpool3d")

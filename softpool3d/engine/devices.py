@@ -1,0 +1,68 @@
+"""The device a run works on, its seeds and its memory."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import sys
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from softpool3d.config import Config
+from softpool3d.errors import UsageError
+
+
+def make_accelerator(config: Config) -> Accelerator:
+    """accelerate's handle on device, precision, gradient accumulation and processes (torchrun's, where it started us).
+
+    Raises:
+        UsageError: for a device that is not there, or a precision that it does not have.
+    """
+    device = pick_device(config.device)
+    if device.type == "cpu" and config.train.precision == "fp16":
+        raise UsageError("train.precision=fp16 needs a GPU; on a CPU use bf16 or fp32")
+    if device.index is not None:
+        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
+    # accelerate keeps the first configuration for the life of the process; a second run here may have another
+    AcceleratorState._reset_state(reset_partial_state="RANK" not in os.environ)
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision={"fp32": "no"}.get(config.train.precision, config.train.precision),
+        gradient_accumulation_steps=config.train.accumulate,
+    )
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the GPU where there is one, else the CPU.
+
+    Raises:
+        UsageError: for a device that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"device: {name!r} does not work here ({reason}); use auto, cpu, cuda or cuda:1") from None
+    return device
+
+
+def seed_everything(seed: int) -> None:
+    """For initial weights and dropout; clips draw from (seed, epoch, index)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most that was in use so far: of the GPU's memory, or of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,82 @@
+"""Scores of the clips of a split, and what they are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchmetrics.functional.classification import multiclass_accuracy
+
+from softpool3d.config import DataConfig
+from softpool3d.datasets.decoder import DecodeError
+from softpool3d.datasets.transforms import normalize
+
+
+@dataclass
+class Scores:
+    """Of a split: probabilities float32 (N, classes), label int64 (N,), index int64 (N,) into the manifest."""
+
+    probabilities: Tensor
+    label: Tensor
+    index: Tensor
+
+    def accuracy(self, top_k: int = 1) -> float:
+        """Share of clips whose label is among the `top_k` likeliest classes; with fewer classes than that, it is 1."""
+        classes = self.probabilities.shape[1]
+        if not len(self.label):
+            return 0.0
+        top_k = min(top_k, classes)
+        return float(multiclass_accuracy(self.probabilities, self.label, classes, average="micro", top_k=top_k))
+
+    def loss(self) -> float:
+        """Mean cross entropy."""
+        return float(F.nll_loss(self.probabilities.clamp_min(1e-12).log(), self.label)) if len(self.label) else 0.0
+
+
+@torch.inference_mode()
+def view_probabilities(model: nn.Module, video: Tensor, data: DataConfig, memory_format: torch.memory_format) -> Tensor:
+    """Softmax averaged over the views: uint8 (N, V, C, T, H, W), on the model's device -> float32 (N, classes)."""
+    clips = normalize(video.flatten(0, 1), data.mean, data.std).contiguous(memory_format=memory_format)
+    return model(clips).float().softmax(-1).unflatten(0, video.shape[:2]).mean(1)
+
+
+def evaluate(
+    model: nn.Module,
+    loader: DataLoader,
+    data: DataConfig,
+    accelerator: Accelerator,
+    memory_format: torch.memory_format = torch.channels_last_3d,
+    on_batch: Callable[[int], None] = lambda clips: None,
+    on_bad: Callable[[list[DecodeError]], None] = lambda errors: None,
+) -> Scores:
+    """Scores of every clip of the loader, each counted once under any number of processes.
+
+    Args:
+        on_batch: called with the number of clips after each batch; may raise to stop.
+        on_bad: called with the files of a batch that could not be read.
+    """
+    was_training = model.training
+    model.eval()
+    probabilities, labels, indices = [], [], []
+    for batch in loader:
+        if batch.bad:
+            on_bad(batch.bad)
+        if batch.video is not None:
+            video = batch.video.to(accelerator.device, non_blocking=True)
+            with accelerator.autocast():
+                probabilities.append(view_probabilities(model, video, data, memory_format).cpu())
+            labels.append(batch.label)
+            indices.append(batch.index)
+        on_batch(len(batch.label))
+    model.train(was_training)
+    mine = [tuple(torch.cat(part) for part in (probabilities, labels, indices))] if labels else []
+    parts = gather_object(mine)
+    if not parts:
+        return Scores(torch.empty(0, 1), torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64))
+    return Scores(*(torch.cat(part) for part in zip(*parts, strict=True)))

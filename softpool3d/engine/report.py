@@ -1,0 +1,65 @@
+"""What a run says of itself: header, one line an epoch, summary; and the row of metrics.csv."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from softpool3d.config import Config
+from softpool3d.datasets.manifest import Manifest
+from softpool3d.engine.evaluator import Scores
+
+
+def few(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def header(config: Config, folder: Path, manifests: dict[str, Manifest], model: nn.Module, device: torch.device) -> str:
+    pool = config.model.pool
+    pooling = f"{pool.kind} pooling at {', '.join(pool.where)}" if pool.where else "its own pooling"
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    sizes = ", ".join(f"{len(manifest)} {name}" for name, manifest in manifests.items())
+    classes = manifests["train"].classes
+    return (
+        f"{config.model.name} with {pooling}, {millions:.2f} M parameters, on {device}\n"
+        f"{config.data.dataset}: {sizes} clips, {len(classes)} classes ({few(classes)})\n"
+        f"writing to {folder}"
+    )
+
+
+def epoch_line(epoch: int, epochs: int, trained: dict[str, float], scores: Scores, best: bool) -> str:
+    return (
+        f"epoch {epoch:{len(str(epochs))}}/{epochs}  loss {trained['loss']:.3f}  top-1 {trained['top1']:6.1%}  "
+        f"val loss {scores.loss():.3f}  val top-1 {scores.accuracy():6.1%}  val top-5 {scores.accuracy(5):6.1%}  "
+        f"{trained['rate']:.0f} clips/s  waiting {trained['waiting']:.0%}{'  *' if best else ''}"
+    )
+
+
+def metrics_row(epoch: int, lr: float, trained: dict[str, float], scores: Scores, seconds: float) -> dict[str, Any]:
+    return {
+        "epoch": epoch,
+        "lr": round(lr, 8),
+        "train_loss": round(trained["loss"], 6),
+        "train_top1": round(trained["top1"], 6),
+        "val_loss": round(scores.loss(), 6),
+        "val_top1": round(scores.accuracy(), 6),
+        "val_top5": round(scores.accuracy(5), 6),
+        "clips_per_second": round(trained["rate"], 2),
+        "waiting_for_data": round(trained["waiting"], 4),
+        "seconds": round(seconds, 1),
+    }
+
+
+def summary_lines(summary: dict[str, Any]) -> str:
+    bad = ", ".join(f"{count} of {name}" for name, count in summary["bad_files"].items() if count)
+    skipped = f"\nunreadable files skipped: {bad}" if bad else ""
+    return (
+        f"{summary['tested_on']} top-1 {summary['test_top1']:.1%}, top-5 {summary['test_top5']:.1%} "
+        f"({summary['test_clips']} clips, {summary['views']} views each); best val top-1 {summary['val_top1']:.1%}; "
+        f"{summary['seconds']:.0f} s, peak memory {summary['peak_memory_bytes'] / 2**30:.2f} GiB{skipped}\n"
+        f"weights: {summary['weights']}"
+    )

@@ -1,0 +1,97 @@
+"""The folder of a run: its configuration, metrics, TensorBoard events, checkpoint, best weights and summary."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from softpool3d.config import Config, load_config
+from softpool3d.engine.checkpoint import write_atomically
+from softpool3d.errors import UsageError, WorkError
+
+
+class Run:
+    """Where a run writes. Scalars go to metrics.csv, a row an epoch, and to TensorBoard."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.checkpoint = folder / "last" / "checkpoint.pt"
+        self.best = folder / "best.safetensors"
+        self._rows: list[dict[str, Any]] = []
+        self._board = None
+
+    @classmethod
+    def create(cls, config: Config) -> Run:
+        """A new folder <output>/<name>; where that is taken, <name>-2 and so on: nothing is overwritten.
+
+        Raises:
+            WorkError: if it cannot be written.
+        """
+        base = Path(config.output) / config.name
+        folder, number = base, 1
+        try:
+            while True:
+                try:
+                    folder.mkdir(parents=True)
+                    break
+                except FileExistsError:
+                    number += 1
+                    folder = base.with_name(f"{base.name}-{number}")
+        except OSError as error:
+            raise WorkError(
+                f"cannot write the run's folder {folder}: {(error.strerror or str(error)).lower()}; "
+                "name another with output=..."
+            ) from None
+        write_atomically(folder / "config.yaml", config.to_yaml().encode())
+        return cls(folder)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> tuple[Run, Config]:
+        """An existing run's folder and its configuration.
+
+        Raises:
+            UsageError: if it is none.
+        """
+        folder = Path(folder)
+        if not (folder / "config.yaml").is_file():
+            raise UsageError(f"--resume: {folder} is not the folder of a run (it has no config.yaml)")
+        return cls(folder), load_config(folder / "config.yaml")
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Adds an epoch's scalars."""
+        self._rows.append(row)
+        self._write_rows()
+        if self._board is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(self.folder))
+        for key, value in row.items():
+            if key != "epoch":
+                self._board.add_scalar(key.replace("_", "/", 1), value, row["epoch"])
+        self._board.flush()
+
+    def keep_rows_through(self, epoch: int) -> None:
+        """Takes up an earlier metrics.csv, without what was written after the checkpoint that the run goes on from."""
+        path = self.folder / "metrics.csv"
+        if path.is_file():
+            with path.open(newline="", encoding="utf-8") as file:
+                self._rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= epoch]
+        if self._rows:
+            self._write_rows()
+
+    def summarize(self, summary: dict[str, Any]) -> None:
+        write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False).encode())
+
+    def close(self) -> None:
+        if self._board is not None:
+            self._board.close()
+
+    def _write_rows(self) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(self._rows[-1]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self._rows)
+        write_atomically(self.folder / "metrics.csv", text.getvalue().encode())

@@ -1,0 +1,45 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from videos import write_numbered
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _home(tmp_path_factory):
+    """Data sets are generated into a folder of the tests' own."""
+    os.environ["SOFTPOOL3D_HOME"] = str(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="session")
+def real_clips() -> Path:
+    """The folder of real video files; a test that needs them says so when it skips."""
+    beside = Path(__file__).parents[1].parent / "shared" / "data" / "clips"
+    folder = Path(os.environ.get("SOFTPOOL3D_CLIPS", beside))
+    if not folder.is_dir():
+        pytest.skip("no real clips here: set SOFTPOOL3D_CLIPS to their folder")
+    return folder
+
+
+@pytest.fixture
+def two_classes(tmp_path: Path) -> Path:
+    """A folder data set: two classes of six short videos each, one name with spaces and letters beyond ASCII."""
+    root = tmp_path / "videos"
+    for name, codec in (("Grüße winken", "libx264"), ("jumping", "libx264")):
+        (root / name).mkdir(parents=True)
+        for index in range(6):
+            write_numbered(root / name / f"clip {index}.mp4", 20 + index, codec)
+    return root
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> dict:
+    """A run that has learned `motion`, as its summary; about a minute on two cores."""
+    from softpool3d.config import load_config
+    from softpool3d.engine.trainer import train
+
+    return train(load_config("r3d_softpool", [f"output={tmp_path_factory.mktemp('trained')}"]))

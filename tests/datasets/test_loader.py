@@ -1,0 +1,109 @@
+import pytest
+import torch
+from softpool3d.datasets.loader import EvalBatches, TrainBatches, eval_loader, frame_range, read_views, train_loader
+from softpool3d.datasets.manifest import Clip, Manifest
+from softpool3d.datasets.motion import read_motion
+from videos import damaged_files, read_numbers, write_numbered
+
+from softpool3d.config import load_config
+
+
+@pytest.fixture(scope="module")
+def config():
+    return load_config("r3d_softpool", ["data.num_workers=0", "train.batch_size=4", "test.batch_size=4"])
+
+
+@pytest.fixture(scope="module")
+def motion():
+    return read_motion((16, 8, 8))
+
+
+def drawn(loader, epoch):
+    loader.batch_sampler.set_position(epoch)
+    return {int(i): v for batch in loader for i, v in zip(batch.index, batch.video, strict=True)}
+
+
+def test_samples_depend_on_seed_epoch_and_index_alone(config, motion):
+    alone = drawn(train_loader(motion["train"], config), 3)
+    parallel = config.model_copy(deep=True)
+    parallel.data.num_workers = 2
+    workers = drawn(train_loader(motion["train"], parallel), 3)
+    assert alone.keys() == workers.keys() == set(range(16))
+    assert all(torch.equal(alone[i], workers[i]) for i in alone)
+    later = drawn(train_loader(motion["train"], config), 4)
+    assert not all(torch.equal(alone[i], later[i]) for i in alone)
+    shares = [drawn(train_loader(motion["train"], config, rank, 2), 3) for rank in (0, 1)]
+    assert not shares[0].keys() & shares[1].keys()
+    assert all(torch.equal(alone[i], clip) for share in shares for i, clip in share.items())
+
+
+def test_an_epoch_goes_on_where_it_was():
+    batches = TrainBatches(22, 4, seed=0)
+    whole = list(batches)
+    assert len(whole) == len(batches) == 5
+    batches.set_position(0, 3)
+    assert list(batches) == whole[3:]
+    batches.set_position(1)
+    assert list(batches) != whole
+
+
+def test_fewer_clips_than_a_batch_are_one_batch():
+    assert [len(batch) for batch in TrainBatches(3, 16, seed=0)] == [3]
+
+
+def test_evaluation_counts_every_clip_once():
+    for world in (1, 2, 3):
+        seen = [i for rank in range(world) for batch in EvalBatches(17, 4, rank, world) for _, i in batch]
+        assert sorted(seen) == list(range(17))
+
+
+def test_shapes(config, motion):
+    batch = next(iter(train_loader(motion["train"], config)))
+    assert batch.video.shape == (4, 3, 8, 64, 64) and batch.video.dtype == torch.uint8
+    batch = next(iter(eval_loader(motion["val"], config, num_clips=2, num_crops=3)))
+    assert batch.video.shape == (4, 6, 3, 8, 64, 64)
+    assert batch.index.tolist() == [0, 1, 2, 3]
+
+
+def test_unreadable_files_are_replaced_and_reported(config, tmp_path):
+    good = [Clip(str(write_numbered(tmp_path / f"{i}.mp4", 30)), 0) for i in range(4)]
+    bad = [Clip(str(path), 1) for path in damaged_files(tmp_path).values()]
+    manifest = Manifest(("a", "b"), (*good, *bad))
+    config = load_config("r3d_softpool", ["data.num_workers=0", "train.batch_size=8", "data.short_side=64"])
+    batch = next(iter(train_loader(manifest, config)))
+    assert batch.video.shape[0] == 8 and batch.label.tolist() == [0] * 8
+    assert {error.path for error in batch.bad} == {clip.path for clip in bad}
+
+    batches = list(eval_loader(manifest, config))
+    assert sorted(i for batch in batches for i in batch.index.tolist()) == [0, 1, 2, 3]
+    assert {error.path for batch in batches for error in batch.bad} == {clip.path for clip in bad}
+
+
+def test_part_of_a_video(tmp_path):
+    path = write_numbered(tmp_path / "a.mp4", 100, rate=25)
+    from softpool3d.datasets.decoder import open_video
+
+    with open_video(path) as video:
+        assert frame_range(Clip(str(path), 0, 1.0, 3.0), video) == (25, 50)
+        assert frame_range(Clip(str(path), 0), video) == (0, 100)
+        assert frame_range(Clip(str(path), 0, 90.0, 95.0), video) == (99, 1)
+
+    data = load_config(
+        "r3d_softpool", ["data.short_side=64", "data.crop_size=48", "data.train_short_side=[64,64]"]
+    ).data
+    data.short_side = 48
+    data.num_frames, data.sampling_rate = 4, 2
+    views = read_views(Clip(str(path), 0, 1.0, 3.0), data, num_clips=2, num_crops=3)
+    assert views.shape == (6, 3, 4, 48, 48)
+    left, right = views[0], views[2]
+    picture = torch.zeros(4, 3, 48, 64, dtype=torch.uint8)
+    picture[..., :48] = left.transpose(0, 1)
+    picture[..., 48:] = right.transpose(0, 1)[..., 32:]
+    assert read_numbers(picture) == [25, 27, 29, 31]
+
+
+def test_uniform_sampling_covers_the_video(tmp_path):
+    path = write_numbered(tmp_path / "a.mp4", 80)
+    data = load_config("r3d_softpool", ["data.sampling=uniform", "data.num_frames=4", "data.crop_size=48"]).data
+    views = read_views(Clip(str(path), 0), data, num_clips=5, num_crops=1)
+    assert views.shape[0] == 1

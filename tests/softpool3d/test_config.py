@@ -1,0 +1,77 @@
+import pytest
+
+from softpool3d.config import Config, load_config
+from softpool3d.errors import UsageError
+
+
+def write(tmp_path, text, name="a.yaml"):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_file_base_and_overrides(tmp_path):
+    write(tmp_path, "seed: 1\noptim:\n  lr: 0.5\n  momentum: 0.5\n", "base.yaml")
+    path = write(tmp_path, "base: base.yaml\noptim:\n  lr: 1e-3\n")
+    config = load_config(path, ["optim.momentum=0.1", "model.pool.where=[head]", "data.root=/a b/c"])
+    assert (config.seed, config.optim.lr, config.optim.momentum) == (1, 0.001, 0.1)
+    assert (config.model.pool.where, config.data.root) == (["head"], "/a b/c")
+
+
+def test_what_is_printed_can_be_read_again(tmp_path):
+    config = load_config("r3d_softpool", ["data.root=Grüße"])
+    assert load_config(write(tmp_path, config.to_yaml())) == config
+
+
+@pytest.mark.parametrize("name", ["r3d_softpool", "x3d_softpool", "configs/r3d_softpool.yaml"])
+def test_shipped_configs(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert load_config(name).data.dataset == "motion"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model:\n  poool: 1\n", r"a.yaml:2: unknown key model.poool; did you mean model.pool\?"),
+        ("lr: 1\n", r"a.yaml:1: unknown key lr; did you mean optim.lr\?"),
+        ("optim:\n  lr: fast\n", r"a.yaml:2: optim.lr = 'fast': input should be a valid number"),
+        ("\noptim:\n  lr: -1\n", r"a.yaml:3: optim.lr = -1: input should be greater than 0"),
+        ("model:\n  pool:\n    kind: softmax\n", r"a.yaml:3: model.pool.kind = 'softmax': .*'soft', 'avg' or 'max'"),
+        ("model: 3\n", r"a.yaml:1: model = 3"),
+        ("data:\n  crop_size: 999\n", r"a.yaml:1: data: crop_size 999 does not fit into a short side of 128"),
+        ("data:\n  split: [0.5, 0.5]\n", r"a.yaml:2: data.split"),
+        ("a: [1\n", r"a.yaml:2: not valid YAML"),
+        ("a: 1\na: 2\n", r"a.yaml:2: not valid YAML: key a stands here twice"),
+        ("- 1\n", r"a.yaml:1: a config is a mapping"),
+        ("base: absent.yaml\n", r"a.yaml:1: base: no file"),
+        ("base: a.yaml\n", r"`base:` leads in a circle"),
+        ("name: a/b\n", r"a.yaml:1: name = 'a/b'"),
+    ],
+)
+def test_mistakes_name_file_line_and_key(tmp_path, text, message):
+    with pytest.raises(UsageError, match=message):
+        load_config(write(tmp_path, text))
+
+
+def test_mistakes_in_overrides():
+    with pytest.raises(UsageError, match=r"override optim.lrr=1: unknown key optim.lrr; did you mean optim.lr\?"):
+        load_config("r3d_softpool", ["optim.lrr=1"])
+    with pytest.raises(UsageError, match="'optim.lr' is not an override"):
+        load_config("r3d_softpool", ["optim.lr"])
+
+
+def test_no_such_config(tmp_path):
+    with pytest.raises(UsageError, match="no config file nothing.yaml; those that come with softpool3d: r3d_softpool"):
+        load_config("nothing.yaml")
+    with pytest.raises(UsageError, match="is a folder"):
+        load_config(tmp_path)
+
+
+def test_a_mistake_in_a_base_names_the_base(tmp_path):
+    write(tmp_path, "seed: x\n", "base.yaml")
+    with pytest.raises(UsageError, match=r"base.yaml:1: seed = 'x'"):
+        load_config(write(tmp_path, "base: base.yaml\n"))
+
+
+def test_defaults_are_valid():
+    assert Config().model.name == "r3d_18"

@@ -1,0 +1,237 @@
+"""Whole runs: small ones, and one that learns `motion`."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from softpool3d.datasets import read_manifests
+from softpool3d.datasets.decoder import open_video
+from softpool3d.datasets.motion import CLASSES, opposite
+from videos import damaged_files
+
+from softpool3d.config import load_config
+from softpool3d.engine.checkpoint import load_weights
+from softpool3d.engine.classifier import Classifier
+from softpool3d.engine.evaluator import Scores
+from softpool3d.engine.optim import build_optimizer, learning_rate
+from softpool3d.engine.run import Run
+from softpool3d.engine.trainer import train
+from softpool3d.errors import UsageError, WorkError
+
+TINY = [
+    "data.motion_clips=[16,8,8]",
+    "data.num_workers=0",
+    "model.width=4",
+    "train.batch_size=4",
+    "train.epochs=2",
+    "optim.warmup_epochs=0",
+    "test.num_clips=1",
+]
+
+
+def tiny(tmp_path, *overrides):
+    return load_config("r3d_softpool", [*TINY, f"output={tmp_path / 'runs'}", *overrides])
+
+
+def rows(folder):
+    with open(os.path.join(folder, "metrics.csv"), newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_leaves_everything_in_its_folder(tmp_path):
+    config = tiny(tmp_path)
+    summary = train(config)
+    folder = tmp_path / "runs" / "r3d_softpool"
+    assert summary["folder"] == str(folder)
+    assert load_config(folder / "config.yaml") == config
+    assert [row["epoch"] for row in rows(folder)] == ["1", "2"]
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    assert summary["test_clips"] == 8 and summary["tested_on"] == "test"
+    assert list(folder.glob("events.*")) and (folder / "last" / "checkpoint.pt").is_file()
+    weights = load_weights(folder / "best.safetensors")
+    assert weights.config == config and set(weights.classes) == set(CLASSES)
+    again = train(config)
+    assert again["folder"] == f"{folder}-2"
+    assert [r["train_loss"] for r in rows(folder)] == [r["train_loss"] for r in rows(again["folder"])]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model.name=x3d_xs", "model.width=null", "data.num_frames=4", "data.sampling=uniform"],
+        ["optim.name=adamw", "train.accumulate=2", "train.memory_format=contiguous", "data.short_clip=hold"],
+        ["train.precision=bf16", "model.pool.kind=max", "data.num_frames=16", "test.num_crops=3"],
+    ],
+)
+def test_settings_train(tmp_path, overrides):
+    summary = train(tiny(tmp_path, "train.epochs=1", *overrides))
+    assert 0 <= summary["test_top1"] <= summary["test_top5"] <= 1
+
+
+def test_an_interrupted_run_goes_on_as_if_it_never_stopped(tmp_path):
+    """Interrupted in the middle of an epoch; the same losses and weights, bit by bit, as the run that was not."""
+    overrides = ["model.dropout=0.5", "train.epochs=3"]
+    whole = train(tiny(tmp_path, "name=whole", *overrides))
+    script = tmp_path / "stop.py"
+    script.write_text(
+        "import os, signal, sys\n"
+        "from softpool3d.config import load_config\n"
+        "from softpool3d.engine import trainer\n"
+        "from softpool3d.engine.interrupt import Interrupted\n"
+        "add, calls = trainer.Meter.add, []\n"
+        "def counting(self, *args):\n"
+        "    add(self, *args)\n"
+        "    calls.append(1)\n"
+        "    if len(calls) == 6:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "trainer.Meter.add = counting\n"
+        "try:\n"
+        "    trainer.train(load_config(sys.argv[1]))\n"
+        "except Interrupted as error:\n"
+        "    sys.exit(str(error))\n"
+    )
+    config = tiny(tmp_path, "name=stopped", *overrides)
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    stopped = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "config.yaml")], capture_output=True, text=True, timeout=120
+    )
+    folder = tmp_path / "runs" / "stopped"
+    assert f"softpool3d train --resume {folder}" in stopped.stderr
+    assert len(rows(folder)) == 1  # the second of three epochs was under way
+    run, config = Run.open(folder)
+    train(config, run)
+    drop = ("seconds", "clips_per_second", "waiting_for_data")
+    for a, b in zip(rows(whole["folder"]), rows(folder), strict=True):
+        assert {k: v for k, v in a.items() if k not in drop} == {k: v for k, v in b.items() if k not in drop}
+    first, second = (load_weights(os.path.join(f, "best.safetensors")).state for f in (whole["folder"], folder))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+    """As a person does it: the command, Ctrl-C, the command that it names; worker processes included."""
+    command = [sys.executable, "-m", "softpool3d.tools.train"]
+    arguments = [*TINY, "data.num_workers=2", "train.epochs=200", f"output={tmp_path}"]
+    process = subprocess.Popen(
+        [*command, "--cfg", "r3d_softpool", *arguments],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    folder = tmp_path / "r3d_softpool"
+    while not (folder / "metrics.csv").is_file():
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip().endswith(f"error: stopped; go on with: softpool3d train --resume {folder}")
+    assert "Traceback" not in errors
+    state = torch.load(folder / "last" / "checkpoint.pt", weights_only=True)
+    assert state["epoch"] >= 1
+
+
+def test_bad_files_are_skipped_named_once_and_counted(tmp_path, two_classes, capsys):
+    for path in damaged_files(tmp_path).values():
+        path.rename(two_classes / "jumping" / path.name)
+    sizes = ["data.short_side=48", "data.train_short_side=[48,48]", "data.crop_size=48"]
+    folder = ["data.dataset=folder", f"data.root={two_classes}", "data.split=[0.75,0.25,0]", *sizes]
+    summary = train(tiny(tmp_path, "data.max_bad_fraction=0.9", *folder))
+    printed = capsys.readouterr().out
+    assert sum(summary["bad_files"].values()) == 4
+    assert all(printed.count(f"{name}.mp4: ") == 1 for name in ("empty", "text", "truncated", "audio"))
+    assert "unreadable files skipped: " in printed
+    assert summary["tested_on"] == "val"
+
+    with pytest.raises(
+        WorkError, match=r"of the \d+ (train|val) files cannot be read, more than data.max_bad_fraction"
+    ):
+        train(tiny(tmp_path, "data.max_bad_fraction=0.05", *folder))
+
+
+def test_requests_that_cannot_be_met_write_nothing(tmp_path):
+    first = train(tiny(tmp_path))
+    for override, message in {
+        f"model.weights={first['weights']}": "tells 8 classes apart and the data set has 2",
+        f"model.weights={tmp_path / 'absent'}": "no weights file",
+        "device=cuda:9": "device: 'cuda:9' does not work here",
+        "train.precision=fp16": "train.precision=fp16 needs a GPU",
+        "model.pool.where=[existing, head, downsample]": None,
+    }.items():
+        extra = []
+        if "classes apart" in str(message):
+            for label in "ab":
+                for index in range(3):
+                    path = tmp_path / "root" / label / f"{index}.mp4"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(b"x")
+            extra = ["data.dataset=folder", f"data.root={tmp_path / 'root'}"]
+        if message is None or (override.endswith("fp16") and torch.cuda.is_available()):
+            continue
+        with pytest.raises(UsageError, match=message):
+            train(tiny(tmp_path, "name=other", override, *extra))
+    assert not (tmp_path / "runs" / "other").exists()
+    with pytest.raises(UsageError, match="holds another network: stem.0.weight is"):
+        train(tiny(tmp_path, "name=other", f"model.weights={first['weights']}", "model.width=8"))
+
+
+def test_weights_to_start_from(tmp_path):
+    first = train(tiny(tmp_path))
+    second = train(tiny(tmp_path, "name=second", f"model.weights={first['weights']}", "optim.lr=1e-9"))
+    a, b = (load_weights(summary["weights"]).state for summary in (first, second))
+    torch.testing.assert_close(a["fc.weight"], b["fc.weight"])
+
+
+def test_resume_from_what_is_no_run(tmp_path):
+    with pytest.raises(UsageError, match="is not the folder of a run"):
+        Run.open(tmp_path)
+
+
+def test_a_loss_that_explodes_stops_the_run(tmp_path):
+    with pytest.raises(WorkError, match=r"the loss is (nan|inf) in epoch \d at step \d+; try a lower optim.lr"):
+        train(tiny(tmp_path, "optim.lr=1e30", "optim.clip_grad_norm=0", "train.epochs=4"))
+
+
+def test_schedule():
+    rates = [learning_rate(step, 100, 10, 0.5) for step in range(100)]
+    assert rates[0] == pytest.approx(0.05) and rates[9] == rates[10] == 0.5
+    assert rates == sorted(rates[:10]) + sorted(rates[10:], reverse=True)
+    assert 0 < rates[-1] < 0.001
+
+
+def test_norms_and_biases_do_not_decay():
+    model = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 1), torch.nn.BatchNorm3d(2))
+    decayed, rest = build_optimizer(model, load_config("r3d_softpool").optim).param_groups
+    assert [p.ndim for p in decayed["params"]] == [5] and decayed["weight_decay"] == 5e-4
+    assert [p.ndim for p in rest["params"]] == [1, 1, 1] and rest["weight_decay"] == 0
+
+
+def test_scores():
+    probabilities = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3], [0.2, 0.3, 0.5], [0.4, 0.5, 0.1]])
+    scores = Scores(probabilities, torch.tensor([0, 2, 0, 1]), torch.arange(4))
+    assert scores.accuracy() == 0.5
+    assert scores.accuracy(2) == 0.75
+    assert scores.accuracy(5) == 1.0
+    assert scores.loss() == pytest.approx(-torch.tensor([0.5, 0.3, 0.2, 0.5]).log().mean().item())
+    assert Scores(torch.empty(0, 1), torch.empty(0).long(), torch.empty(0).long()).accuracy() == 0
+
+
+def test_the_label_is_in_the_motion(trained):
+    """Played backwards, a clip is answered with the opposite class."""
+    classifier = Classifier(trained["weights"])
+    clips = read_manifests(classifier.config.data)["test"].clips
+    right, opposed = 0, 0
+    for clip in clips:
+        with open_video(clip.path) as video:
+            frames = video.frames(range(video.num_frames))
+        label = CLASSES.index(classifier.classes[clip.label])
+        right += classifier(frames)[0].name == CLASSES[label]
+        opposed += classifier(frames.flip(0))[0].name == CLASSES[opposite(label)]
+    assert right >= 0.8 * len(clips)
+    assert opposed >= 0.8 * len(clips)

@@ -1,0 +1,63 @@
+"""Videos that tests make, and files that are none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+CELL, COLUMNS, BITS = 16, 4, 12
+
+
+def numbered_frames(count: int) -> np.ndarray:
+    """Frames whose number is drawn into them, a cell of 16x16 pixels for each bit: uint8 (count, 48, 64, 3)."""
+    bits = (np.arange(count)[:, None] >> np.arange(BITS)) & 1
+    cells = bits.reshape(count, BITS // COLUMNS, COLUMNS) * 200 + 28
+    pictures = cells.repeat(CELL, axis=1).repeat(CELL, axis=2).astype(np.uint8)
+    return np.repeat(pictures[..., None], 3, axis=3)
+
+
+def read_numbers(frames) -> list[int]:
+    """The numbers drawn into uint8 (T, C, H, W)."""
+    picture = np.asarray(frames).mean(axis=1)
+    cells = picture.reshape(len(picture), BITS // COLUMNS, CELL, COLUMNS, CELL).mean(axis=(2, 4)).reshape(-1, BITS)
+    return ((cells > 128) << np.arange(BITS)).sum(axis=1).tolist()
+
+
+def write_numbered(path: Path, count: int = 40, codec: str = "libx264", rate: int = 25, **options: str) -> Path:
+    """A video of `numbered_frames`."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        stream.options = options
+        for picture in numbered_frames(count):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def write_audio_only(path: Path) -> Path:
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=44100, layout="mono")
+        for start in range(0, 44100, 1024):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 44100, start
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def damaged_files(folder: Path) -> dict[str, Path]:
+    """Files that end in .mp4 and are no videos, or no whole ones: kind -> path."""
+    whole = write_numbered(folder / "whole.mp4", 60).read_bytes()
+    paths = {name: folder / f"{name}.mp4" for name in ("empty", "text", "truncated")}
+    paths["empty"].write_bytes(b"")
+    paths["text"].write_text("this is not a video\n" * 100)
+    paths["truncated"].write_bytes(whole[: len(whole) // 2])
+    paths["audio"] = write_audio_only(folder / "audio.mp4")
+    (folder / "whole.mp4").unlink()
+    return paths

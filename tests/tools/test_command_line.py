@@ -1,0 +1,191 @@
+"""The commands as a user types them, right and wrong."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from softpool3d.datasets import read_manifests
+from softpool3d.datasets.decoder import open_video
+from videos import damaged_files, write_numbered
+
+from softpool3d.engine.checkpoint import load_weights
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments, cwd=None):
+    """`softpool3d ...` as the console script runs it."""
+    code = "from softpool3d.cli import run; run()"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
+
+
+def fails(result, code, *texts):
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr + result.stdout
+    for text in texts:
+        assert text in result.stderr
+    return True
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys\nsys.argv = ['softpool3d', '--help']\nfrom softpool3d.cli import run\n"
+        "try:\n    run()\nfinally:\n    assert 'torch' not in sys.modules"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert all(verb in result.stdout for verb in ("train", "classify", "visualize", "doctor"))
+
+
+@pytest.mark.parametrize("tool", ["train", "classify", "visualize", "doctor"])
+def test_files_of_tools_are_scripts(tool, tmp_path):
+    result = subprocess.run([sys.executable, ROOT / "tools" / f"{tool}.py", "--help"], capture_output=True, text=True)
+    assert result.returncode == 0 and "Usage" in result.stdout
+
+
+def test_version():
+    assert run("--version").stdout.startswith("softpool3d 0.")
+
+
+def test_no_arguments_is_help():
+    for arguments in ((), ("train",), ("classify",)):
+        result = run(*arguments)
+        assert result.returncode == 2
+        assert "Usage" in result.stdout + result.stderr
+
+
+def test_print_config(tmp_path):
+    result = run("train", "--cfg", "r3d_softpool", "--print-config", "optim.lr=0.5", "model.name=x3d_s")
+    assert result.returncode == 0
+    (tmp_path / "again.yaml").write_text(result.stdout)
+    assert run("train", "--cfg", tmp_path / "again.yaml", "--print-config").stdout == result.stdout
+    assert "lr: 0.5" in result.stdout and "name: x3d_s" in result.stdout
+    assert not list(tmp_path.glob("runs"))
+
+
+def test_training_requests_that_are_wrong(tmp_path):
+    read_only = tmp_path / "file"
+    read_only.write_text("")
+    config = ["--cfg", "r3d_softpool", f"output={tmp_path}", "data.motion_clips=[8,8,8]"]
+    assert fails(run("train", "--cfg", "absent.yaml"), 2, "no config file absent.yaml")
+    assert fails(run("train", *config, "model.poool.kind=avg"), 2, "unknown key model.poool; did you mean model.pool?")
+    assert fails(run("train", *config, "optim.lr=-1"), 2, "optim.lr = -1", "greater than 0")
+    assert fails(run("train", *config, "model.name=r3d_19"), 2, "unknown network 'r3d_19'", "x3d_xs")
+    assert fails(run("train", *config, "data.dataset=movies"), 2, "unknown data set 'movies'", "motion, folder")
+    assert fails(run("train", *config, "model.pool.kind=sof"), 2, "'soft', 'avg' or 'max'")
+    assert fails(run("train", *config, "data.dataset=folder", "data.root=absent"), 2, "data.root: no folder absent")
+    assert fails(run("train", *config, f"output={read_only}"), 1, "cannot write the run's folder", "output=")
+    assert fails(run("train", "--resume", tmp_path), 2, "is not the folder of a run")
+    assert fails(run("train", "--resume", tmp_path, *config), 2, "give either --cfg FILE", "or --resume FOLDER")
+    assert not list(tmp_path.glob("r3d*"))
+
+
+def test_resume_from_a_damaged_checkpoint(tmp_path):
+    tiny = ["data.motion_clips=[8,8,8]", "model.width=4", "train.epochs=1", "data.num_workers=0", "train.batch_size=4"]
+    result = run("train", "--cfg", "r3d_softpool", f"output={tmp_path}", *tiny)
+    assert result.returncode == 0, result.stderr
+    checkpoint = tmp_path / "r3d_softpool" / "last" / "checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    assert fails(run("train", "--resume", tmp_path / "r3d_softpool"), 2, "is damaged", "best.safetensors")
+    checkpoint.unlink()
+    assert fails(run("train", "--resume", tmp_path / "r3d_softpool"), 2, "nothing to resume from")
+
+
+def test_classify_prints_labels(trained):
+    clips = read_manifests(load_weights(trained["weights"]).config.data)["test"].clips[:2]
+    paths = [clip.path for clip in clips]
+    result = run("classify", *paths, "--weights", trained["weights"], "--topk", "3")
+    assert result.returncode == 0, result.stderr
+    lines = [line for line in result.stdout.splitlines() if line.strip()]
+    assert [line for line in lines if line in paths] == paths
+    assert sum("%" in line for line in lines) == 6
+
+
+def test_classify_as_json_and_with_bad_files(trained, tmp_path):
+    clip = read_manifests(load_weights(trained["weights"]).config.data)["test"].clips[0].path
+    bad = damaged_files(tmp_path)
+    files = [
+        bad["text"],
+        clip,
+        bad["audio"],
+        bad["empty"],
+        tmp_path / "absent.mp4",
+        write_numbered(tmp_path / "1.mp4", 1),
+    ]
+    result = run("classify", *files, "--weights", trained["weights"], "--json", "--views", "2")
+    assert fails(result, 1, "4 of 6 files could not be classified", "no video stream", "the file is empty")
+    records = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [record["file"] for record in records] == [str(f) for f in files]
+    assert ["error" in record for record in records] == [True, False, True, True, True, False]
+    labels = records[1]["labels"]
+    assert len(labels) == 5
+    probabilities = [label["probability"] for label in labels]
+    assert probabilities == sorted(probabilities, reverse=True) and sum(probabilities) <= 1.0001
+
+
+def test_classify_requests_that_are_wrong(tmp_path, trained):
+    weights = ["--weights", trained["weights"]]
+    assert fails(run("classify", "a.mp4"), 2, "--weights")
+    assert fails(run("classify", "a.mp4", "--weights", tmp_path / "absent"), 2, "no weights file")
+    (tmp_path / "text").write_text("weights")
+    assert fails(run("classify", "a.mp4", "--weights", tmp_path / "text"), 2, "is not a safetensors file")
+    assert fails(run("classify", "a.mp4", *weights, "--topk", "0"), 2, "--topk")
+    assert fails(run("classify", "a.mp4", *weights, "--device", "gpu"), 2, "device: 'gpu' does not work here")
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "gif", "png"])
+def test_visualize(tmp_path, suffix):
+    clip, out = write_numbered(tmp_path / "clip.mp4", 30), tmp_path / "new" / f"pooled.{suffix}"
+    result = run("visualize", clip, "--out", out)
+    assert result.returncode == 0, result.stderr
+    assert "original 30x48x64" in result.stdout and "SoftPool (beta 16) 15x24x32" in result.stdout
+    assert [p.name for p in out.parent.iterdir()] == [out.name]
+    if suffix == "mp4":
+        with open_video(out) as video:
+            assert (video.num_frames, video.fps) == (30, 25)
+            frames = video.frames([0, 1, 2, 3])
+        assert frames.shape == (4, 3, 70, 4 * 64)
+        original, soft = frames[..., :64].float(), frames[..., 64:128].float()
+        assert (soft[0] - soft[1]).abs().mean() < 2  # a pooled frame stays for two
+        assert (original[0] - original[1]).abs().mean() > 2
+    else:
+        image = Image.open(out)
+        assert getattr(image, "n_frames", 1) == (30 if suffix == "gif" else 1)
+        assert np.asarray(image.convert("L")).std() > 20
+    assert fails(run("visualize", clip, "--out", out), 2, "exists", "--overwrite")
+    assert run("visualize", clip, "--out", out, "--overwrite", "--kernel", "4").returncode == 0
+
+
+def test_visualize_requests_that_are_wrong(tmp_path):
+    clip = write_numbered(tmp_path / "clip.mp4", 30)
+    assert fails(run("visualize", clip, "--out", tmp_path / "a.webp"), 2, "unknown format '.webp'", ".gif")
+    assert fails(run("visualize", clip, "--out", tmp_path / "a.png", "--kernel", "40"), 2, "--kernel 40", "30x48x64")
+    assert fails(run("visualize", tmp_path / "absent.mp4", "--out", tmp_path / "a.png"), 1, "no such file")
+    assert fails(run("visualize", clip, "--out", clip / "a.png"), 1, "cannot write")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.mp4"]
+
+
+def test_doctor():
+    result = run("doctor")
+    assert result.returncode == 0, result.stdout + result.stderr
+    for text in ("torch ", "decord decodes", "pyav decodes", "soft_pool3d", "cpu"):
+        assert text in result.stdout
+
+
+def test_head_of_the_output(trained):
+    """A reader that leaves early is no reason for a traceback."""
+    clip = read_manifests(load_weights(trained["weights"]).config.data)["test"].clips[0].path
+    code = "from softpool3d.cli import run; run()"
+    command = [sys.executable, "-c", code, "classify", *[clip] * 3, "--weights", trained["weights"], "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    process.stdout.close()
+    time.sleep(0.1)
+    assert "Traceback" not in process.stderr.read()
+    process.wait()

@@ -1,0 +1,107 @@
+"""Say what is installed, built and working here, and what to do about what is not.
+
+python tools/doctor.py
+"""
+
+import platform
+import sys
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from softpool3d.errors import WorkError
+
+_PACKAGES = [
+    "torch",
+    "torchvision",
+    "pytorchvideo",
+    "decord",
+    "av",
+    "accelerate",
+    "torchmetrics",
+    "safetensors",
+    "tensorboard",
+]
+_NEEDED = {"softpool3d", *_PACKAGES} - {"decord"}
+
+
+def main() -> None:
+    """Print versions, what is built, which devices and decoders work, and a remedy for each thing missing."""
+    problems: list[str] = []
+
+    def row(name: str, value: str, remedy: str | None = None) -> None:
+        print(f"{'!!' if remedy else 'ok'}  {name:14} {value}")
+        if remedy:
+            problems.append(f"{name}: {remedy}")
+
+    row("python", f"{platform.python_version()} on {platform.platform()}")
+    for name in ("softpool3d", *_PACKAGES):
+        try:
+            row(name, version(name))
+        except PackageNotFoundError:
+            row(name, "not installed", f"pip install {name}")
+    if "torch" in str(problems):
+        raise WorkError("; ".join(problems))
+    _check_operator(row)
+    _check_devices(row)
+    _check_decoders(row)
+    if problems:
+        print("\nto do:")
+        for problem in problems:
+            print(f"  {problem}")
+        sys.exit(1)
+
+
+def _check_operator(row) -> None:
+    import torch
+
+    from softpool3d import _ops, backend, soft_pool3d
+
+    for name, info in _ops.build_info().items():
+        row(f"kernels, {name}", info["path"] if info["loaded"] else info["why"], info["remedy"])
+    clip = torch.randn(1, 3, 4, 8, 8)
+    y = soft_pool3d(clip)
+    row("soft_pool3d", f"{tuple(clip.shape)} -> {tuple(y.shape)} by {backend(clip)}")
+
+
+def _check_devices(row) -> None:
+    import torch
+
+    row("cpu", f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            row(f"cuda:{index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+    else:
+        why = "no NVIDIA GPU found" if torch.version.cuda else "this torch is built without CUDA"
+        row("cuda", f"{why}; the CPU is used")
+
+
+def _check_decoders(row) -> None:
+    """Both decoders on a clip made here."""
+    import numpy as np
+    from softpool3d.datasets.decoder import PyAVReader, open_video
+    from softpool3d.datasets.encoder import write_video
+    from softpool3d.datasets.motion import FPS, render
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        pictures = render(0, np.random.default_rng(0))
+        write_video(path, pictures, FPS)
+        wanted = np.array([0, 15, 31])
+        with open_video(path) as video:
+            decoders = {video.decoder: video.frames(wanted).permute(0, 2, 3, 1).numpy()}
+        decoders["pyav"] = PyAVReader(str(path)).read(wanted)
+    for name in ("decord", "pyav"):
+        if name not in decoders:
+            row(name, "does not decode; PyAV does its work", "pip install --force-reinstall decord")
+            continue
+        error = np.abs(decoders[name].astype(int) - pictures[wanted].astype(int)).mean()
+        remedy = None if error < 10 else f"pip install --force-reinstall {name.replace('pyav', 'av')}"
+        row(f"{name} decodes", f"32 frames of H.264, mean error {error:.1f} of 255", remedy)
+
+
+if __name__ == "__main__":
+    from softpool3d.cli import run_tool
+
+    run_tool(main)

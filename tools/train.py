@@ -1,0 +1,49 @@
+"""Train a network on video clips.
+
+python tools/train.py --cfg configs/r3d_softpool.yaml
+python tools/train.py --cfg configs/r3d_softpool.yaml data.dataset=folder data.root=videos optim.lr=0.05
+python tools/train.py --resume runs/r3d_softpool
+"""
+
+from pathlib import Path
+
+import typer
+
+from softpool3d.errors import UsageError
+
+
+def main(
+    overrides: list[str] | None = typer.Argument(
+        None, metavar="[KEY.PATH=VALUE]...", help="Settings that replace the file's, as in optim.lr=0.05."
+    ),
+    cfg: str | None = typer.Option(None, help="The YAML file, or the name of one that is shipped."),
+    resume: Path | None = typer.Option(None, help="The folder of a run to go on with."),
+    print_config: bool = typer.Option(False, help="Print the merged configuration and stop."),
+) -> None:
+    """Train a network: --cfg FILE starts a run, --resume FOLDER goes on with one."""
+    from softpool3d.config import load_config
+
+    if (cfg is None) == (resume is None):
+        raise UsageError("give either --cfg FILE, to start a run, or --resume FOLDER, to go on with one")
+    if resume and overrides:
+        raise UsageError(f"--resume goes on with the run's own settings; {overrides[0]} cannot be changed")
+
+    if cfg:
+        config, run = load_config(cfg, overrides or []), None
+    else:
+        from softpool3d.engine.run import Run
+
+        run, config = Run.open(resume)
+    if print_config:
+        print(config.to_yaml(), end="")
+        return
+
+    from softpool3d.engine.trainer import train
+
+    train(config, run)
+
+
+if __name__ == "__main__":
+    from softpool3d.cli import run_tool
+
+    run_tool(main)
