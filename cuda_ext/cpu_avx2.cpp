@@ -11,7 +11,8 @@
 
 namespace softpool3d {
 const Kernels* avx2_kernels() {
-  static constexpr Kernels kernels{1, avx2::kBound<float>, avx2::kBound<double>, avx2::scratch_bytes, avx2::run};
+  static constexpr Kernels kernels{1, avx2::kBound<float>, avx2::kBound<double>, SOFTPOOL_VECTOR_BYTES,
+                                     avx2::scratch_bytes, avx2::run};
   const bool here = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
   return here ? &kernels : nullptr;
 }

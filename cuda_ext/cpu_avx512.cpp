@@ -11,7 +11,8 @@
 
 namespace softpool3d {
 const Kernels* avx512_kernels() {
-  static constexpr Kernels kernels{2, avx512::kBound<float>, avx512::kBound<double>, avx512::scratch_bytes, avx512::run};
+  static constexpr Kernels kernels{2, avx512::kBound<float>, avx512::kBound<double>, SOFTPOOL_VECTOR_BYTES,
+                                     avx512::scratch_bytes, avx512::run};
   const bool here = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                  __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd");
   return here ? &kernels : nullptr;

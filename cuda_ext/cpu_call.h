@@ -25,9 +25,10 @@ enum class Type { float64, float32, float16, bfloat16 };
 struct Call {
   Type type;
   bool channels_last;
+  bool small_planes;  // contiguous, but pooled as channels_last after a transposition: see cpu_kernels.h
   bool backward, input_grad, beta_grad;
   Geometry<int64_t> geometry;
-  AxisTable w;  // channels_last only
+  AxisTable w;  // channels_last and small_planes only
   const void* x;
   const void* grad;          // backward: dL/dy
   void* result;              // y, or dL/dx
@@ -51,6 +52,7 @@ struct Kernels {
   int level;  // 0 portable, 1 AVX2, 2 AVX-512
   // The largest |log2(e) beta x| that goes the fast way.
   double float_bound, double_bound;
+  int vector_bytes;
   size_t (*scratch_bytes)(const Call&, const Tile&);
   void (*run)(const Call&, const Tile&, void* scratch, double* beta_grad);
 };

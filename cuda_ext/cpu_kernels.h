@@ -7,14 +7,17 @@
 //     S = sum e,   M = sum e x,   y = M / S        where e = exp(beta x)
 //     dL/dx = e (A + beta (A x - B))               where A, B = sum of u, v over the windows that hold x
 //
-// A row of inputs that leaves that range marks the rows of outputs it touches; those are computed by the definition
-// (window.h), in double precision.
+// A row of inputs that leaves that range marks the rows of outputs it touches. Those are computed by the definition, with
+// the maximum subtracted: vectors of windows where values are finite and not very large, else one by one with window.h.
 //
 // Rows. Contiguous: W numbers of one channel; sums of a window's rows column by column, then along W. channels_last:
 // W positions of some channels; vectors of channels all the way. Where no two windows share a row of inputs, a row of
 // outputs is made at once from all of its rows (`direct`); else each row is summed along W once and added to all the
 // rows of outputs that it belongs to. Some rows go through each step together, so that what one step has stored is
 // there when the next one loads it with another alignment.
+//
+// Small planes. Rows much shorter than vectors waste most of them. Planes of such rows are transposed, as many channels as
+// a vector has lanes at a time, and pooled as channels_last.
 
 #include "cpu_call.h"
 #include "cpu_vector.h"
@@ -577,61 +580,221 @@ class Worker {
 
   // --- by the definition ---------------------------------------------------------------------------------------------
 
-  // f(index in the row, channel, wo, sums) for each window of a row of outputs.
-  template <class F>
-  void each_window_exactly(int64_t to, int64_t ho, const F& f) const {
-    const auto wt = call_.geometry.t.window(to), wh = call_.geometry.h.window(ho);
-    const int64_t* s = call_.x_stride;
-    for (int64_t wo = need_w_.begin; wo < need_w_.end; ++wo) {
-      const auto ww = call_.geometry.w.window(wo);
-      for (int64_t c = 0; c < channels_; ++c) {
-        const auto each = [&](auto&& visit) {
-          for (int64_t t = wt.begin; t < wt.end; t += wt.step)
-            for (int64_t h = wh.begin; h < wh.end; h += wh.step) {
-              const T* row = x_row(t, h) + c;
-              for (int64_t w = ww.begin; w < ww.end; w += ww.step) visit(static_cast<double>(load_one(row + w * s[4])));
-            }
-        };
-        Extent<double> extent;
-        each([&](double x) { extent.add(x); });
-        Sums<double> sums(extent, beta()[c]);
-        each([&](double x) { sums.add(x); });
-        f((wo - need_w_.begin) * channels_ + c, c, wo, sums);
-      }
+  // What the definition says of a vector of windows.
+  struct Exact {
+    V mean, variance, pivot, inverse_sum, half_offset;
+  };
+
+  // The windows of which each(f) calls f(x, there) for every tap, `there` being the lanes that have one. With `across`,
+  // the lanes are taps of one window. False: something is infinite, NaN or very large.
+  template <class Each>
+  SOFTPOOL_INLINE static bool vector_exactly(const Each& each, bool across, V beta, V scale, Exact& exact) {
+    V lo = splat<V>(Limits<Acc>::inf), hi = -lo;
+    I largest{};
+    each([&](V x, I there) SOFTPOOL_LAMBDA {
+      hi = (there & (x > hi)) != 0 ? x : hi;
+      lo = (there & (x < lo)) != 0 ? x : lo;
+      largest = larger(largest, there & magnitude(x));
+    });
+    if (!(bit_cast<Acc>(largest_lane(largest)) <= Limits<Acc>::large)) return false;
+    if (across) {
+      Acc top = hi[0], bottom = lo[0];
+      for (int l = 1; l < lanes; ++l) top = max_of<Acc>(top, hi[l]), bottom = min_of<Acc>(bottom, lo[l]);
+      hi = splat<V>(top), lo = splat<V>(bottom);
     }
+    const V pivot = hi < lo ? V{} : beta >= 0 ? hi : lo;  // hi < lo: there is nothing
+    Sum<true> sum;
+    each([&](V x, I there) SOFTPOOL_LAMBDA {
+      const V distance = there != 0 ? x - pivot : V{};
+      const V weight = there != 0 ? exp2_of(scale * distance) : V{};
+      sum.weight += weight;
+      sum.moment += weight * distance;
+      sum.squares += weight * distance * distance;
+    });
+    if (across) {
+      sum.weight = splat<V>(sum_of_lanes(sum.weight));
+      sum.moment = splat<V>(sum_of_lanes(sum.moment));
+      sum.squares = splat<V>(sum_of_lanes(sum.squares));
+    }
+    const V inverse = Worker::inverse(sum.weight), offset = sum.moment * inverse;
+    exact = {pivot + offset, sum.squares * inverse - offset * offset, pivot, inverse, Acc(0.5) * offset};
+    return true;
   }
+
+  // The same for one window in double precision, whatever its values are.
+  template <class Each>
+  static Exact one_exactly(const Each& each, Acc beta) {
+    Extent<double> extent;
+    each([&](double x) { extent.add(x); });
+    Sums<double> sums(extent, beta);
+    each([&](double x) { sums.add(x); });
+    const Stats<double> stats = sums.stats();
+    const auto of = [](double x) { return splat<V>(static_cast<Acc>(x)); };
+    return {of(sums.mean()), of(sums.variance()), of(stats.pivot), of(stats.inverse_sum), of(stats.half_offset)};
+  }
+
+  // f(exact, wo, channel, count) for the windows of a row of outputs, `count` neighbours in y at a time.
+  template <class F>
+  void each_exactly(int64_t to, int64_t ho, const F& f) const {
+    const auto wt = call_.geometry.t.window(to), wh = call_.geometry.h.window(ho);
+    const auto& axis = call_.geometry.w;
+    const int64_t stride = call_.x_stride[4];
+    const bool channels_last = call_.channels_last, wide = !channels_last && along_ == Along::wide;
+    const auto each_row = [&](const auto& visit) SOFTPOOL_LAMBDA {
+      for (int64_t t = wt.begin; t < wt.end; t += wt.step)
+        for (int64_t h = wh.begin; h < wh.end; h += wh.step) visit(x_row(t, h));
+    };
+    const int64_t width = channels_last || wide ? 1 : lanes;
+    for (int64_t wo = need_w_.begin; wo < need_w_.end; wo += width)
+      for (int64_t c = 0; c < channels_; c += lanes) {
+        const auto window = axis.window(wo);
+        const int count =
+            static_cast<int>(channels_last ? min_of(channels_ - c, int64_t{lanes}) : min_of(need_w_.end - wo, width));
+        const auto each = [&](const auto& visit) SOFTPOOL_LAMBDA {
+          each_row([&](const T* row) SOFTPOOL_LAMBDA {
+            if (channels_last) {
+              for (int64_t w = window.begin; w < window.end; w += window.step)
+                visit(load_some(row + w * stride + c, count), ~I{});
+            } else if (wide) {
+              for (int64_t w = window.begin; w < window.end; w += lanes) {
+                const int n = static_cast<int>(min_of(window.end - w, int64_t{lanes}));
+                I there{};
+                for (int l = 0; l < n; ++l) there[l] = -1;
+                visit(load_some(row + w, n), there);
+              }
+            } else {
+              for (int64_t k = 0; k < axis.kernel; ++k) {
+                V x;
+                const I there = gather_tap(row, wo, count, k, x);
+                visit(x, there);
+              }
+            }
+          });
+        };
+        // Long sums are left to double precision.
+        const int64_t rows = ceil_div(wt.end - wt.begin, wt.step) * ceil_div(wh.end - wh.begin, wh.step);
+        const int64_t taps = rows * (channels_last ? window.end - window.begin
+                                     : wide        ? (window.end - window.begin) / lanes
+                                                   : axis.kernel);
+        const V beta = channels_last ? load(this->beta() + c) : splat<V>(*this->beta());
+        const V scale = channels_last ? load(this->scale() + c) : splat<V>(*this->scale());
+        Exact exact;
+        if (taps <= 4096 && vector_exactly(each, wide, beta, scale, exact)) {
+          f(exact, wo, c, count);
+          continue;
+        }
+        for (int l = 0; l < count; ++l) {
+          const int64_t o = channels_last ? wo : wo + l, channel = channels_last ? c + l : 0;
+          const auto one = axis.window(o);
+          const auto each_one = [&](const auto& visit) {
+            each_row([&](const T* row) {
+              for (int64_t w = one.begin; w < one.end; w += one.step) visit(load_one(row + w * stride + channel));
+            });
+          };
+          f(one_exactly(each_one, this->beta()[channel]), o, channel, 1);
+        }
+      }
+  }
+
+  SOFTPOOL_INLINE static V load_some(const T* p, int n) { return n == lanes ? load(p) : load_part(p, n); }
+
+  // Tap k of windows wo, wo + 1, ...; returns the lanes that lie inside the input.
+  SOFTPOOL_INLINE I gather_tap(const T* row, int64_t wo, int count, int64_t k, V& x) const {
+    const auto& axis = call_.geometry.w;
+    x = V{};
+    I there{};
+    for (int l = 0; l < count; ++l) {
+      const int64_t w = (wo + l) * axis.stride - axis.padding + k * axis.dilation;
+      if (w < 0 || w >= axis.size) continue;
+      x[l] = load_one(row + w);
+      there[l] = -1;
+    }
+    return there;
+  }
+
+  int64_t y_index(int64_t wo, int64_t c) const { return (wo - need_w_.begin) * call_.y_stride[4] + c; }
+  int64_t sum_index(int64_t wo, int64_t c) const { return (wo - need_w_.begin) * channels_ + c; }
 
   void finish_exactly(int64_t to, int64_t ho, T* y) const {
-    each_window_exactly(to, ho, [&](int64_t, int64_t c, int64_t wo, const Sums<double>& sums) {
-      T* at = y + (wo - need_w_.begin) * call_.y_stride[4] + c;
-      store_part(at, splat<V>(static_cast<Acc>(sums.mean())), 1);
+    each_exactly(to, ho, [&](const Exact& exact, int64_t wo, int64_t c, int count) {
+      store_part(y + y_index(wo, c), exact.mean, count);
     });
   }
 
+  // Leaves g / S, (y - pivot) / 2 and the pivot in `sum`.
   void finish_backward_exactly(int64_t to, int64_t ho, const T* g, Acc* const* sum, bool owned) {
-    each_window_exactly(to, ho, [&](int64_t i, int64_t c, int64_t wo, const Sums<double>& sums) {
-      const double gradient = load_one(g + (wo - need_w_.begin) * call_.y_stride[4] + c);
-      if (call_.beta_grad && owned && wo >= tile_.w.begin && wo < tile_.w.end)
-        beta_grad_[c] += gradient * sums.variance();
-      const Stats<double> stats = sums.stats();
-      sum[0][i] = static_cast<Acc>(gradient * stats.inverse_sum);
-      sum[1][i] = static_cast<Acc>(stats.half_offset);
-      sum[2][i] = static_cast<Acc>(stats.pivot);
+    each_exactly(to, ho, [&](const Exact& exact, int64_t wo, int64_t c, int count) {
+      const V gradient = load_some(g + y_index(wo, c), count);
+      for (int l = 0; call_.beta_grad && owned && l < count; ++l) {
+        const int64_t o = call_.channels_last ? wo : wo + l;
+        if (o >= tile_.w.begin && o < tile_.w.end)
+          beta_grad_[call_.channels_last ? c + l : 0] += double(gradient[l]) * exact.variance[l];
+      }
+      const int64_t i = sum_index(wo, c);
+      store_part(sum[0] + i, gradient * exact.inverse_sum, count);
+      store_part(sum[1] + i, exact.half_offset, count);
+      store_part(sum[2] + i, exact.pivot, count);
     });
+  }
+
+  // As Stats::gradient, with g in inverse_sum already.
+  SOFTPOOL_INLINE static V gradient_exactly(V x, V pivot, V inverse_sum, V half_offset, V beta, V scale) {
+    const V half_distance = Acc(0.5) * x - Acc(0.5) * pivot;
+    const V weight = exp2_of(Acc(2) * (scale * half_distance)) * inverse_sum;
+    const V most = splat<V>(Limits<Acc>::max), inf = splat<V>(Limits<Acc>::inf);
+    V slope = Acc(2) * (beta * (half_distance - half_offset));
+    slope = slope > most ? most : slope < -most ? -most : slope;
+    return (inverse_sum == 0) | (x == inf) | (x == -inf) ? V{} : weight * (Acc(1) + slope);
   }
 
   // line_ += what row r of outputs, a bad one, contributes to the gradient of the row of inputs x.
   void add_exactly(const T* x, int64_t r) {
     const auto& axis = call_.geometry.w;
-    for (int64_t w = own_w_.begin; w < own_w_.end; ++w) {
-      const auto over = axis.windows_over(w);
-      for (int64_t wo = max_of(over.begin, need_w_.begin); wo < min_of(over.end, need_w_.end); ++wo) {
-        if (!axis.holds(wo, w)) continue;
-        for (int64_t c = 0; c < channels_; ++c) {
-          const int64_t i = (wo - need_w_.begin) * channels_ + c;
-          const Stats<Acc> stats{sum(2, r)[i], sum(0, r)[i], sum(1, r)[i]};  // 1 / S times g already
-          line_[(w - own_w_.begin) * channels_ + c] +=
-              stats.gradient(load_one(x + w * call_.x_stride[4] + c), Acc(1), beta()[c]);
+    const Acc *inverse_sum = sum(0, r), *half_offset = sum(1, r), *pivot = sum(2, r);
+    if (call_.channels_last) {
+      for (int64_t w = own_w_.begin; w < own_w_.end; ++w) {
+        const auto over = call_.w.over[w];
+        for (int64_t wo = max_of(over.begin, need_w_.begin); wo < min_of(over.end, need_w_.end); ++wo) {
+          if (!axis.holds(wo, w)) continue;
+          for (int64_t c = 0; c < channels_; c += lanes) {
+            const int count = static_cast<int>(min_of(channels_ - c, int64_t{lanes}));
+            const int64_t i = sum_index(wo, c);
+            const V part = gradient_exactly(load_some(x + w * call_.x_stride[4] + c, count), load(pivot + i),
+                                            load(inverse_sum + i), load(half_offset + i), load(this->beta() + c),
+                                            load(this->scale() + c));
+            Acc* to = line_ + (w - own_w_.begin) * channels_ + c;
+            store_part(to, load(to) + part, count);
+          }
+        }
+      }
+      return;
+    }
+    const V beta = splat<V>(*this->beta()), scale = splat<V>(*this->scale());
+    if (along_ == Along::wide) {
+      for (int64_t wo = need_w_.begin; wo < need_w_.end; ++wo) {
+        const auto window = axis.window(wo);
+        const int64_t i = sum_index(wo, 0), end = min_of(window.end, own_w_.end);
+        for (int64_t w = max_of(window.begin, own_w_.begin); w < end; w += lanes) {
+          const int count = static_cast<int>(min_of(end - w, int64_t{lanes}));
+          const V part = gradient_exactly(load_some(x + w, count), splat<V>(pivot[i]), splat<V>(inverse_sum[i]),
+                                          splat<V>(half_offset[i]), beta, scale);
+          Acc* to = line_ + (w - own_w_.begin);
+          store_part(to, load(to) + part, count);
+        }
+      }
+      return;
+    }
+    for (int64_t wo = need_w_.begin; wo < need_w_.end; wo += lanes) {
+      const int count = static_cast<int>(min_of(need_w_.end - wo, int64_t{lanes}));
+      const int64_t i = sum_index(wo, 0);
+      for (int64_t k = 0; k < axis.kernel; ++k) {
+        V at;
+        const I there = gather_tap(x, wo, count, k, at);
+        const V part =
+            gradient_exactly(at, load(pivot + i), load(inverse_sum + i), load(half_offset + i), beta, scale);
+        for (int l = 0; l < count; ++l) {
+          const int64_t w = (wo + l) * axis.stride - axis.padding + k * axis.dilation;
+          if (there[l] && w >= own_w_.begin && w < own_w_.end) line_[w - own_w_.begin] += part[l];
         }
       }
     }
@@ -812,14 +975,90 @@ class Worker {
   size_t bytes_;
 };
 
+// from[channel * stride + position] -> to[position * lanes + channel], channels beyond `channels` as 0.
+template <class T, class Acc>
+void to_channels_last(const T* from, int64_t stride, int64_t channels, int64_t positions, Acc* to) {
+  constexpr int lanes = Vec<Acc>::lanes;
+  for (int64_t p = 0; p < positions; p += lanes) {
+    const int rest = static_cast<int>(min_of(positions - p, int64_t{lanes}));
+    typename Vec<Acc>::type v[lanes];
+    for (int c = 0; c < lanes; ++c) {
+      if (c >= channels) v[c] = typename Vec<Acc>::type{};
+      else v[c] = rest == lanes ? load(from + c * stride + p) : load_part(from + c * stride + p, rest);
+    }
+    transpose(v);
+    for (int i = 0; i < rest; ++i) store(to + (p + i) * lanes, v[i]);
+  }
+}
+
+// The way back.
+template <class T, class Acc>
+void from_channels_last(const Acc* from, int64_t stride, int64_t channels, int64_t positions, T* to) {
+  constexpr int lanes = Vec<Acc>::lanes;
+  for (int64_t p = 0; p < positions; p += lanes) {
+    const int rest = static_cast<int>(min_of(positions - p, int64_t{lanes}));
+    typename Vec<Acc>::type v[lanes];
+    for (int i = 0; i < lanes; ++i) v[i] = i < rest ? load(from + (p + i) * lanes) : typename Vec<Acc>::type{};
+    transpose(v);
+    for (int c = 0; c < channels; ++c)
+      rest == lanes ? store(to + c * stride + p, v[c]) : store_part(to + c * stride + p, v[c], rest);
+  }
+}
+
+// A tile of whole small planes; with scratch == nullptr only the size of the scratch memory that it needs.
+template <class T, class Acc>
+size_t run_small_planes(const Call& call, const Tile& tile, char* scratch, double* beta_grad) {
+  constexpr int lanes = Vec<Acc>::lanes;
+  const auto& g = call.geometry;
+  const int64_t inputs = g.t.size * g.h.size * g.w.size, outputs = g.t.out * g.h.out * g.w.out;
+  const auto bytes_of = [](int64_t n) SOFTPOOL_LAMBDA { return static_cast<size_t>(n * lanes) * sizeof(Acc); };
+
+  Call inner = call;
+  inner.channels_last = true;
+  const auto lay_out = [](int64_t* stride, int64_t h, int64_t w) SOFTPOOL_LAMBDA {
+    stride[0] = stride[1] = 0;  // the one tile begins where the memory does
+    stride[2] = h * w * lanes, stride[3] = w * lanes, stride[4] = lanes;
+  };
+  lay_out(inner.x_stride, g.h.size, g.w.size);
+  lay_out(inner.dx_stride, g.h.size, g.w.size);
+  lay_out(inner.y_stride, g.h.out, g.w.out);
+  const Tile all{0, {tile.c.begin, tile.c.begin + lanes}, tile.t, tile.h, tile.w};
+  const size_t front = bytes_of(inputs + outputs);
+  if (!scratch) return front + Worker<Acc, Acc>(inner, all, nullptr).bytes();
+
+  Acc* x = reinterpret_cast<Acc*>(scratch);
+  Acc* y = x + inputs * lanes;  // or dL/dy
+  const int64_t channels = tile.c.size();
+  const int64_t x_at = tile.n * call.x_stride[0] + tile.c.begin * call.x_stride[1];
+  const int64_t y_at = tile.n * call.y_stride[0] + tile.c.begin * call.y_stride[1];
+  to_channels_last(static_cast<const T*>(call.x) + x_at, call.x_stride[1], channels, inputs, x);
+  inner.x = x;
+  inner.grad = y;
+  inner.result = call.backward ? x : y;  // a row of dL/dx is written when its row of x has been read for the last time
+  if (call.backward)
+    to_channels_last(static_cast<const T*>(call.grad) + y_at, call.y_stride[1], channels, outputs, y);
+  double beta_grads[lanes] = {};
+  Worker<Acc, Acc>(inner, all, scratch + front).run(beta_grads);
+  for (int64_t c = 0; call.beta_grad && c < channels; ++c) beta_grad[c] += beta_grads[c];
+  if (!call.backward) {
+    from_channels_last(y, call.y_stride[1], channels, outputs, static_cast<T*>(call.result) + y_at);
+  } else if (call.input_grad) {
+    const int64_t dx_at = tile.n * call.dx_stride[0] + tile.c.begin * call.dx_stride[1];
+    from_channels_last(x, call.dx_stride[1], channels, inputs, static_cast<T*>(call.result) + dx_at);
+  }
+  return 0;
+}
+
 template <class T, class Acc>
 size_t scratch_bytes_of(const Call& call, const Tile& tile) {
+  if (call.small_planes) return run_small_planes<T, Acc>(call, tile, nullptr, nullptr);
   return Worker<T, Acc>(call, tile, nullptr).bytes();
 }
 
 template <class T, class Acc>
 void run_of(const Call& call, const Tile& tile, void* scratch, double* beta_grad) {
-  Worker<T, Acc>(call, tile, static_cast<char*>(scratch)).run(beta_grad);
+  if (call.small_planes) run_small_planes<T, Acc>(call, tile, static_cast<char*>(scratch), beta_grad);
+  else Worker<T, Acc>(call, tile, static_cast<char*>(scratch)).run(beta_grad);
 }
 
 inline size_t scratch_bytes(const Call& call, const Tile& tile) {

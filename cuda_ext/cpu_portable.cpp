@@ -6,7 +6,8 @@
 
 namespace softpool3d {
 const Kernels* portable_kernels() {
-  static constexpr Kernels kernels{0, portable::kBound<float>, portable::kBound<double>, portable::scratch_bytes, portable::run};
+  static constexpr Kernels kernels{0, portable::kBound<float>, portable::kBound<double>, SOFTPOOL_VECTOR_BYTES,
+                                     portable::scratch_bytes, portable::run};
   return &kernels;
 }
 }  // namespace softpool3d

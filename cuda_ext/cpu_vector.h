@@ -273,6 +273,17 @@ SOFTPOOL_INLINE DoubleV exp2_bounded(DoubleV x, DoubleV scale) {
   return p * bit_cast<DoubleV>((bit_cast<Bits>(shifted) << 52) + uint64_t{0x3ff0000000000000});
 }
 
+// 2^x for x <= 0: 0 below the smallest normal number, NaN for NaN.
+SOFTPOOL_INLINE FloatV exp2_of(FloatV x) {
+  const FloatV e = exp2_bounded(x < -126.f ? splat<FloatV>(-126.f) : x, splat<FloatV>(1.f));
+  return x < -126.f ? FloatV{} : e;
+}
+
+SOFTPOOL_INLINE DoubleV exp2_of(DoubleV x) {
+  const DoubleV e = exp2_bounded(x < -1022. ? splat<DoubleV>(-1022.) : x, splat<DoubleV>(1.));
+  return x < -1022. ? DoubleV{} : e;
+}
+
 template <class V, int... i>
 SOFTPOOL_INLINE V even_lanes(V a, V b, std::integer_sequence<int, i...>) {
   return __builtin_shufflevector(a, b, (2 * i)...);
@@ -283,6 +294,19 @@ SOFTPOOL_INLINE V interleave(V a, V b, int offset, std::integer_sequence<int, i.
   constexpr int n = sizeof...(i);
   return offset == 0 ? __builtin_shufflevector(a, b, (i / 2 + i % 2 * n)...)
                      : __builtin_shufflevector(a, b, (n / 2 + i / 2 + i % 2 * n)...);
+}
+
+// Rows become columns: as many interleavings as halve the distance of neighbours down to one.
+template <class V, int lanes>
+SOFTPOOL_INLINE void transpose(V (&v)[lanes]) {
+  for (int step = 1; step < lanes; step *= 2) {
+    V next[lanes];
+    for (int i = 0; i < lanes / 2; ++i) {
+      next[2 * i] = interleave(v[i], v[i + lanes / 2], 0, std::make_integer_sequence<int, lanes>{});
+      next[2 * i + 1] = interleave(v[i], v[i + lanes / 2], 1, std::make_integer_sequence<int, lanes>{});
+    }
+    for (int i = 0; i < lanes; ++i) v[i] = next[i];
+  }
 }
 
 template <class V>

@@ -69,7 +69,9 @@ struct Prepared {
   std::vector<Acc> beta, scale, inverse_limit;
   std::vector<Range<int64_t>> windows, over;
 
-  Prepared(const Problem& p, Acc bound, const Tensor& y, const Tensor* dx) {
+  Prepared(const Kernels& kernels, const Problem& p, const Tensor& y, const Tensor* dx) {
+    const Acc bound = static_cast<Acc>(sizeof(Acc) == 8 ? kernels.double_bound : kernels.float_bound);
+    const int64_t lanes = kernels.vector_bytes / static_cast<int64_t>(sizeof(Acc));
     switch (p.input.scalar_type()) {
       case ScalarType::Double: call.type = Type::float64; break;
       case ScalarType::Half: call.type = Type::float16; break;
@@ -104,7 +106,12 @@ struct Prepared {
     }
     call.beta = beta.data(), call.scale = scale.data(), call.inverse_limit = inverse_limit.data();
 
-    if (p.channels_last) {
+    // Dense planes (which follow() says of x and dx) of rows that fill less than two vectors; the transposed planes
+    // have to stay in the second-level cache.
+    call.small_planes = !p.channels_last && p.channels() > 1 && g.w.size < 2 * lanes &&
+                        (g.h.size == 1 || follow(3, g.w.size)) && (g.t.size == 1 || follow(2, g.h.size * g.w.size)) &&
+                        g.t.size * g.h.size * g.w.size <= (512 << 10) / kernels.vector_bytes;
+    if (p.channels_last || call.small_planes) {
       for (int64_t o = 0; o < g.w.out; ++o) windows.push_back(g.w.window(o));
       for (int64_t i = 0; i < g.w.size; ++i) over.push_back(g.w.windows_over(i));
       call.w = {windows.data(), over.data()};
@@ -119,8 +126,9 @@ struct Cut {
   int64_t c, t, h, w;
 };
 
-Cut cut_of(const Call& call, int64_t batch, int64_t channels, size_t acc_bytes) {
+Cut cut_of(const Kernels& kernels, const Call& call, int64_t batch, int64_t channels, size_t acc_bytes) {
   const auto& g = call.geometry;
+  if (call.small_planes) return {kernels.vector_bytes / static_cast<int64_t>(acc_bytes), g.t.out, g.h.out, g.w.out};
   constexpr int64_t kRow = 4096;           // inputs of a row that stay in the first-level cache with their sums
   constexpr int64_t kSums = 384 << 10;     // bytes of sums that stay in the second-level cache
   constexpr int64_t kInputs = 128 << 10;   // inputs that are worth a task
@@ -177,7 +185,7 @@ char* scratch_of(size_t bytes) {
 std::vector<double> run_tiles(const Kernels& kernels, const Call& call, int64_t batch, int64_t channels,
                               size_t acc_bytes) {
   const auto& g = call.geometry;
-  const Cut cut = cut_of(call, batch, channels, acc_bytes);
+  const Cut cut = cut_of(kernels, call, batch, channels, acc_bytes);
   const int64_t nc = ceil_div(channels, cut.c), nt = ceil_div(g.t.out, cut.t), nh = ceil_div(g.h.out, cut.h),
                 nw = ceil_div(g.w.out, cut.w), tiles = batch * nc * nt * nh * nw;
   std::vector<double> partial(call.beta_grad ? tiles * cut.c : 0, 0.);
@@ -221,7 +229,7 @@ template <class Acc>
 Tensor forward_of(const Problem& p) {
   const Kernels& k = kernels();
   Tensor y = p.empty_output();
-  Prepared<Acc> prepared(p, static_cast<Acc>(sizeof(Acc) == 8 ? k.double_bound : k.float_bound), y, nullptr);
+  Prepared<Acc> prepared(k, p, y, nullptr);
   prepared.call.result = y.mutable_data_ptr();
   run_tiles(k, prepared.call, p.batch(), p.channels(), sizeof(Acc));
   return y;
@@ -232,8 +240,7 @@ std::tuple<Tensor, Tensor> backward_of(const Problem& p, const Tensor& grad, boo
   const Kernels& k = kernels();
   Tensor dx = input_grad ? p.empty_input_grad() : torch::stable::new_empty(p.input, {0});
   Tensor dbeta = torch::stable::new_empty(p.input, {beta_grad ? p.channels() : 0}, accumulation_type(p.input));
-  Prepared<Acc> prepared(p, static_cast<Acc>(sizeof(Acc) == 8 ? k.double_bound : k.float_bound), grad,
-                         input_grad ? &dx : nullptr);
+  Prepared<Acc> prepared(k, p, grad, input_grad ? &dx : nullptr);
   Call& call = prepared.call;
   call.backward = true, call.input_grad = input_grad, call.beta_grad = beta_grad;
   call.grad = grad.const_data_ptr();

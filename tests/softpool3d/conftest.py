@@ -1,4 +1,4 @@
-"""The truth that the operator is measured against: loops over windows, in float64 or better, that share no code with it."""
+"""The truth that the operator is held against: loops over windows, in float64 or better, sharing no code with it."""
 
 import itertools
 from types import SimpleNamespace

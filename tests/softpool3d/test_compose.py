@@ -95,7 +95,7 @@ def pools():
     yield pytest.param(lambda x, b: softpool3d.adaptive_soft_pool3d(x, (1, 2, 3), b), id="adaptive")
 
 
-@pytest.mark.parametrize("pool", pools())
+@pytest.mark.parametrize("pool", list(pools()))
 @pytest.mark.parametrize("in_dims", [(0, None), (2, None), (0, 0), (1, 1), (None, 0)], ids=str)
 def test_vmap(pool, in_dims):
     samples = 4
@@ -113,7 +113,7 @@ def test_vmap(pool, in_dims):
     torch.testing.assert_close(got, expected)
 
 
-@pytest.mark.parametrize("pool", pools())
+@pytest.mark.parametrize("pool", list(pools()))
 def test_per_sample_gradients(pool):
     """vmap over grad, in x and in beta: what influence functions and differential privacy do."""
     x, beta = torch.randn(4, 2, 3, 5, 6, 8), torch.tensor([0.5, 1.0, 2.0])
@@ -234,6 +234,17 @@ def test_without_a_library_the_reference_runs_after_one_warning(monkeypatch):
     _ops.warn_of_reference.cache_clear()
 
 
+def test_a_gpu_without_its_library_is_told_how_to_get_it(monkeypatch):
+    without_library(monkeypatch, "cuda", "not built")
+    monkeypatch.setitem(_ops.build_info()["cuda"], "remedy", _ops.CUDA_REMEDY)
+    with pytest.warns(UserWarning, match="no compiled library for cuda .not built.*SOFTPOOL3D_CUDA=1 pip") as caught:
+        for _ in range(3):
+            _ops.warn_of_reference("cuda")
+            _ops.warn_of_reference("mps")  # no library exists for it: nothing to mend, nothing to say
+    assert len(caught) == 1
+    _ops.warn_of_reference.cache_clear()
+
+
 def test_without_a_library_networks_train_and_compile(monkeypatch):
     net, x = Net("learnable"), input_of()
     expected = torch.autograd.grad(net(x).square().sum(), list(net.parameters()))
@@ -251,7 +262,9 @@ def test_without_a_library_networks_train_and_compile(monkeypatch):
 
 
 def test_importing_costs_no_torch():
-    code = "import sys, softpool3d; assert 'torch' not in sys.modules; softpool3d.soft_pool3d; assert 'torch' in sys.modules"
+    code = (
+        "import sys, softpool3d as s; assert 'torch' not in sys.modules; s.soft_pool3d; assert 'torch' in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -1,4 +1,4 @@
-"""Output sizes and errors: those of torch's max pooling, and one clear sentence for everything that it does not know."""
+"""Output sizes and errors: those of torch's max pooling, and a clear sentence for everything that it does not know."""
 
 import random
 
@@ -85,6 +85,8 @@ def test_the_operator_itself_checks_like_max_pool3d():
             x = torch.zeros(shape)
             theirs = outcome(F.max_pool3d, x, *triples, ceil_mode)
             ours = outcome(torch.ops.softpool3d.soft_pool3d, x, None, 1.0, *triples, ceil_mode)
+            if theirs == ("RuntimeError", "integer out of range"):  # as torch 2.11 to 2.13 put it
+                theirs = ("RuntimeError", "value cannot be converted to type int without overflow")
             assert ours == theirs, (shape, *triples, ceil_mode)
             accepted += isinstance(theirs[0], int)
             refused += isinstance(theirs[0], str)

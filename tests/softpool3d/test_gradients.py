@@ -37,12 +37,11 @@ def functions():
 
 @pytest.mark.parametrize("spread", [1.0, 60.0], ids=["fast way", "exact way"])
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("pool", functions())
+@pytest.mark.parametrize("pool", list(functions()))
 def test_gradcheck(pool, channels_last, spread):
-    """In x and in a learnable beta; a beta that is small for values that are large is the exact way through a kernel."""
+    """In x and in a learnable beta; values of 60 and more leave the range in which no maximum is subtracted."""
     x = input_of(channels_last, spread=spread)
-    beta = torch.tensor([0.5, 1.0, -2.0], dtype=torch.float64) * (1 if spread == 1 else 1.2)
-    beta.requires_grad_()
+    beta = torch.tensor([0.5, 1.0, -2.0], dtype=torch.float64, requires_grad=True)
     if spread == 1.0:
         assert torch.autograd.gradcheck(pool, (x, beta), fast_mode=True)
         assert torch.autograd.gradcheck(lambda t: pool(t, 0.7), (x,), fast_mode=True)
@@ -52,7 +51,7 @@ def test_gradcheck(pool, channels_last, spread):
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("pool", functions())
+@pytest.mark.parametrize("pool", list(functions()))
 def test_gradgradcheck(pool, channels_last):
     x = input_of(channels_last, shape=(1, 2, 3, 4, 5))
     beta = torch.tensor([0.5, -1.5], dtype=torch.float64, requires_grad=True)
@@ -110,7 +109,7 @@ def test_penalty_on_the_gradient_trains_beta():
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("pool", functions())
+@pytest.mark.parametrize("pool", list(functions()))
 def test_half_gradients_are_float64s_rounded(truth, level, pool, dtype, channels_last):
     """Sums are wide inside: the only rounding is that of the result (two roundings: float32 first)."""
     x = input_of(channels_last, dtype, shape=(2, 3, 3, 8, 40))

@@ -205,8 +205,17 @@ def test_output_keeps_the_layout(dims, layout):
         assert y.movedim(1, -1).is_contiguous() if channels_last else y.is_contiguous()
 
 
-def test_input_is_not_copied():
-    """channels_last, and slices that keep rows or channels together, run as they lie: the output is all that is new."""
+def test_no_memory_but_for_the_results():
+    """channels_last, and slices that keep rows or channels together, run as they lie: the output, and in the backward
+    the gradient, is all that is allocated."""
+
+    def allocated(call):
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+            result = call()
+        taken = sum(e.self_cpu_memory_usage for e in profile.key_averages() if e.self_cpu_memory_usage > 0)
+        return result, taken
+
+    geometry = ([3] * 3, [2] * 3, [1] * 3, [1] * 3, False)
     base = torch.randn(2, 8, 8, 32, 32)
     for x in (
         base,
@@ -214,10 +223,13 @@ def test_input_is_not_copied():
         base[:, 2:5, ::2],
         base.transpose(0, 2),
     ):
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-            y = softpool3d.soft_pool3d(x)
-        taken = sum(e.self_cpu_memory_usage for e in profile.key_averages() if e.self_cpu_memory_usage > 0)
+        y, taken = allocated(lambda x=x: torch.ops.softpool3d.soft_pool3d(x, None, 1.0, *geometry))
         assert taken == y.numel() * y.element_size()
+        g = torch.ones_like(y)
+        _, taken = allocated(
+            lambda x=x, g=g: torch.ops.softpool3d.soft_pool3d_backward(g, x, None, 1.0, *geometry, True, False)
+        )
+        assert taken == x.numel() * x.element_size()
 
 
 def test_nothing_but_the_input_is_saved():
