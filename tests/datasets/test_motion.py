@@ -71,7 +71,8 @@ def test_a_single_frame_does_not_tell_the_class():
 def test_interrupted_generation_leaves_nothing(tmp_path):
     script = tmp_path / "generate.py"
     script.write_text(
-        "from softpool3d.datasets.motion import read_motion\nif __name__ == '__main__':\n    read_motion((4000, 8, 8))\n"
+        "from softpool3d.datasets.motion import read_motion\n"
+        "if __name__ == '__main__':\n    read_motion((4000, 8, 8))\n"
     )
     home = tmp_path / "home"
     process = subprocess.Popen([sys.executable, str(script)], env={"SOFTPOOL3D_HOME": str(home), "PATH": ""})
