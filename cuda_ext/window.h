@@ -164,6 +164,28 @@ class Sums {
     square_ += weight * distance * distance;
   }
 
+  // Takes in the sums over another part of the same window, whose extent may be another.
+  SOFTPOOL_HD void merge(const Sums& other, Acc beta) {
+    if (special_ == Limits<Acc>::inf || other.special_ == Limits<Acc>::inf) {
+      special_ = Limits<Acc>::inf;
+      weight_ += other.weight_;  // for its NaN
+    } else if (other.weight_ == 0) {
+      special_ = weight_ == 0 && special_ == 0 ? other.special_ : special_;
+    } else if (weight_ == 0) {
+      *this = other;
+    } else {
+      const bool mine = shrink_ <= other.shrink_;
+      const Acc shrink = mine ? shrink_ : other.shrink_, scale = mine ? scale_ : other.scale_;
+      const Acc pivot = beta >= 0 ? max_of(pivot_, other.pivot_) : min_of(pivot_, other.pivot_);
+      Sums theirs = other;
+      moved_to(pivot, shrink, scale);
+      theirs.moved_to(pivot, shrink, scale);
+      weight_ += theirs.weight_;
+      moment_ += theirs.moment_;
+      square_ += theirs.square_;
+    }
+  }
+
   // y
   SOFTPOOL_HD Acc mean() const {
     if (weight_ == 0 || (special_ != 0 && !is_nan(weight_))) return special_;
@@ -183,6 +205,19 @@ class Sums {
   }
 
  private:
+  // The same sums relative to another pivot, from which no value of theirs is nearer. What weighs nothing there is
+  // multiplied by 0 first, before its distance could overflow.
+  SOFTPOOL_HD void moved_to(Acc pivot, Acc shrink, Acc scale) {
+    const Acc shift = pivot_ * shrink - pivot * shrink, factor = exp2_of(scale * shift), ratio = shrink / shrink_;
+    weight_ *= factor;
+    moment_ = factor * moment_ * ratio;
+    square_ = factor * square_ * ratio * ratio + 2 * moment_ * shift + weight_ * shift * shift;
+    moment_ += weight_ * shift;
+    pivot_ = pivot;
+    shrink_ = shrink;
+    scale_ = scale;
+  }
+
   Acc pivot_, shrink_, scale_, special_;
   Acc weight_ = 0, moment_ = 0, square_ = 0;
 };
