@@ -446,20 +446,20 @@ struct Box {
   __host__ __device__ Index windows() const { return windows_t * windows_h * windows_w; }
 };
 
-// Stats of windows as three arrays: pivot, g / sum of the weights, mean. `apart`: elements from one array to the next.
+// Stats of windows as three arrays: pivot, g / sum of the weights, half_offset. `apart`: elements from one array to the next.
 template <int V, class Acc>
 __device__ __forceinline__ void store_stats(Acc* to, int64_t apart, const Lanes<Stats<Acc>, V>& stats,
                                             const Lanes<Acc, V>& g) {
-  Vec<Acc, V> pivot, share, mean;
+  Vec<Acc, V> pivot, share, half_offset;
 #pragma unroll
   for (int v = 0; v < V; ++v) {
     pivot.of[v] = stats[v].pivot;
     share.of[v] = stats[v].inverse_sum * g[v];
-    mean.of[v] = stats[v].mean;
+    half_offset.of[v] = stats[v].half_offset;
   }
   store(to, pivot);
   store(to + apart, share);
-  store(to + 2 * apart, mean);
+  store(to + 2 * apart, half_offset);
 }
 
 // Shared memory: the windows over each coordinate of the box (t, then h, then w), then the stats of its windows.
@@ -550,11 +550,11 @@ __global__ void __launch_bounds__(kThreads)
             from = stats + (window * box.lanes + lane) * V;
           }
           const int64_t step = kReady ? apart : per_array;
-          const Vec<Acc, V> pivot = load<V>(from), share = load<V>(from + step), mean = load<V>(from + 2 * step);
+          const Vec<Acc, V> pivot = load<V>(from), share = load<V>(from + step), offset = load<V>(from + 2 * step);
 #pragma unroll
           for (int v = 0; v < V; ++v)
-            sum[v] += Stats<Acc>{pivot.of[v], share.of[v], mean.of[v]}.gradient(static_cast<Acc>(value.of[v]), Acc(1),
-                                                                              beta[v]);
+            sum[v] += Stats<Acc>{pivot.of[v], share.of[v], offset.of[v]}.gradient(static_cast<Acc>(value.of[v]),
+                                                                                  Acc(1), beta[v]);
         }
       }
     }
