@@ -15,6 +15,7 @@
 #include <torch/headeronly/util/Half.h>
 
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 #include <utility>
 
@@ -36,14 +37,62 @@ struct alignas(sizeof(T) * V) Vec {
   T of[V];
 };
 
+// The built-in type of so many bytes: loading one of these is sure to be one instruction, loading a Vec is not.
+template <int kBytes>
+struct BitsOf;
+template <>
+struct BitsOf<2> {
+  using Type = unsigned short;
+};
+template <>
+struct BitsOf<4> {
+  using Type = unsigned;
+};
+template <>
+struct BitsOf<8> {
+  using Type = uint2;
+};
+template <>
+struct BitsOf<16> {
+  using Type = uint4;
+};
+
 template <int V, class T>
 __device__ __forceinline__ Vec<T, V> load(const T* from) {
-  return *reinterpret_cast<const Vec<T, V>*>(from);
+  constexpr int kBytes = sizeof(T) * V, kPart = kBytes < 16 ? kBytes : 16;
+  using Bits = typename BitsOf<kPart>::Type;
+  Vec<T, V> values;
+#pragma unroll
+  for (int part = 0; part < kBytes / kPart; ++part) {
+    const Bits bits = reinterpret_cast<const Bits*>(from)[part];
+    memcpy(reinterpret_cast<char*>(&values) + part * kPart, &bits, kPart);
+  }
+  return values;
+}
+
+// Stores to global memory. The compiler would store the elements one by one as they become known, so it is not asked.
+template <class Bits>
+__device__ __forceinline__ void store_bits(Bits* to, const Bits& bits) {
+#ifdef __CUDA_ARCH__
+  if constexpr (sizeof(Bits) == 16) {
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};"
+                 :: "l"(to), "r"(bits.x), "r"(bits.y), "r"(bits.z), "r"(bits.w) : "memory");
+    return;
+  } else if constexpr (sizeof(Bits) == 8) {
+    asm volatile("st.global.v2.u32 [%0], {%1, %2};" :: "l"(to), "r"(bits.x), "r"(bits.y) : "memory");
+    return;
+  }
+#endif
+  *to = bits;
 }
 
 template <int V, class T>
 __device__ __forceinline__ void store(T* to, const Vec<T, V>& values) {
-  *reinterpret_cast<Vec<T, V>*>(to) = values;
+  constexpr int kBytes = sizeof(T) * V;
+  static_assert(kBytes <= 16);
+  typename BitsOf<kBytes>::Type bits;
+  memcpy(&bits, &values, kBytes);
+  store_bits(reinterpret_cast<typename BitsOf<kBytes>::Type*>(to), bits);
 }
 
 // --- who computes what -----------------------------------------------------------------------------------------------
@@ -251,23 +300,51 @@ __device__ __forceinline__ auto lanes_of(F f) {
   }(std::make_integer_sequence<int, V>());
 }
 
+// The sums of the v-th of the windows side by side, whatever its values and beta.
+template <class T, class Window>
+__device__ __forceinline__ Sums<AccOf<T>> general_sums(const Window& window, int v, AccOf<T> beta) {
+  using Acc = AccOf<T>;
+  Extent<Acc> extent;
+  window.each([&](const auto& x) { extent.add(static_cast<Acc>(x.of[v])); });
+  extent.any = window.any();
+  Sums<Acc> sums(extent, beta);
+  window.each([&](const auto& x) { sums.add(static_cast<Acc>(x.of[v])); });
+  return sums;
+}
+
+template <class Acc, int V>
+struct LanesOfSums {
+  Lanes<Sums<Acc>, V> of;
+  bool usual;  // all of them
+
+  __device__ __forceinline__ const Sums<Acc>& operator[](int v) const { return of[v]; }
+};
+
 // The sums of V windows side by side.
 template <int V, class T, class Window>
-__device__ __forceinline__ Lanes<Sums<AccOf<T>>, V> sums_of(const Window& window, const Lanes<AccOf<T>, V>& beta) {
+__device__ __forceinline__ LanesOfSums<AccOf<T>, V> sums_of(const Window& window, const Lanes<AccOf<T>, V>& beta) {
   using Acc = AccOf<T>;
-  Lanes<Extent<Acc>, V> extent;
+  Lanes<Acc, V> hi;
 #pragma unroll
-  for (int v = 0; v < V; ++v) extent[v].any = window.any();
+  for (int v = 0; v < V; ++v) hi[v] = -Limits<Acc>::inf;
   window.each([&](const Vec<T, V>& x) {
 #pragma unroll
-    for (int v = 0; v < V; ++v) extent[v].add(static_cast<Acc>(x.of[v]));
+    for (int v = 0; v < V; ++v) hi[v] = larger(hi[v], static_cast<Acc>(x.of[v]));
   });
-  auto sums = lanes_of<V>([&](int v) { return Sums<Acc>(extent[v], beta[v]); });
-  window.each([&](const Vec<T, V>& x) {
+  bool usual = true;
 #pragma unroll
-    for (int v = 0; v < V; ++v) sums[v].add(static_cast<Acc>(x.of[v]));
-  });
-  return sums;
+  for (int v = 0; v < V; ++v) usual &= is_usual(hi[v], beta[v]);
+  auto sums = lanes_of<V>([&](int v) { return Sums<Acc>(hi[v], beta[v]); });
+  if (usual) {
+    window.each([&](const Vec<T, V>& x) {
+#pragma unroll
+      for (int v = 0; v < V; ++v) sums[v].add_usual(static_cast<Acc>(x.of[v]));
+    });
+  } else {
+#pragma unroll
+    for (int v = 0; v < V; ++v) sums[v] = general_sums<T>(window, v, beta[v]);
+  }
+  return {sums, usual};
 }
 
 // --- windows over an inner dimension: channels_last_3d, axes that are not pooled, and whatever else there is ------------
@@ -302,18 +379,27 @@ __global__ void __launch_bounds__(kThreads) backward_columns(const T* x, const T
   const typename Kind::template Window<T, Index, V> window(x + pool.input.plane(at), pool, at);
   const auto sums = sums_of<V, T>(window, beta);
   const auto stats = lanes_of<V>([&](int v) { return sums[v].stats(); });
+  bool usual = sums.usual;
+#pragma unroll
+  for (int v = 0; v < V; ++v) usual &= !is_nan(stats[v].inverse_sum);
   Vec<T, V> g = {};
   if (has_output) g = load<V>(y_grad + pool.output(at));
   x_grad += pool.input_grad.plane(at);
-  window.each_place([&](Index t, Index h, Index w, const Vec<T, V>& values) {
-    Vec<T, V> result;
+  const auto write = [&](auto gradient) {
+    window.each_place([&](Index t, Index h, Index w, const Vec<T, V>& values) {
+      Vec<T, V> result;
 #pragma unroll
-    for (int v = 0; v < V; ++v) {
-      const Acc gradient = stats[v].gradient(static_cast<Acc>(values.of[v]), static_cast<Acc>(g.of[v]), beta[v]);
-      result.of[v] = static_cast<T>(has_output ? gradient : Acc(0));
-    }
-    store<V>(x_grad + pool.input_grad.in_plane(t, h, w), result);
-  });
+      for (int v = 0; v < V; ++v)
+        result.of[v] = static_cast<T>(gradient(stats[v], static_cast<Acc>(values.of[v]), static_cast<Acc>(g.of[v]), beta[v]));
+      store<V>(x_grad + pool.input_grad.in_plane(t, h, w), result);
+    });
+  };
+  if (!has_output)
+    write([](const Stats<Acc>&, Acc, Acc, Acc) { return Acc(0); });
+  else if (usual)
+    write([](const Stats<Acc>& s, Acc x, Acc g, Acc beta) { return s.gradient_usual(x, g, beta); });
+  else
+    write([](const Stats<Acc>& s, Acc x, Acc g, Acc beta) { return s.gradient(x, g, beta); });
 }
 
 // --- windows along contiguous rows ----------------------------------------------------------------------------------------
@@ -418,19 +504,28 @@ __global__ void __launch_bounds__(kThreads) backward_rows(const T* x, const T* y
   const Windows windows(x + pool.input.plane(at), pool, at);
   const auto sums = sums_of<V, T>(windows, beta);
   const auto stats = lanes_of<V>([&](int v) { return sums[v].stats(); });
+  bool usual = sums.usual;
+#pragma unroll
+  for (int v = 0; v < V; ++v) usual &= !is_nan(stats[v].inverse_sum);
   Vec<T, V> g = {};
   if (has_output) g = load<V>(y_grad + pool.output.plane(at) + pool.output.in_plane(at.t, at.h, at.w * V));
   x_grad += pool.input_grad.plane(at);
-  windows.each_row([&](int32_t t, int32_t h, const Vec<T, V * KW>& values) {
-    Vec<T, V * KW> result;
+  const auto write = [&](auto gradient) {
+    windows.each_row([&](int32_t t, int32_t h, const Vec<T, V * KW>& values) {
+      Vec<T, V * KW> result;
 #pragma unroll
-    for (int e = 0; e < V * KW; ++e) {
-      const int v = e / KW;
-      const Acc gradient = stats[v].gradient(static_cast<Acc>(values.of[e]), static_cast<Acc>(g.of[v]), beta[v]);
-      result.of[e] = static_cast<T>(has_output ? gradient : Acc(0));
-    }
-    store<V * KW>(x_grad + pool.input_grad.in_plane(t, h, at.w * V * KW), result);
-  });
+      for (int e = 0; e < V * KW; ++e)
+        result.of[e] = static_cast<T>(
+            gradient(stats[e / KW], static_cast<Acc>(values.of[e]), static_cast<Acc>(g.of[e / KW]), beta[e / KW]));
+      store<V * KW>(x_grad + pool.input_grad.in_plane(t, h, at.w * V * KW), result);
+    });
+  };
+  if (!has_output)
+    write([](const Stats<Acc>&, Acc, Acc, Acc) { return Acc(0); });
+  else if (usual)
+    write([](const Stats<Acc>& s, Acc x, Acc g, Acc beta) { return s.gradient_usual(x, g, beta); });
+  else
+    write([](const Stats<Acc>& s, Acc x, Acc g, Acc beta) { return s.gradient(x, g, beta); });
 }
 
 // --- any backward: a gather over the windows that hold a position ---------------------------------------------------------
@@ -457,9 +552,9 @@ __device__ __forceinline__ void store_stats(Acc* to, int64_t apart, const Lanes<
     share.of[v] = stats[v].inverse_sum * g[v];
     half_offset.of[v] = stats[v].half_offset;
   }
-  store(to, pivot);
-  store(to + apart, share);
-  store(to + 2 * apart, half_offset);
+  *reinterpret_cast<Vec<Acc, V>*>(to) = pivot;
+  *reinterpret_cast<Vec<Acc, V>*>(to + apart) = share;
+  *reinterpret_cast<Vec<Acc, V>*>(to + 2 * apart) = half_offset;
 }
 
 // Shared memory: the windows over each coordinate of the box (t, then h, then w), then the stats of its windows.
@@ -534,6 +629,9 @@ __global__ void __launch_bounds__(kThreads)
     if (here.inner >= pool.inner || here.t >= at.size || here.h >= ah.size || here.w >= aw.size) continue;
     const auto beta = lanes_of<V>([&](int v) { return pool.beta_at(here, v); });
     const Vec<T, V> value = load<V>(x + pool.input(here));
+    bool usual = true;
+#pragma unroll
+    for (int v = 0; v < V; ++v) usual &= is_usual(beta[v]) && is_finite(static_cast<Acc>(value.of[v]));
     Lanes<Acc, V> sum = {};
     for (Index ot = over_t[2 * bt]; ot < over_t[2 * bt + 1]; ++ot) {
       if (!at.holds(ot, here.t)) continue;
@@ -552,9 +650,11 @@ __global__ void __launch_bounds__(kThreads)
           const int64_t step = kReady ? apart : per_array;
           const Vec<Acc, V> pivot = load<V>(from), share = load<V>(from + step), offset = load<V>(from + 2 * step);
 #pragma unroll
-          for (int v = 0; v < V; ++v)
-            sum[v] += Stats<Acc>{pivot.of[v], share.of[v], offset.of[v]}.gradient(static_cast<Acc>(value.of[v]),
-                                                                                  Acc(1), beta[v]);
+          for (int v = 0; v < V; ++v) {
+            const Stats<Acc> window = {pivot.of[v], share.of[v], offset.of[v]};
+            const Acc x_v = static_cast<Acc>(value.of[v]);
+            sum[v] += usual ? window.gradient_usual(x_v, Acc(1), beta[v]) : window.gradient(x_v, Acc(1), beta[v]);
+          }
         }
       }
     }
@@ -567,7 +667,9 @@ __global__ void __launch_bounds__(kThreads)
 
 // --- large windows: a block, or several, for each -----------------------------------------------------------------------
 
-constexpr int kReduceChunk = 8;
+// Vectors that a thread takes at a time: as many bytes as fit into registers with their sums.
+template <int V>
+constexpr int kReduceChunk = V < 8 ? 8 : 4;
 
 // Where the sums of a window go; what is null is not wanted.
 template <class T>
@@ -602,6 +704,21 @@ struct Taps {
   Divider<Index> h, w;
 };
 
+// Some of a window's values, as a window for sums_of.
+template <class T, int V>
+struct Chunk {
+  const Vec<T, V> (&values)[kReduceChunk<V>];
+  const bool is_any;
+
+  __device__ __forceinline__ bool any() const { return is_any; }
+
+  template <class F>
+  __device__ __forceinline__ void each(F f) const {
+#pragma unroll
+    for (int k = 0; k < kReduceChunk<V>; ++k) f(values[k]);
+  }
+};
+
 // One block sums up one segment of a window, of V x `lanes` windows side by side, or (kAcross) of one window whose values
 // are V to a tap. A thread takes chunks of its taps into registers and merges their sums, so that x is read once; the
 // threads' sums are merged in a fixed order. The only segment finishes its window, several leave their sums in `parts`.
@@ -623,11 +740,11 @@ __global__ void __launch_bounds__(kReduceThreads)
 
   const auto beta = lanes_of<V>([&](int v) { return active ? pool.beta_at(at, kAcross ? 0 : v) : Acc(0); });
   auto total = lanes_of<V>([&](int v) { return Sums<Acc>(Extent<Acc>(), beta[v]); });
-  for (Index tap = begin + row; active && tap < end; tap += rows * kReduceChunk) {
-    Vec<T, V> values[kReduceChunk];
+  for (Index tap = begin + row; active && tap < end; tap += rows * kReduceChunk<V>) {
+    Vec<T, V> values[kReduceChunk<V>];
     bool any = false;
 #pragma unroll
-    for (int k = 0; k < kReduceChunk; ++k) {
+    for (int k = 0; k < kReduceChunk<V>; ++k) {
       const Index i = tap + k * rows, i_h = taps.w(i), i_t = taps.h(i_h);
       const Index t = rt.begin + i_t * rt.step, h = rh.begin + (i_h - i_t * taps.h.by) * rh.step,
                   w = rw.begin + (i - i_h * taps.w.by) * rw.step;
@@ -639,17 +756,9 @@ __global__ void __launch_bounds__(kReduceThreads)
         for (int v = 0; v < V; ++v) values[k].of[v] = static_cast<T>(-Limits<Acc>::inf);
       }
     }
+    const auto sums = sums_of<V, T>(Chunk<T, V>{values, any}, beta);
 #pragma unroll
-    for (int v = 0; v < V; ++v) {
-      Extent<Acc> extent;
-#pragma unroll
-      for (int k = 0; k < kReduceChunk; ++k) extent.add(static_cast<Acc>(values[k].of[v]));
-      extent.any = any;
-      Sums<Acc> sums(extent, beta[v]);
-#pragma unroll
-      for (int k = 0; k < kReduceChunk; ++k) sums.add(static_cast<Acc>(values[k].of[v]));
-      total[v].merge(sums, beta[v]);
-    }
+    for (int v = 0; v < V; ++v) total[v].merge(sums[v], beta[v]);
   }
 
   auto* const sums = reinterpret_cast<Sums<Acc>*>(shared);  // [thread][V]
