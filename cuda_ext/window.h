@@ -201,7 +201,8 @@ class Sums {
     const bool large = finite && max_of(extent.hi, -extent.lo) > Limits<Acc>::large;
     shrink_ = large ? Limits<Acc>::shrink : Acc(1);
     grow_ = large ? 1 / Limits<Acc>::shrink : Acc(1);
-    scale_ = to_finite(Acc(kLog2e) * beta * grow_);
+    // Of a window that holds no finite value or +inf only whether there is a NaN matters, and only a NaN makes one.
+    scale_ = finite ? to_finite(Acc(kLog2e) * beta * grow_) : Acc(0);
   }
 
   // Of a usual window, for add_usual().
@@ -270,7 +271,7 @@ class Sums {
   // The same sums relative to a pivot that none of their values is beyond, in the units of `units`. What weighs nothing
   // there is multiplied by 0 first, before its distance could overflow.
   SOFTPOOL_HD void move_to(Acc pivot, const Sums& units) {
-    const Acc shift = pivot_ * units.shrink_ - pivot * units.shrink_, ratio = units.shrink_ * grow_;
+    const Acc shift = to_finite(pivot_ * units.shrink_ - pivot * units.shrink_), ratio = units.shrink_ * grow_;
     const Acc factor = exp2_of(units.scale_ * shift);
     weight_ *= factor;
     moment_ = factor * moment_ * ratio;
