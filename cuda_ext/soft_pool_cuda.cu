@@ -72,11 +72,12 @@ Tensor forward(const Problem& p) {
 }
 
 std::tuple<Tensor, Tensor> backward(const Problem& p, const Tensor& y_grad, bool input_grad, bool beta_grad) {
-  const Tensor none = torch::stable::empty({0}, p.input.scalar_type(), std::nullopt, p.input.device());
-  Tensor x_grad = input_grad ? p.empty_input_grad() : none;
-  Tensor betas_grad = beta_grad ? torch::stable::empty({p.channels()}, softpool3d::accumulation_type(p.input),
-                                                       std::nullopt, p.input.device())
-                                : none;
+  // A gradient that is not wanted is an empty tensor.
+  const Tensor x_grad =
+      input_grad ? p.empty_input_grad()
+                 : torch::stable::empty({0}, p.input.scalar_type(), std::nullopt, p.input.device());
+  Tensor betas_grad = torch::stable::empty({beta_grad ? p.channels() : 0}, softpool3d::accumulation_type(p.input),
+                                           std::nullopt, p.input.device());
   if (p.batch() == 0) {
     if (beta_grad) torch::stable::zero_(betas_grad);
     return {x_grad, betas_grad};

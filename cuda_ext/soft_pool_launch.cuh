@@ -190,7 +190,7 @@ class Launcher {
     pool.output = dense(g.t.out, g.h.out, g.w.out, inner, pool.outer_channels);
     pool.outputs = call_.batch * pool.output.n;
     pool.betas = call_.betas;
-    pool.beta = static_cast<Acc>(call_.beta);
+    pool.beta = static_cast<Acc>(std::clamp<double>(call_.beta, -Limits<Acc>::max, Limits<Acc>::max));
     return pool;
   }
 
