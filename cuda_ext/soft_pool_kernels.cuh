@@ -196,6 +196,10 @@ __device__ __forceinline__ Index global_id() {
 // read as -inf, which weighs nothing. Such a window is never empty, since padding is at most half of it.
 template <int KT, int KH, int KW>
 struct Fixed {
+  // For __launch_bounds__: how many blocks a multiprocessor shall hold at least. Told 2, the compiler takes the registers
+  // it needs; left to itself (0), it takes fewer, which suits short kernels, but makes long ones keep values in memory.
+  static constexpr int kBlocks = 0;
+
   template <class T, class Index, int V>
   class Window {
    public:
@@ -251,6 +255,8 @@ struct Fixed {
 
 // Any other window: read for each pass, the second time from the L1 cache.
 struct Any {
+  static constexpr int kBlocks = 2;
+
   template <class T, class Index, int V>
   class Window {
    public:
@@ -350,7 +356,7 @@ __device__ __forceinline__ LanesOfSums<AccOf<T>, V> sums_of(const Window& window
 // --- windows over an inner dimension: channels_last_3d, axes that are not pooled, and whatever else there is ------------
 
 template <class T, class Index, int V, class Kind>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, Kind::kBlocks)
     forward_columns(const T* x, T* y, Pool<T, Index> pool, Split<Index> split, Index count) {
   const Index id = global_id<Index>();
   if (id >= count) return;
@@ -368,7 +374,7 @@ __global__ void __launch_bounds__(kThreads)
 // of it. `split` also counts a last, incomplete window on an axis where there is one, so that all of the gradient is
 // written; where the output has none, it is 0.
 template <class T, class Index, int V, class Kind>
-__global__ void __launch_bounds__(kThreads) backward_columns(const T* x, const T* y_grad, T* x_grad,
+__global__ void __launch_bounds__(kThreads, Kind::kBlocks) backward_columns(const T* x, const T* y_grad, T* x_grad,
                                                              Pool<T, Index> pool, Split<Index> split, Index count) {
   using Acc = AccOf<T>;
   const Index id = global_id<Index>();
@@ -569,7 +575,7 @@ __host__ __device__ constexpr int64_t gather_bytes(const Box<Index>& box, int V,
 // the output, `apart` elements between its arrays) or are computed here first, into shared memory: windows that two
 // boxes share are computed twice, but neither they nor x travel through memory once more.
 template <class T, class Index, int V, bool kReady>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     backward_gather(const T* x, const T* y_grad, T* x_grad, Pool<T, Index> pool, Split<Index> split, Box<Index> box,
                     const AccOf<T>* ready, int64_t apart) {
   using Acc = AccOf<T>;
@@ -723,7 +729,7 @@ struct Chunk {
 // are V to a tap. A thread takes chunks of its taps into registers and merges their sums, so that x is read once; the
 // threads' sums are merged in a fixed order. The only segment finishes its window, several leave their sums in `parts`.
 template <class T, class Index, int V, bool kAcross>
-__global__ void __launch_bounds__(kReduceThreads)
+__global__ void __launch_bounds__(kReduceThreads, 2)
     reduce_windows(const T* x, Pool<T, Index> pool, Split<Index> split, Taps<Index> taps, int lanes,
                    Wanted<T> wanted, Sums<AccOf<T>>* parts) {
   using Acc = AccOf<T>;
@@ -782,7 +788,7 @@ __global__ void __launch_bounds__(kReduceThreads)
 }
 
 template <class T, class Index>
-__global__ void __launch_bounds__(kReduceThreads)
+__global__ void __launch_bounds__(kReduceThreads, 2)
     merge_segments(Pool<T, Index> pool, Split<Index> split, int segments, Wanted<T> wanted,
                    const Sums<AccOf<T>>* parts) {
   const Index id = global_id<Index>();
@@ -798,7 +804,7 @@ __global__ void __launch_bounds__(kReduceThreads)
 
 // One block adds up the outputs of one slice of planes n, c for V x `lanes` inner elements: shares[n, slice][channel].
 template <class T, class Index, int V>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     beta_shares(const T* x, const T* y_grad, AccOf<T>* shares, Pool<T, Index> pool, Split<Index> split,
                 Divider<Index> by_h, Divider<Index> by_w, int slices, Index per_slice, int lanes) {
   using Acc = AccOf<T>;
