@@ -24,7 +24,7 @@
 #define __host__
 #define __device__
 #define __forceinline__ inline
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 
 struct alignas(8) uint2 {
   unsigned x, y;
