@@ -70,8 +70,8 @@ extensions = [
     )
 ]
 
-# Turing is the oldest that CUDA 13 compiles for; the PTX of the last serves GPUs that come after it.
-ARCHITECTURES = "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
+# Turing is the oldest that CUDA 13 compiles for.
+ARCHITECTURES = ["7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0"]
 
 CUDA_LIBRARY = Extension(
     "softpool3d._C_cuda",
@@ -100,21 +100,20 @@ def find_nvcc() -> str | None:
 
 
 def architecture_flags(nvcc: str) -> list[str]:
-    known = subprocess.run(
-        [nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True
-    ).stdout.split()
-    wish = os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip()
+    wish = re.split(r"[;,\s]+", os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip(" ;,"))
+    if wish == [""]:
+        # Those that this nvcc knows; the PTX of the last serves the GPUs that come after it.
+        known = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout.split()
+        wish = [version for version in ARCHITECTURES if f"compute_{version.replace('.', '')}" in known]
+        wish[-1] += "+PTX"
     flags = []
-    for entry in re.split(r"[;,\s]+", wish or ARCHITECTURES):
-        match = re.fullmatch(r"(\d+)\.(\d+)([af]?)(\+PTX)?", entry)
+    for entry in wish:
+        match = re.fullmatch(r"(\d+)\.(\d+[af]?)(\+PTX)?", entry)
         if match is None:
             sys.exit(f"TORCH_CUDA_ARCH_LIST: {entry!r} is not a version like 9.0 or 12.0+PTX")
-        major, minor, variant, ptx = match.groups()
-        number = f"{major}{minor}{variant}"
-        if not wish and f"compute_{number}" not in known:  # an nvcc older than the GPU
-            continue
+        number = match[1] + match[2]
         flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
-        if ptx:
+        if match[3]:
             flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
     return flags
 

@@ -145,7 +145,7 @@ class Launcher {
   // Windows from this many values on are shared out to the threads of a block.
   static constexpr int64_t kLarge = 512;
   // Every GPU has 48 KB of shared memory to a block; less leaves room for several blocks.
-  static constexpr int64_t kMostShared = 48 << 10, kGoodShared = 24 << 10, kGoodPositions = 4096;
+  static constexpr int64_t kMostShared = 48 << 10, kGoodShared = 24 << 10;
   static constexpr int64_t kWindowsPerThread = 16, kTapsPerThread = 64, kEnoughBlocks = 2048;
 
   // --- the pool, as the kernels see it
@@ -356,7 +356,7 @@ class Launcher {
       box.windows_h = most_windows(g.h, box.h);
       box.windows_w = most_windows(g.w, box.w);
       const int64_t bytes = gather_bytes<T>(box, V, with_stats);
-      if (bytes <= kGoodShared && box.positions() * box.lanes * V <= kGoodPositions) return box;
+      if (bytes <= kGoodShared && box.positions() * box.lanes * V <= kBoxElements) return box;
       // Neighbours in memory stay together: along w where there is no inner dimension.
       const int64_t w = pool.inner == 1 ? ceil_div<int64_t>(box.w, 4) : box.w;
       if (box.positions() > 1) {

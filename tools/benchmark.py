@@ -28,9 +28,9 @@ from softpool3d.tools._measure import (
 )
 from torch import Tensor
 
-from softpool3d.errors import UsageError
+from softpool3d.errors import SoftPool3dError, UsageError
 from softpool3d.functional import adaptive_soft_pool3d, backend, soft_pool3d
-from softpool3d.reference import soft_average, soft_pool3d_reference
+from softpool3d.reference import adaptive_soft_pool3d_reference, soft_pool3d_reference
 
 app = typer.Typer(help="Measure our parts against their peers, interleaved.", no_args_is_help=True)
 
@@ -126,11 +126,8 @@ def poolings(case: Case) -> dict[str, Callable[[Tensor], Tensor]]:
         }
 
         def reference(x: Tensor) -> Tensor:
-            whole = x.flatten(2).float()
-            y = soft_average(whole, torch.ones_like(whole, dtype=torch.bool), 1.0)
-            return y.to(x.dtype).reshape(*x.shape[:2], 1, 1, 1)
+            return adaptive_soft_pool3d_reference(x, (1, 1, 1))
     else:
-        size = case.output_size()
         # As in ours, what lies in the padding is not counted.
         avg = lambda x: F.avg_pool3d(x, w.kernel, w.stride, w.padding, count_include_pad=False)  # noqa: E731
         pools = {
@@ -140,7 +137,7 @@ def poolings(case: Case) -> dict[str, Callable[[Tensor], Tensor]]:
         }
 
         def reference(x: Tensor) -> Tensor:
-            return soft_pool3d_reference(x, w.kernel, w.stride, w.padding, (1, 1, 1), size)
+            return soft_pool3d_reference(x, w.kernel, w.stride, w.padding, (1, 1, 1))
 
     def plain(x: Tensor) -> Tensor:
         e = torch.exp(x)
@@ -221,9 +218,7 @@ def _ms(timing: Timing) -> str:
 
 
 def cases(shapes, windows, dtypes, layouts) -> Iterator[Case]:
-    for shape, window, dtype, layout, backward in itertools.product(
-        shapes, windows, dtypes, layouts, (False, True)
-    ):
+    for shape, window, dtype, layout, backward in itertools.product(shapes, windows, dtypes, layouts, (False, True)):
         yield Case(shape, window, dtype, layout, backward)
 
 
@@ -285,7 +280,7 @@ def _command() -> str:
 def main() -> None:
     try:
         app()
-    except UsageError as error:
+    except SoftPool3dError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
 

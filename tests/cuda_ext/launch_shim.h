@@ -130,8 +130,8 @@ inline void __syncthreads() { shim::block_barrier->arrive_and_wait(); }
 
 namespace softpool3d::cuda {
 
-// Small blocks: the tests' tensors then take several, and they cost fewer threads.
-constexpr int kThreads = 16, kReduceThreads = 16, kMostLanes = 8;
+// Small blocks and boxes: the tests' tensors then take several, and they cost fewer threads.
+constexpr int kThreads = 16, kReduceThreads = 16, kMostLanes = 8, kBoxElements = 96;
 
 struct Stream {};
 
