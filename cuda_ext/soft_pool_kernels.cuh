@@ -26,7 +26,7 @@ namespace softpool3d::cuda {
 
 #ifdef __CUDACC__
 #define SOFTPOOL_SHARED(name) extern __shared__ __align__(32) unsigned char name[]
-constexpr int kThreads = 256, kReduceThreads = 128, kMostLanes = 32, kBoxElements = 4096;
+constexpr int kThreads = 256, kReduceThreads = 128, kMostLanes = 32, kBoxElements = 8192;
 #endif
 
 template <class T>

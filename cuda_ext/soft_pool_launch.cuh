@@ -343,27 +343,41 @@ class Launcher {
     return min_of(a.out, (positions - 1 + (a.kernel - 1) * a.dilation) / a.stride + 1);
   }
 
+  static Box<int64_t> box_over(const Geometry<int64_t>& g, int64_t t, int64_t h, int64_t w) {
+    Box<int64_t> box = {};
+    box.t = t;
+    box.h = h;
+    box.w = w;
+    box.windows_t = most_windows(g.t, t);
+    box.windows_h = most_windows(g.h, h);
+    box.windows_w = most_windows(g.w, w);
+    return box;
+  }
+
   // A box whose windows' stats fit into shared memory; of no positions if there is none.
   static Box<int64_t> box_of(const Pool<T, int64_t>& pool, int V, bool with_stats) {
     const Geometry<int64_t>& g = pool.axes;
-    Box<int64_t> box = {};
-    box.t = g.t.size;
-    box.h = g.h.size;
-    box.w = g.w.size;
-    box.lanes = lanes_of(pool.inner, V, 2);
+    int64_t lanes = lanes_of(pool.inner, V, 2);
+    Box<int64_t> box = box_over(g, g.t.size, g.h.size, g.w.size);
     while (true) {
-      box.windows_t = most_windows(g.t, box.t);
-      box.windows_h = most_windows(g.h, box.h);
-      box.windows_w = most_windows(g.w, box.w);
+      box.lanes = lanes;
       const int64_t bytes = gather_bytes<T>(box, V, with_stats);
-      if (bytes <= kGoodShared && box.positions() * box.lanes * V <= kBoxElements) return box;
-      // Neighbours in memory stay together: along w where there is no inner dimension.
-      const int64_t w = pool.inner == 1 ? ceil_div<int64_t>(box.w, 4) : box.w;
+      if (bytes <= kGoodShared && box.positions() * lanes * V <= kBoxElements) return box;
       if (box.positions() > 1) {
-        int64_t& longest = box.t >= box.h && box.t >= w && box.t > 1 ? box.t : box.h >= w && box.h > 1 ? box.h : box.w;
-        longest = ceil_div<int64_t>(longest, 2);
-      } else if (box.lanes > 1) {
-        box.lanes /= 2;
+        // Cut where it makes the fewest windows lie over two boxes. Rows without an inner dimension stay long enough
+        // for a warp or two, which read them side by side.
+        const Box<int64_t> whole = box;
+        const auto keep_fewer = [&](bool allowed, int64_t t, int64_t h, int64_t w) {
+          const Box<int64_t> half = box_over(g, t, h, w);
+          const bool first = box.positions() == whole.positions();
+          if (allowed && (first || half.windows() * box.positions() < box.windows() * half.positions())) box = half;
+        };
+        keep_fewer(whole.h > 1, whole.t, ceil_div<int64_t>(whole.h, 2), whole.w);
+        keep_fewer(whole.t > 1, ceil_div<int64_t>(whole.t, 2), whole.h, whole.w);
+        const bool long_rows = pool.inner > 1 || whole.w > 64 || whole.t * whole.h == 1;
+        keep_fewer(whole.w > 1 && long_rows, whole.t, whole.h, ceil_div<int64_t>(whole.w, 2));
+      } else if (lanes > 1) {
+        lanes /= 2;
       } else {
         if (bytes > kMostShared) box.t = 0;
         return box;
