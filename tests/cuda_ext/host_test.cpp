@@ -25,6 +25,9 @@ using BFloat16 = torch::headeronly::BFloat16;
 
 namespace {
 
+// The definition is computed in this: float64 is tested too, up to its largest values.
+using Real = long double;
+
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // Memory of exactly this many elements, `shift` of them past an alignment of 64 bytes. Beyond lies poison.
@@ -165,7 +168,7 @@ struct Tolerance<BFloat16> {
   static constexpr double value = 8e-3;
 };
 
-bool close(double got, double wanted, double tolerance, double size) {
+bool close(double got, Real wanted, Real tolerance, Real size) {
   if (std::isnan(wanted)) return std::isnan(got);
   if (std::isinf(wanted)) return got == wanted;
   return std::fabs(got - wanted) <= tolerance * size;
@@ -239,19 +242,19 @@ bool check(const Case& c, Random& random) {
     launcher.beta_gradient(y_grad.data(), betas_grad.data());
   }
 
-  const auto wrong = [&](const char* what, int64_t i, double got, double wanted) {
-    std::printf("%s[%lld] is %.9g, not %.9g\n%s\n", what, static_cast<long long>(i), got, wanted, c.text().c_str());
+  const auto wrong = [&](const char* what, int64_t i, double got, Real wanted) {
+    std::printf("%s[%lld] is %.9g, not %.9g\n%s\n", what, static_cast<long long>(i), got, static_cast<double>(wanted), c.text().c_str());
     return false;
   };
-  std::vector<double> gradient(inputs, 0), gradient_size(inputs, 1), beta_gradient(c.channels, 0),
+  std::vector<Real> gradient(inputs, 0), gradient_size(inputs, 1), beta_gradient(c.channels, 0),
       beta_size(c.channels, 1);
   for (int64_t n = 0; n < c.batch; ++n)
     for (int64_t ch = 0; ch < c.channels; ++ch)
       for (int64_t ot = 0; ot < c.out[0]; ++ot)
         for (int64_t oh = 0; oh < c.out[1]; ++oh)
           for (int64_t ow = 0; ow < c.out[2]; ++ow) {
-            const double beta = static_cast<double>(betas[ch]);
-            std::vector<double> values;
+            const Real beta = static_cast<double>(betas[ch]);
+            std::vector<Real> values;
             std::vector<int64_t> where;
             for (int64_t t : positions(c, 0, ot))
               for (int64_t h : positions(c, 1, oh))
@@ -259,29 +262,29 @@ bool check(const Case& c, Random& random) {
                   values.push_back(static_cast<double>(static_cast<Acc>(x_at(n, ch, t, h, w))));
                   where.push_back(dense(c.size, n, ch, t, h, w));
                 }
-            double top = -kInfinity, largest = 0;
+            Real top = -std::numeric_limits<Real>::infinity(), largest = 0;
             bool nan = false, plus = false, finite = false;
-            for (double v : values) {
+            for (Real v : values) {
               nan |= std::isnan(v), plus |= v == kInfinity, finite |= std::isfinite(v);
               if (std::isfinite(v)) top = std::max(top, beta * v), largest = std::max(largest, std::fabs(v));
             }
-            double sum = 0, moment = 0, square = 0, mean;
-            for (double v : values)
+            Real sum = 0, moment = 0, square = 0, mean;
+            for (Real v : values)
               if (std::isfinite(v)) sum += std::exp(beta * v - top), moment += std::exp(beta * v - top) * v;
-            mean = nan ? std::nan("") : plus ? kInfinity : finite ? moment / sum : values.empty() ? 0 : -kInfinity;
-            for (double v : values)
+            mean = nan ? std::nan("") : plus ? kInfinity : finite ? moment / sum : values.empty() ? 0.0L : -kInfinity;
+            for (Real v : values)
               if (std::isfinite(v)) square += std::exp(beta * v - top) / sum * (v - mean) * (v - mean);
 
             const int64_t o = dense(c.out, n, ch, ot, oh, ow);
             const double got = static_cast<double>(static_cast<Acc>(y[o])), tolerance = Tolerance<T>::value;
             if (!close(got, mean, tolerance, largest + 1e-30)) return wrong("y", o, got, mean);
-            const double g = static_cast<double>(static_cast<Acc>(y_grad[o]));
+            const Real g = static_cast<double>(static_cast<Acc>(y_grad[o]));
             if (std::isinf(mean)) continue;  // no derivative, and none passed on
-            beta_gradient[ch] += g * (nan ? mean : finite ? square : 0);
+            beta_gradient[ch] += g * (nan ? mean : finite ? square : 0.0L);
             beta_size[ch] += std::fabs(g) * largest * largest;
             for (size_t i = 0; i < values.size(); ++i) {
               if (std::isinf(values[i])) continue;
-              const double weight = std::exp(beta * values[i] - top) / sum;
+              const Real weight = std::exp(beta * values[i] - top) / sum;
               gradient[where[i]] += g * weight * (1 + beta * (values[i] - mean));
               gradient_size[where[i]] += std::fabs(g) * (1 + std::fabs(beta) * largest);
             }
