@@ -8,6 +8,11 @@ PY := $(VENV)/bin/python
 # idle OpenMP threads must not spin on cores that decoding workers and other processes need
 export OMP_WAIT_POLICY ?= passive
 
+# A development install compiles for the GPUs of this machine, or where there is none as little as runs on all of them;
+# a wheel is for every GPU (setup.py).
+GPUS := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sort -u | tr '\n' ' ')
+ARCHITECTURES := $(or $(TORCH_CUDA_ARCH_LIST),$(strip $(GPUS)),7.5+PTX)
+
 .PHONY: env demo test lint wheel clean
 
 env: $(VENV)/.installed
@@ -17,7 +22,7 @@ env: $(VENV)/.installed
 $(VENV)/.installed: constraints.txt pyproject.toml setup.py $(wildcard cuda_ext/*)
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q -c constraints.txt torch setuptools wheel ninja
-	$(PY) -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	TORCH_CUDA_ARCH_LIST='$(ARCHITECTURES)' $(PY) -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
 	touch $@
 
 demo: env

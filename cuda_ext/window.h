@@ -46,7 +46,11 @@ constexpr double kLog2e = 1.4426950408889634;
 
 // 2^x for x <= 0, 0 below the smallest normal number, NaN for NaN.
 #if defined(__CUDA_ARCH__)
-SOFTPOOL_HD float exp2_of(float x) { return exp2f(x); }
+SOFTPOOL_HD float exp2_of(float x) {
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));  // to within 2 ulp
+  return power;
+}
 SOFTPOOL_HD double exp2_of(double x) { return exp2(x); }
 #else
 // Without branches, calls or conversions to int, so that compilers vectorise loops over it. The coefficients are the
@@ -102,6 +106,29 @@ SOFTPOOL_HD bool is_nan(Acc x) {
   return x != x;
 }
 
+// Neither infinite nor NaN.
+template <class Acc>
+SOFTPOOL_HD bool is_finite(Acc x) {
+  return x <= Limits<Acc>::max && x >= -Limits<Acc>::max;
+}
+
+// larger: of two, and of a number and NaN the number.   quotient: by a sum of weights, from 1 to 2^31.
+#if defined(__CUDA_ARCH__)
+SOFTPOOL_HD float larger(float a, float b) { return fmaxf(a, b); }
+SOFTPOOL_HD double larger(double a, double b) { return fmax(a, b); }
+SOFTPOOL_HD float quotient(float a, float b) { return __fdividef(a, b); }  // to within 2 ulp, and without a branch
+SOFTPOOL_HD double quotient(double a, double b) { return a / b; }
+#else
+template <class Acc>
+SOFTPOOL_HD Acc larger(Acc a, Acc b) {
+  return b > a || is_nan(a) ? b : a;
+}
+template <class Acc>
+SOFTPOOL_HD Acc quotient(Acc a, Acc b) {
+  return a / b;
+}
+#endif
+
 // Infinities become the largest numbers; NaN stays.
 template <class Acc>
 SOFTPOOL_HD Acc to_finite(Acc x) {
@@ -121,6 +148,19 @@ struct Extent {
   }
 };
 
+// Usual windows: their largest value is finite, and beta is neither negative nor so close to 0 that values far below
+// the largest weigh something. Then half of what the general arithmetic guards against cannot happen, and *_usual() below
+// do with the other half. They are for GPUs, which would otherwise wait for arithmetic instead of memory.
+template <class Acc>
+SOFTPOOL_HD bool is_usual(Acc beta) {
+  return beta >= Acc(0x1p-20);
+}
+
+template <class Acc>
+SOFTPOOL_HD bool is_usual(Acc hi, Acc beta) {
+  return is_usual(beta) && hi < Limits<Acc>::inf && hi > -Limits<Acc>::inf;
+}
+
 // What the gradient needs to know about a window: the value whose weight is exp(0), 1 / sum of the weights, and how far
 // y lies from the pivot. Differences from the pivot stay precise where x and y are large and close to each other; halves
 // keep them finite where x and y are very large and far apart. A window without a derivative has inverse_sum 0.
@@ -138,6 +178,15 @@ struct Stats {
     const Acc slope = to_finite(to_finite(Acc(2) * beta) * (half_distance - half_offset));
     return g * (weight * (Acc(1) + slope));
   }
+
+  // The same for a usual beta, in a window that is usual and without NaN, or where x is finite and the window usual or
+  // without a derivative.
+  SOFTPOOL_HD Acc gradient_usual(Acc x, Acc g, Acc beta) const {
+    const Acc distance = x - pivot;
+    const Acc weight = exp2_of(to_finite(Acc(kLog2e) * beta) * distance) * (inverse_sum * g);
+    const Acc slope = larger(beta * (distance - 2 * half_offset), -Limits<Acc>::max);
+    return weight * slope + weight;
+  }
 };
 
 // Second pass: the sums over a window whose extent is known.
@@ -151,7 +200,22 @@ class Sums {
     pivot_ = !finite ? Acc(0) : beta >= 0 ? extent.hi : extent.lo;
     const bool large = finite && max_of(extent.hi, -extent.lo) > Limits<Acc>::large;
     shrink_ = large ? Limits<Acc>::shrink : Acc(1);
-    scale_ = to_finite(Acc(kLog2e) * beta * (large ? 1 / Limits<Acc>::shrink : Acc(1)));
+    grow_ = large ? 1 / Limits<Acc>::shrink : Acc(1);
+    // Of a window that holds no finite value or +inf only whether there is a NaN matters, and only a NaN makes one.
+    scale_ = finite ? to_finite(Acc(kLog2e) * beta * grow_) : Acc(0);
+  }
+
+  // Of a usual window, for add_usual().
+  SOFTPOOL_HD Sums(Acc hi, Acc beta)
+      : pivot_(hi), shrink_(1), grow_(1), scale_(to_finite(Acc(kLog2e) * beta)), special_(0) {}
+
+  // The distance of -inf, or one that overflows, is made finite only where a weight of 0 or NaN meets it.
+  SOFTPOOL_HD void add_usual(Acc x) {
+    const Acc distance = x - pivot_, weight = exp2_of(scale_ * distance);
+    const Acc moment = weight * larger(distance, -Limits<Acc>::max);
+    weight_ += weight;
+    moment_ += moment;
+    square_ += moment * larger(distance, -Limits<Acc>::max);
   }
 
   SOFTPOOL_HD void add(Acc x) {
@@ -164,26 +228,62 @@ class Sums {
     square_ += weight * distance * distance;
   }
 
+  // Takes in the sums over another part of the same window, whose extent may be another.
+  SOFTPOOL_HD void merge(const Sums& other, Acc beta) {
+    if (special_ == Limits<Acc>::inf || other.special_ == Limits<Acc>::inf) {
+      special_ = Limits<Acc>::inf;
+      weight_ += other.weight_;  // for its NaN
+    } else if (other.weight_ == 0) {
+      special_ = weight_ == 0 && special_ == 0 ? other.special_ : special_;
+    } else if (weight_ == 0) {
+      *this = other;
+    } else {
+      const Sums smaller = shrink_ <= other.shrink_ ? *this : other;
+      const Acc pivot = beta >= 0 ? max_of(pivot_, other.pivot_) : min_of(pivot_, other.pivot_);
+      Sums theirs = other;
+      move_to(pivot, smaller);
+      theirs.move_to(pivot, smaller);
+      weight_ += theirs.weight_;
+      moment_ += theirs.moment_;
+      square_ += theirs.square_;
+    }
+  }
+
   // y
   SOFTPOOL_HD Acc mean() const {
     if (weight_ == 0 || (special_ != 0 && !is_nan(weight_))) return special_;
-    return (pivot_ * shrink_ + moment_ / weight_) / shrink_;
+    return (pivot_ * shrink_ + quotient(moment_, weight_)) * grow_;
   }
 
   // dy/dbeta
   SOFTPOOL_HD Acc variance() const {
     if (weight_ == 0 || (special_ != 0 && !is_nan(weight_))) return Acc(0);
-    const Acc mean = moment_ / weight_;
-    return (square_ / weight_ - mean * mean) / shrink_ / shrink_;
+    const Acc mean = quotient(moment_, weight_);
+    return (quotient(square_, weight_) - mean * mean) * grow_ * grow_;
   }
 
   SOFTPOOL_HD Stats<Acc> stats() const {
-    if (weight_ == 0 || (special_ != 0 && !is_nan(weight_))) return {Acc(0), Acc(0), Acc(0)};
-    return {pivot_, 1 / weight_, Acc(0.5) * (moment_ / weight_) / shrink_};
+    if (weight_ == 0 || (special_ != 0 && !is_nan(weight_))) return {Limits<Acc>::max, Acc(0), Acc(0)};
+    return {pivot_, quotient(Acc(1), weight_), Acc(0.5) * quotient(moment_, weight_) * grow_};
   }
 
  private:
-  Acc pivot_, shrink_, scale_, special_;
+  // The same sums relative to a pivot that none of their values is beyond, in the units of `units`. What weighs nothing
+  // there is multiplied by 0 first, before its distance could overflow.
+  SOFTPOOL_HD void move_to(Acc pivot, const Sums& units) {
+    const Acc shift = to_finite(pivot_ * units.shrink_ - pivot * units.shrink_), ratio = units.shrink_ * grow_;
+    const Acc factor = exp2_of(units.scale_ * shift);
+    weight_ *= factor;
+    moment_ = factor * moment_ * ratio;
+    square_ = factor * square_ * ratio * ratio + 2 * moment_ * shift + weight_ * shift * shift;
+    moment_ += weight_ * shift;
+    pivot_ = pivot;
+    shrink_ = units.shrink_;
+    grow_ = units.grow_;
+    scale_ = units.scale_;
+  }
+
+  Acc pivot_, shrink_, grow_, scale_, special_;
   Acc weight_ = 0, moment_ = 0, square_ = 0;
 };
 

@@ -1,0 +1,96 @@
+// CUDA side of the operator: tensors in, kernels on the current stream, tensors out.
+
+#include <cuda_runtime.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+
+#include <tuple>
+#include <vector>
+
+#include "problem.h"
+#include "soft_pool_launch.cuh"
+
+namespace {
+
+using softpool3d::Problem;
+using softpool3d::cuda::AccOf;
+using softpool3d::cuda::Call;
+using softpool3d::cuda::Launcher;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+cudaStream_t current_stream(const Tensor& tensor) {
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
+  return static_cast<cudaStream_t>(stream);
+}
+
+template <class F>
+void for_type(ScalarType type, F f) {
+  switch (type) {
+    case ScalarType::Double: return f(double());
+    case ScalarType::Float: return f(float());
+    case ScalarType::Half: return f(torch::headeronly::Half());
+    default: return f(torch::headeronly::BFloat16());
+  }
+}
+
+// f(launcher) on the device, stream and type of the problem.
+template <class F>
+void with_launcher(const Problem& p, F f) {
+  const torch::stable::accelerator::DeviceGuard guard(p.input.get_device_index());
+  // Freed when the call returns: the allocator hands memory on in the order of the stream.
+  std::vector<Tensor> workspaces;
+  for_type(p.input.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    Call<T> call;
+    call.axes = p.geometry;
+    call.batch = p.batch();
+    call.channels = p.channels();
+    call.channels_last = p.channels_last;
+    call.x = static_cast<const T*>(p.input.data_ptr());
+    for (int d = 0; d < 5; ++d) call.strides[d] = p.input.stride(d);
+    call.betas = p.beta_per_channel ? static_cast<const AccOf<T>*>(p.beta_per_channel->data_ptr()) : nullptr;
+    call.beta = p.beta;
+    call.stream = current_stream(p.input);
+    call.workspace = [&](int64_t bytes) {
+      workspaces.push_back(torch::stable::empty({bytes}, ScalarType::Byte, std::nullopt, p.input.device()));
+      return workspaces.back().data_ptr();
+    };
+    f(Launcher<T>(call), zero);
+  });
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+Tensor forward(const Problem& p) {
+  const Tensor y = p.empty_output();
+  if (p.batch() == 0) return y;
+  with_launcher(p, [&](const auto& launcher, auto zero) {
+    launcher.forward(static_cast<decltype(zero)*>(y.data_ptr()));
+  });
+  return y;
+}
+
+std::tuple<Tensor, Tensor> backward(const Problem& p, const Tensor& y_grad, bool input_grad, bool beta_grad) {
+  // A gradient that is not wanted is an empty tensor.
+  const Tensor x_grad =
+      input_grad ? p.empty_input_grad()
+                 : torch::stable::empty({0}, p.input.scalar_type(), std::nullopt, p.input.device());
+  Tensor betas_grad = torch::stable::empty({beta_grad ? p.channels() : 0}, softpool3d::accumulation_type(p.input),
+                                           std::nullopt, p.input.device());
+  if (p.batch() == 0) {
+    if (beta_grad) torch::stable::zero_(betas_grad);
+    return {x_grad, betas_grad};
+  }
+  with_launcher(p, [&](const auto& launcher, auto zero) {
+    using T = decltype(zero);
+    const auto* const g = static_cast<const T*>(y_grad.data_ptr());
+    if (input_grad) launcher.backward(g, static_cast<T*>(x_grad.data_ptr()));
+    if (beta_grad) launcher.beta_gradient(g, static_cast<AccOf<T>*>(betas_grad.data_ptr()));
+  });
+  return {x_grad, betas_grad};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(softpool3d, CUDA, m) { softpool3d::Operators<forward, backward>::implement(m); }

@@ -1,0 +1,86 @@
+"""The CUDA kernels, compiled by the host's compiler and run under sanitizers against loops of the definition.
+
+So a machine without a GPU still catches a wrong index (AddressSanitizer: every tensor ends where its memory
+ends, and so does shared memory), undefined arithmetic (UBSan) and a missing __syncthreads (ThreadSanitizer).
+"""
+
+import os
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+HERE = Path(__file__).parent
+SOURCES = HERE.parent.parent / "cuda_ext"
+COMPILER = os.environ.get("CXX", "g++")
+
+pytestmark = pytest.mark.skipif(shutil.which(COMPILER) is None, reason=f"needs {COMPILER}")
+
+# dtype in C++, sanitizers, random cases; threads are dear under ThreadSanitizer
+BUILDS = {
+    "float32": ("float", "address,undefined", 250),
+    "bfloat16": ("torch::headeronly::BFloat16", "address,undefined", 250),
+    "float64": ("double", "address,undefined", 150),
+    "float32-races": ("float", "thread", 60),
+}
+
+
+def compile_host_test(folder: Path, name: str) -> Path | str:
+    """The program, or what the compiler said."""
+    dtype, sanitizers, _ = BUILDS[name]
+    program = folder / name
+    headers = Path(torch.__file__).parent / "include"
+    command = [COMPILER, "-std=c++20", "-O1", "-g1", "-rdynamic", "-Wall", "-Werror", "-Wno-unknown-pragmas"]
+    command += [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", f"-DSOFTPOOL_TEST_TYPE={dtype}"]
+    command += [f"-I{SOURCES}", f"-I{HERE}", "-isystem", str(headers)]
+    command += [str(HERE / "host_test.cpp"), "-o", str(program), "-pthread", "-ldl"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return program if done.returncode == 0 else done.stderr
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory) -> dict[str, Path | str]:
+    folder = tmp_path_factory.mktemp("host_test")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(BUILDS, pool.map(lambda name: compile_host_test(folder, name), BUILDS), strict=True))
+
+
+def kernels_run(output: str) -> set[str]:
+    """Names with their template arguments, without the namespaces and the dtype."""
+    names = re.findall(r"^\d+ (?:void )?(.*?)\((?!anonymous)", output, re.M)
+    names = [re.sub(r"(softpool3d|cuda|torch|headeronly|c10)::", "", name) for name in names]
+    return {re.sub(r"<(float|double|BFloat16)(, )?", "<", name).replace(" >", ">") for name in names}
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_kernels_equal_the_definition(programs, build):
+    assert isinstance(programs[build], Path), programs[build]
+    cases = BUILDS[build][2]
+    done = subprocess.run([programs[build], "20211011", str(cases)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+    if cases < 100:
+        return
+    # Every kernel that a GPU may run was among them.
+    wide = {"float32": 4, "bfloat16": 8, "float64": 2}[build]
+    wanted = {"sum_shares<>", "merge_segments<int>", "merge_segments<long>"}
+    for index, v in (("int", 1), ("int", wide), ("long", 1)):
+        wanted |= {f"forward_columns<{index}, {v}, Any>", f"beta_shares<{index}, {v}>"}
+        wanted |= {f"reduce_windows<{index}, {v}, false>"}
+        wanted |= {f"backward_gather<{index}, {v}, {ready}>" for ready in ("true", "false")}
+    wanted |= {f"reduce_windows<int, {wide}, true>"}
+    wanted |= {f"backward_columns<int, {v}, Any>" for v in (1, wide)}
+    if build != "float64":
+        two, one_two, one_three = "Fixed<2, 2, 2>", "Fixed<1, 2, 2>", "Fixed<1, 3, 3>"
+        for v in (1, wide):
+            wanted |= {f"forward_columns<int, {v}, {kernel}>" for kernel in (two, one_two, one_three)}
+            wanted |= {f"backward_columns<int, {v}, {kernel}>" for kernel in (two, one_two)}
+        wanted |= {"forward_columns<int, 1, Fixed<3, 3, 3>>"}
+        wanted |= {f"{way}_columns<int, {wide}, Fixed<2, 1, 1>>" for way in ("forward", "backward")}
+        wanted |= {"forward_rows<2, 2, 2, 2, 0>", "forward_rows<1, 2, 2, 2, 0>"}
+        wanted |= {"forward_rows<3, 3, 3, 2, 1>", "forward_rows<1, 3, 3, 2, 1>"}
+        wanted |= {"backward_rows<2, 2, 2>", "backward_rows<1, 2, 2>"}
+    assert kernels_run(done.stdout) == wanted

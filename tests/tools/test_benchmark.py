@@ -1,0 +1,107 @@
+"""tools/benchmark.py: that it measures what it says, and saves no more than its own section."""
+
+import re
+import sys
+
+import pytest
+import torch
+from softpool3d.tools import _measure, benchmark
+from typer.testing import CliRunner
+
+from softpool3d.errors import UsageError
+
+CPU = torch.device("cpu")
+
+
+def test_contenders_take_turns():
+    order = []
+    calls = {name: lambda name=name: order.append(name) for name in "abc"}
+    times = _measure.interleaved(calls, CPU, seconds=0.0, rounds=(4, 9))
+    assert order[:3] == ["a", "b", "c"]  # the warm-up
+    assert order[3:] == list("abc" + "bca" + "cab" + "abc")
+    assert {timing.rounds for timing in times.values()} == {4}
+
+
+def test_rounds_end_when_there_are_enough_of_them():
+    times = _measure.interleaved({"a": lambda: None}, CPU, seconds=60.0, rounds=(2, 7))
+    assert times["a"].rounds == 7
+
+
+def test_what_pytorch_does_not_implement_is_left_out_and_other_errors_are_not():
+    x = torch.zeros(1, 1, 2, 2, 2, dtype=torch.complex64)
+    calls = {"max": lambda: torch.nn.functional.max_pool3d(x, 2), "copy": lambda: x.clone()}
+    assert list(_measure.interleaved(calls, CPU, seconds=0.0)) == ["copy"]
+    with pytest.raises(RuntimeError, match="pad should be at most half"):
+        _measure.interleaved({"bad": lambda: torch.nn.functional.max_pool3d(x.real, 2, padding=2)}, CPU)
+
+
+def test_spread_is_that_of_the_quartiles():
+    assert _measure.Timing(median=2.0, low=1.5, high=2.5, rounds=9).spread == 0.25
+
+
+def test_peak_counts_what_lived_at_the_same_time():
+    def call():
+        first = torch.empty(1 << 20, dtype=torch.uint8)
+        del first
+        second = torch.empty(2 << 20, dtype=torch.uint8)
+        third = torch.empty(3 << 20, dtype=torch.uint8)
+        return second, third
+
+    assert _measure.peak_bytes(call, CPU) == 5 << 20
+
+
+def test_saving_replaces_its_own_section_only(tmp_path):
+    document = tmp_path / "benchmarks.md"
+    _measure.save_section("Operator on cpu", "first", document)
+    _measure.save_section("Loader", "second\n\n### with a part\n", document)
+    _measure.save_section("Operator on cpu", "third", document)
+    text = document.read_text()
+    assert text.startswith("# Benchmarks\n")
+    assert re.findall(r"^## .*$", text, re.M) == ["## Operator on cpu", "## Loader"]
+    assert "first" not in text and "third" in text and "### with a part" in text
+    again = document.read_text()
+    _measure.save_section("Operator on cpu", "third", document)
+    assert document.read_text() == again
+
+
+def test_saving_outside_a_source_tree_says_so(tmp_path):
+    with pytest.raises(UsageError, match="source tree"):
+        _measure.save_section("Operator on cpu", "", tmp_path / "nowhere" / "benchmarks.md")
+
+
+def test_op_prints_and_saves_a_line_for_every_case(tmp_path, monkeypatch):
+    document = tmp_path / "benchmarks.md"
+    monkeypatch.setattr(_measure, "DOCUMENT", document)
+    monkeypatch.setattr(benchmark, "SHAPES", [(1, 2, 4, 6, 6)])
+    arguments = ["op", "--dtype", "float32", "--dtype", "bfloat16", "--without", "compiled"]
+    result = CliRunner().invoke(benchmark.app, [*arguments, "--seconds", "0", "--save"])
+    assert result.exit_code == 0, result.output
+    lines = [line for line in document.read_text().splitlines() if line.startswith("| ")]
+    header, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert header[4:] == ["ours", "avg", "max", "plain", "copy", "touch", "extra"]
+    # five windows, two dtypes, two layouts, two passes
+    assert len({tuple(row[:4]) for row in rows}) == len(rows) == 40
+    for row in rows:
+        assert re.fullmatch(r"[\d.e+-]+ ±\d+%", row[4]), row
+        implemented = row[2] == "float32" or row[0] == "global"
+        assert re.fullmatch(r"[\d.e+-]+ \([\d.]+x\)", row[5]) if implemented else row[5] == "-", row
+        assert re.fullmatch(r"[\d.]+ MB", row[-1]), row
+
+
+def test_quick_is_the_last_shape_and_two_kernels(tmp_path, monkeypatch):
+    monkeypatch.setattr(_measure, "DOCUMENT", tmp_path / "benchmarks.md")
+    monkeypatch.setattr(benchmark, "SHAPES", [(1, 3, 4, 6, 6), (1, 2, 4, 4, 4)])
+    result = CliRunner().invoke(benchmark.app, ["op", "--quick", "--without", "compiled", "--save"])
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "benchmarks.md").read_text()
+    assert re.findall(r"^### (.*)$", text, re.M) == ["(1, 2, 4, 4, 4)"]
+    assert len(re.findall(r"^\| .* \| float32 \|", text, re.M)) == 2 * 2 * 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_without_a_device_is_an_error_of_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "op", "--device", "cuda"])
+    with pytest.raises(SystemExit) as stopped:
+        benchmark.main()
+    assert stopped.value.code == 2
+    assert "no CUDA device" in capsys.readouterr().err
