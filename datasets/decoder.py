@@ -10,9 +10,11 @@ decord's readers do not survive a fork (its issue 294).
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -87,7 +89,9 @@ class Video:
 
     def _open_decord(self) -> DecordReader | None:
         try:
-            return DecordReader(self.path, self._timeout_s) if _decord_is_exact(self.path) else None
+            file = os.stat(self.path)
+            exact = _decord_is_exact(self.path, file.st_size, file.st_mtime_ns)
+            return DecordReader(self.path, self._timeout_s) if exact else None
         except _DecordFailed:
             return None
 
@@ -164,8 +168,11 @@ class DecordReader:
 # --- PyAV ------------------------------------------------------------------------------------------------------------
 
 
-def _decord_is_exact(path: str) -> bool:
+@lru_cache(maxsize=100_000)
+def _decord_is_exact(path: str, size: int, modified: int) -> bool:
     """Whether decord counts this file's frames as they are shown; from its packets, without decoding any.
+
+    Asked once for each file: `size` and `modified` (nanoseconds) are there to tell a file from one that replaces it.
 
     decord 0.6 loses count after a seek where frames that are shown before a key frame are stored behind it (open GOPs:
     MPEG-2, MPEG-4 part 2 with B-frames, much of HEVC), or where B-frames come in a container that does not say when
@@ -184,7 +191,7 @@ def _decord_is_exact(path: str) -> bool:
         for packet in container.demux(stream):
             if packet.pts is None:  # unknown, or the end
                 continue
-            times.append(packet.pts)
+            times += packet.pts, packet.pts + (packet.duration or 0)
             if packet.is_keyframe:
                 key = packet.pts
             elif key is not None and packet.pts < key:
@@ -225,10 +232,13 @@ class PyAVReader:
     def read(self, indices: np.ndarray) -> np.ndarray:
         wanted = set(indices.tolist())
         pictures = []
+        size = None
+        number = -1
         for number, frame in enumerate(self._decode()):
             if number in wanted:
+                size = size or (frame.width, frame.height)  # of the first, should it change in the middle
                 turns = round(frame.rotation / 90) % 4  # counter-clockwise, as numpy turns
-                pictures.append(np.rot90(frame.to_ndarray(format="rgb24"), turns))
+                pictures.append(np.rot90(frame.reformat(*size, format="rgb24").to_ndarray(), turns))
                 if len(pictures) == len(wanted):
                     return np.stack(pictures)
         raise DecodeError(self._path, f"only {number + 1} of its {self.num_frames} frames can be decoded")

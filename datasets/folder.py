@@ -46,18 +46,18 @@ def read_folder(root: str | Path, split: Iterable[float] = (0.8, 0.1, 0.1), seed
     Args:
         root: the folder.
         split: parts of train, val and test where the folder is not split on disk.
-        seed: of that split; each class is split by itself, so that none is missing from a part.
+        seed: of that split; each class is split by itself.
 
     Raises:
         UsageError: if there is no such folder, no video in it, fewer than two classes, or a class without training.
     """
-    root = Path(root)
+    root = Path(root).expanduser()
     if not root.exists():
         raise UsageError(f"data.root: no folder {root}")
     if not root.is_dir():
         raise UsageError(f"data.root: {root} is a file; it has to be a folder with one folder of videos for each class")
     train_part, val_part, test_part = split
-    if (root / "train").is_dir():
+    if (root / "train").is_dir() and any(path.is_dir() for path in (root / "train").iterdir()):
         parts = {name: _videos(root / name) for name in ("train", "val", "test") if (root / name).is_dir()}
         if "val" not in parts:
             kept = train_part / (train_part + val_part) if val_part else 0.9
@@ -80,6 +80,8 @@ def read_folder(root: str | Path, split: Iterable[float] = (0.8, 0.1, 0.1), seed
             if label not in classes:
                 raise UsageError(f"data.root: class {label!r} is in {root / name} but not in {root / 'train'}")
         clips = [Clip(str(path), i) for i, label in enumerate(classes) for path in videos.get(label, ())]
+        if not clips and (root / name).is_dir():
+            raise UsageError(f"data.root: no videos in {root / name}")
         if not clips:
             raise UsageError(f"data.root: too few videos in {root} to split off any for {name!r} (data.split={split})")
         manifests[name] = Manifest(classes, tuple(clips))
@@ -90,15 +92,28 @@ def _videos(folder: Path) -> dict[str, list[Path]]:
     """Class name -> its videos, sorted; classes without videos are left out."""
     found = {}
     for directory in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        paths = [
-            Path(parent) / name
-            for parent, _, names in os.walk(directory, followlinks=True)
-            for name in names
-            if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS
-        ]
+        paths = {}  # each file once, by its real path, however many links lead to its folder
+        seen = set()
+        for parent, folders, names in os.walk(directory, followlinks=True):
+            real = os.path.realpath(parent)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            for name in names:
+                if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:
+                    paths.setdefault(os.path.join(real, name), Path(parent) / name)
         if paths:
-            found[directory.name] = sorted(paths)
+            _check_name(directory)
+            found[directory.name] = sorted(paths.values())
     return found
+
+
+def _check_name(directory: Path) -> None:
+    try:
+        directory.name.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"data.root: the class folder {os.fsencode(directory)!r} is not named in UTF-8") from None
 
 
 def _divide(videos: dict[str, list[Path]], parts: tuple[float, float, float], seed: int) -> list[dict[str, list[Path]]]:

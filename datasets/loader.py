@@ -129,6 +129,11 @@ def sample_views(
     return torch.stack([crop.transpose(0, 1) for views in crops for crop in views])
 
 
+def num_views(data: DataConfig, num_clips: int, num_crops: int) -> int:
+    """How many views `sample_views` draws."""
+    return num_crops * (1 if data.sampling == "uniform" else num_clips)
+
+
 def frame_range(clip: Clip, video: Video) -> tuple[int, int]:
     """(first frame, number of frames) of the part of the video that belongs to the clip."""
     first = 0 if clip.start is None else min(round(clip.start * video.fps), video.num_frames - 1)

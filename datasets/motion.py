@@ -174,8 +174,11 @@ def _generate(root: Path, clips: tuple[int, int, int], seed: int) -> None:
         for _ in track(done, "Generating the data set `motion`", total=len(jobs), transient=True):
             pass
         pool.shutdown()
-        if not root.is_dir():  # else another process was faster
+        try:
             partial.rename(root)
+        except OSError:
+            if not root.is_dir():  # else another process was faster
+                raise
     finally:
         pool.shutdown(cancel_futures=True)
         shutil.rmtree(partial, ignore_errors=True)

@@ -26,6 +26,9 @@ _STEM_WIDTH = 24  # 12 channels times the width factor 2 of the paper's networks
 def _x3d(config: ModelConfig, num_classes: int, num_frames: int, crop_size: int, depth_factor: float) -> nn.Module:
     if crop_size < _SPATIAL_STRIDE:
         raise UsageError(f"data.crop_size: {config.name} needs {_SPATIAL_STRIDE} pixels at least, not {crop_size}")
+    width = config.width or _STEM_WIDTH
+    if width % 8:
+        raise UsageError(f"model.width: the channels of {config.name} come in multiples of 8, not {width}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # it scripts its activations with torch.jit, now deprecated
         from pytorchvideo.models.x3d import create_x3d
@@ -34,7 +37,7 @@ def _x3d(config: ModelConfig, num_classes: int, num_frames: int, crop_size: int,
         input_crop_size=crop_size,
         model_num_class=num_classes,
         dropout_rate=config.dropout,
-        width_factor=2.0 * (config.width or _STEM_WIDTH) / _STEM_WIDTH,
+        width_factor=2.0 * width / _STEM_WIDTH,
         depth_factor=depth_factor,
         head_activation=None,  # logits; pytorchvideo's own default is a softmax
     )

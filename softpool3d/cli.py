@@ -50,6 +50,7 @@ def _version(
 
 def _guard(app: typer.Typer) -> None:
     """Errors that the user can mend become one sentence and an exit code; anything else is a bug, with traceback."""
+    sys.stdout.reconfigure(errors="replace")  # terminals that lack a letter of a class name still show the rest
     try:
         app()
     except SoftPool3dError as error:
@@ -57,4 +58,9 @@ def _guard(app: typer.Typer) -> None:
         sys.exit(error.exit_code)
     except BrokenPipeError:  # the reader of our output (`| head`) has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:  # a name too long, a folder without permission
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {(error.strerror or str(error)).lower()}", file=sys.stderr)
         sys.exit(1)

@@ -9,6 +9,7 @@ key and where it stands (file and line, or the override itself).
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Sequence
 from importlib.resources import files
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from softpool3d.errors import UsageError
 
@@ -71,7 +72,13 @@ class DataConfig(Section):
     split: Parts = [0.8, 0.1, 0.1]  # of a folder that is not split on disk: train, val, test
     split_seed: int = 0
     motion_clips: Counts = [400, 80, 80]  # train, val, test
-    motion_seed: int = 0
+    motion_seed: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("root")
+    @classmethod
+    def _absolute(cls, root: str | None) -> str | None:
+        # so that a run can be resumed from another folder
+        return None if root is None else os.path.abspath(os.path.expanduser(root))
 
     @model_validator(mode="after")
     def _consistent(self) -> DataConfig:
@@ -85,16 +92,16 @@ class DataConfig(Section):
             )
         if min(self.std) <= 0:
             raise ValueError("std has to be above 0")
-        if abs(sum(self.split) - 1) > 1e-6 or self.split[0] == 0:
-            raise ValueError(f"split {self.split} has to sum to 1, with a training part above 0")
+        if abs(sum(self.split) - 1) > 1e-6 or 0 in self.split[:2]:
+            raise ValueError(f"split {self.split} has to sum to 1, with parts above 0 for train and val")
         return self
 
 
 class OptimConfig(Section):
     name: Literal["sgd", "adamw"] = "sgd"
     lr: Annotated[float, Field(gt=0)] = 0.1
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    nesterov: bool = True
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # sgd only
+    nesterov: bool = True  # sgd only
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -118,9 +125,9 @@ class TestConfig(Section):
 
 
 class Config(Section):
-    name: str = Field("run", pattern=r"^[^/\\]+$")  # the run's folder is <output>/<name>
+    name: str = Field("run", pattern=r"^[^/\\]*[^/\\.][^/\\]*$")  # the run's folder is <output>/<name>
     output: str = "runs"
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     device: str = "auto"  # cpu, cuda, cuda:1, ...
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
@@ -144,6 +151,19 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         UsageError: naming the file and line, or the override, of the first mistake.
     """
     values, origins = _read_file(find_config(path))
+    for override in overrides:
+        _apply_override(values, origins, override)
+    return validate(values, origins)
+
+
+def override_config(config: Config, overrides: Sequence[str]) -> Config:
+    """`config` with `key.path=value` overrides.
+
+    Raises:
+        UsageError: naming the override that is wrong.
+    """
+    values: dict[str, Any] = config.model_dump()
+    origins: dict[tuple, str] = {}
     for override in overrides:
         _apply_override(values, origins, override)
     return validate(values, origins)
@@ -180,6 +200,8 @@ def _read_file(path: Path, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any],
     try:
         text = path.read_text(encoding="utf-8-sig")
         node = yaml.compose(text, Loader=_Loader)
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=_Loader)):
+            raise UsageError(f"{path}: a config has no YAML aliases (*name); use `base:` for what files share")
         values = yaml.load(text, Loader=_Loader)
     except OSError as error:
         raise UsageError(f"cannot read config {path}: {error.strerror}") from None
@@ -215,12 +237,19 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or not isinstance(self.construct_object(key), str):
+                raise yaml.MarkedYAMLError(problem="a key has to be a word", problem_mark=key.start_mark)
             if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"key {key.value} stands here twice", problem_mark=key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
+# what YAML 1.1 takes for a date is text here
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _FLOAT = r"^[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$"
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_FLOAT), list("-+0123456789."))
 
@@ -256,7 +285,8 @@ def _apply_override(values: dict[str, Any], origins: dict[tuple, str], override:
             target[part] = {}
         target = target[part]
     target[path[-1]] = value
-    origins[path] = f"override {override}"
+    for length in range(1, len(path) + 1):  # what does not fit together is the override's mistake, not the file's
+        origins[path[:length]] = f"override {override}"
 
 
 # --- saying what is wrong --------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -43,22 +44,13 @@ def test_one_wheel_for_every_python(wheel):
     assert "-cp310-abi3-" in wheel.name
 
 
-def test_it_works_from_an_empty_environment(wheel, tmp_path):
-    """Installed into a new environment that sees this one's dependencies, but not this source tree."""
-    import sysconfig
-
+def test_it_works_in_an_environment_of_its_own(wheel, tmp_path):
+    """pip installs it into a new environment that sees this one's dependencies, but not this source tree."""
     environment = tmp_path / "env"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
-    python = environment / "bin" / "python"
-    site = Path(
-        subprocess.run(
-            [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-    )
-    zipfile.ZipFile(wheel).extractall(site)
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    python, command = environment / "bin" / "python", environment / "bin" / "softpool3d"
+    subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", wheel], check=True)
+    site = Path(output(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
     # a .pth line adds the folder, without running the .pth files in it: those of the editable install stay out
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     code = (
@@ -67,9 +59,14 @@ def test_it_works_from_an_empty_environment(wheel, tmp_path):
         f"assert softpool3d.__file__.startswith({str(site)!r}), softpool3d.__file__\n"
         "assert _ops.build_info()['cpu']['loaded'], _ops.build_info()\n"
         "assert torch.allclose(soft_pool3d(torch.ones(1, 1, 2, 2, 2)), torch.ones(1, 1, 1, 1, 1))\n"
-        "from softpool3d.cli import run\n"
-        "import sys; sys.argv = ['softpool3d', 'train', '--cfg', 'x3d_softpool', '--print-config']; run()\n"
     )
-    result = subprocess.run([python, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    output(python, "-c", code, cwd=tmp_path)
+    assert output(command, "--version").startswith("softpool3d ")
+    printed = output(command, "train", "--cfg", "x3d_softpool", "--print-config", cwd=tmp_path)
+    assert "name: x3d_xs" in printed
+
+
+def output(*command, cwd=None) -> str:
+    result = subprocess.run(command, capture_output=True, text=True, cwd=cwd)
     assert result.returncode == 0, result.stderr
-    assert "name: x3d_xs" in result.stdout
+    return result.stdout

@@ -28,6 +28,8 @@ def main(
     if not weights.is_file():
         raise UsageError(f"no weights file {weights}")
     classifier = Classifier(weights, device, num_clips=views)
+    if views and classifier.config.data.sampling == "uniform":
+        raise UsageError("--views: this network samples frames from the whole video (sampling: uniform), in one view")
     failed = 0
     for path in videos:
         started = time.perf_counter()
@@ -58,6 +60,9 @@ def _print_table(path: Path, labels: list) -> None:
     from rich.text import Text
 
     table = Table(box=None, show_header=False, padding=(0, 1))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for label in labels:
         bar = "█" * max(1, round(label.probability * 20)) if label.probability >= 0.025 else "▏"
         table.add_row(f"{label.probability:6.1%}", Text(bar), Text(label.name))

@@ -22,7 +22,6 @@ _PACKAGES = [
     "safetensors",
     "tensorboard",
 ]
-_NEEDED = {"softpool3d", *_PACKAGES} - {"decord"}
 
 
 def main() -> None:
@@ -40,7 +39,7 @@ def main() -> None:
             row(name, version(name))
         except PackageNotFoundError:
             row(name, "not installed", f"pip install {name}")
-    if "torch" in str(problems):
+    if any(problem.startswith("torch:") for problem in problems):
         raise WorkError("; ".join(problems))
     _check_operator(row)
     _check_devices(row)

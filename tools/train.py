@@ -25,15 +25,13 @@ def main(
 
     if (cfg is None) == (resume is None):
         raise UsageError("give either --cfg FILE, to start a run, or --resume FOLDER, to go on with one")
-    if resume and overrides:
-        raise UsageError(f"--resume goes on with the run's own settings; {overrides[0]} cannot be changed")
 
     if cfg:
         config, run = load_config(cfg, overrides or []), None
     else:
         from softpool3d.engine.run import Run
 
-        run, config = Run.open(resume)
+        run, config = Run.open(resume, overrides or [])
     if print_config:
         print(config.to_yaml(), end="")
         return

@@ -8,6 +8,7 @@ pooled, so that all play in step. SoftPool's weights depend on the scale of the 
 beta multiplies them (1 is close to average pooling, 255 close to max pooling).
 """
 
+import math
 import os
 from pathlib import Path
 
@@ -30,6 +31,8 @@ def main(
     """Draw a clip beside its soft-, average- and max-pooled forms."""
     if out.suffix.lower() not in FORMATS:
         raise UsageError(f"--out {out}: unknown format {out.suffix!r} (known: {', '.join(FORMATS)})")
+    if not math.isfinite(beta):
+        raise UsageError(f"--beta {beta} has to be a finite number")
     if out.exists() and not overwrite:
         raise UsageError(f"--out {out} exists; give another name, or --overwrite")
 

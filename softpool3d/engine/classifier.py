@@ -11,7 +11,7 @@ from torch import Tensor
 from softpool3d.datasets.loader import read_views, sample_views
 from softpool3d.datasets.manifest import Clip
 from softpool3d.engine.checkpoint import load_into, load_weights
-from softpool3d.engine.devices import pick_device
+from softpool3d.engine.devices import MEMORY_FORMATS, autocast, pick_device
 from softpool3d.engine.evaluator import view_probabilities
 from softpool3d.models import build_model
 
@@ -52,8 +52,9 @@ class Classifier:
         self.device = pick_device(device)
         model = build_model(self.config, len(self.classes))
         load_into(model, loaded.state, weights)
-        self.memory_format = torch.channels_last_3d
-        self.model = model.to(self.device, memory_format=self.memory_format).eval()
+        memory_format = MEMORY_FORMATS[self.config.train.memory_format]
+        self.model = model.to(self.device, memory_format=memory_format).eval()
+        self._autocast = autocast(self.device, self.config.train.precision)
 
     def __call__(self, video: str | Path | Tensor, top_k: int = 5) -> list[Label]:
         """The `top_k` likeliest classes of a video, likeliest first.
@@ -73,7 +74,8 @@ class Classifier:
         else:
             clips = read_views(Clip(str(video), 0), data, *views)
         clips = clips.unsqueeze(0).to(self.device)
-        probabilities = view_probabilities(self.model, clips, data, self.memory_format)[0]
+        with self._autocast:  # as in the run's own test
+            probabilities = view_probabilities(self.model, clips, self.config)[0]
         top = probabilities.topk(min(top_k, len(self.classes)))
         return [
             Label(self.classes[index], probability)

@@ -15,9 +15,11 @@ from accelerate.state import AcceleratorState
 from softpool3d.config import Config
 from softpool3d.errors import UsageError
 
+MEMORY_FORMATS = {"channels_last_3d": torch.channels_last_3d, "contiguous": torch.contiguous_format}
+
 
 def make_accelerator(config: Config) -> Accelerator:
-    """accelerate's handle on device, precision, gradient accumulation and processes (torchrun's, where it started us).
+    """accelerate's handle on device, precision and processes (torchrun's, where it started us).
 
     Raises:
         UsageError: for a device that is not there, or a precision that it does not have.
@@ -27,12 +29,13 @@ def make_accelerator(config: Config) -> Accelerator:
         raise UsageError("train.precision=fp16 needs a GPU; on a CPU use bf16 or fp32")
     if device.index is not None:
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
+    else:
+        os.environ.pop("ACCELERATE_TORCH_DEVICE", None)
     # accelerate keeps the first configuration for the life of the process; a second run here may have another
     AcceleratorState._reset_state(reset_partial_state="RANK" not in os.environ)
     return Accelerator(
         cpu=device.type == "cpu",
         mixed_precision={"fp32": "no"}.get(config.train.precision, config.train.precision),
-        gradient_accumulation_steps=config.train.accumulate,
     )
 
 
@@ -46,11 +49,17 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.empty(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"device: {name!r} does not work here ({reason}); use auto, cpu, cuda or cuda:1") from None
     return device
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """`train.precision` for a network without an accelerator; a CPU, which has no fp16, takes bf16 for it."""
+    dtype = torch.float16 if precision == "fp16" and device.type == "cuda" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
 
 
 def seed_everything(seed: int) -> None:
@@ -58,6 +67,20 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """What dropout on this device draws from."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def peak_memory_bytes(device: torch.device) -> int:

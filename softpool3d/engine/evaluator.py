@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from softpool3d.config import DataConfig
+from softpool3d.config import Config
 from softpool3d.datasets.decoder import DecodeError
 from softpool3d.datasets.transforms import normalize
+from softpool3d.engine.devices import MEMORY_FORMATS
 
 
 @dataclass
@@ -40,18 +41,24 @@ class Scores:
 
 
 @torch.inference_mode()
-def view_probabilities(model: nn.Module, video: Tensor, data: DataConfig, memory_format: torch.memory_format) -> Tensor:
-    """Softmax averaged over the views: uint8 (N, V, C, T, H, W), on the model's device -> float32 (N, classes)."""
-    clips = normalize(video.flatten(0, 1), data.mean, data.std).contiguous(memory_format=memory_format)
-    return model(clips).float().softmax(-1).unflatten(0, video.shape[:2]).mean(1)
+def view_probabilities(model: nn.Module, video: Tensor, config: Config) -> Tensor:
+    """Softmax averaged over the views: uint8 (N, V, C, T, H, W), on the model's device -> float32 (N, classes).
+
+    The network sees at most `config.test.batch_size` clips at a time, whatever N and V are.
+    """
+    probabilities = []
+    for part in video.flatten(0, 1).split(config.test.batch_size):
+        clips = normalize(part, config.data.mean, config.data.std)
+        clips = clips.contiguous(memory_format=MEMORY_FORMATS[config.train.memory_format])
+        probabilities.append(model(clips).float().softmax(-1))
+    return torch.cat(probabilities).unflatten(0, video.shape[:2]).mean(1)
 
 
 def evaluate(
     model: nn.Module,
     loader: DataLoader,
-    data: DataConfig,
+    config: Config,
     accelerator: Accelerator,
-    memory_format: torch.memory_format = torch.channels_last_3d,
     on_batch: Callable[[int], None] = lambda clips: None,
     on_bad: Callable[[list[DecodeError]], None] = lambda errors: None,
 ) -> Scores:
@@ -70,7 +77,7 @@ def evaluate(
         if batch.video is not None:
             video = batch.video.to(accelerator.device, non_blocking=True)
             with accelerator.autocast():
-                probabilities.append(view_probabilities(model, video, data, memory_format).cpu())
+                probabilities.append(view_probabilities(model, video, config).cpu())
             labels.append(batch.label)
             indices.append(batch.index)
         on_batch(len(batch.label))

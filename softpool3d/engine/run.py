@@ -5,12 +5,23 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from softpool3d.config import Config, load_config
+from softpool3d.config import Config, load_config, override_config
 from softpool3d.engine.checkpoint import write_atomically
 from softpool3d.errors import UsageError, WorkError
+
+# What may be changed when a run is resumed: none of it changes what is learned.
+RESUME_KEYS = (
+    "device",
+    "data.root",
+    "data.num_workers",
+    "data.decode_timeout_s",
+    "data.max_bad_fraction",
+    "test.",
+)
 
 
 class Run:
@@ -30,7 +41,7 @@ class Run:
         Raises:
             WorkError: if it cannot be written.
         """
-        base = Path(config.output) / config.name
+        base = Path(config.output).expanduser() / config.name
         folder, number = base, 1
         try:
             while True:
@@ -49,16 +60,22 @@ class Run:
         return cls(folder)
 
     @classmethod
-    def open(cls, folder: str | Path) -> tuple[Run, Config]:
-        """An existing run's folder and its configuration.
+    def open(cls, folder: str | Path, overrides: Sequence[str] = ()) -> tuple[Run, Config]:
+        """An existing run's folder and its configuration, with overrides of what does not change the training.
 
         Raises:
-            UsageError: if it is none.
+            UsageError: if it is none, or an override is not among `RESUME_KEYS`.
         """
         folder = Path(folder)
         if not (folder / "config.yaml").is_file():
             raise UsageError(f"--resume: {folder} is not the folder of a run (it has no config.yaml)")
-        return cls(folder), load_config(folder / "config.yaml")
+        for override in overrides:
+            if not override.partition("=")[0].startswith(RESUME_KEYS):
+                raise UsageError(
+                    f"--resume goes on with the run's own settings: {override} cannot be changed "
+                    f"(these can: {', '.join(key.rstrip('.') for key in RESUME_KEYS)})"
+                )
+        return cls(folder), override_config(load_config(folder / "config.yaml"), overrides)
 
     def log(self, row: dict[str, Any]) -> None:
         """Adds an epoch's scalars."""
@@ -67,18 +84,22 @@ class Run:
         if self._board is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(self.folder))
+            # what an interrupted run wrote of this epoch and later gives way
+            self._board = SummaryWriter(str(self.folder), purge_step=row["epoch"])
         for key, value in row.items():
             if key != "epoch":
-                self._board.add_scalar(key.replace("_", "/", 1), value, row["epoch"])
+                self._board.add_scalar(key, value, row["epoch"])
         self._board.flush()
 
     def keep_rows_through(self, epoch: int) -> None:
         """Takes up an earlier metrics.csv, without what was written after the checkpoint that the run goes on from."""
         path = self.folder / "metrics.csv"
         if path.is_file():
-            with path.open(newline="", encoding="utf-8") as file:
-                self._rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= epoch]
+            try:
+                with path.open(newline="", encoding="utf-8") as file:
+                    self._rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= epoch]
+            except (KeyError, TypeError, ValueError):
+                raise UsageError(f"{path} is damaged; move it away to resume without it") from None
         if self._rows:
             self._write_rows()
 

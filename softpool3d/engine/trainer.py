@@ -7,7 +7,6 @@ import time
 from contextlib import nullcontext
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -15,11 +14,18 @@ from rich.console import Console
 
 from softpool3d.config import Config
 from softpool3d.datasets import read_manifests
-from softpool3d.datasets.loader import eval_loader, train_loader
+from softpool3d.datasets.loader import eval_loader, num_views, train_loader
 from softpool3d.datasets.transforms import normalize
-from softpool3d.engine.bad_files import BadFiles
+from softpool3d.engine.bad_files import BadFiles, TooManyBadFiles
 from softpool3d.engine.checkpoint import FORMAT, load_into, load_state, load_weights, save_state, save_weights
-from softpool3d.engine.devices import make_accelerator, peak_memory_bytes, seed_everything
+from softpool3d.engine.devices import (
+    MEMORY_FORMATS,
+    make_accelerator,
+    peak_memory_bytes,
+    random_state,
+    seed_everything,
+    set_random_state,
+)
 from softpool3d.engine.evaluator import evaluate
 from softpool3d.engine.interrupt import Interrupt, Interrupted
 from softpool3d.engine.meter import Meter
@@ -29,8 +35,6 @@ from softpool3d.engine.report import epoch_line, few, header, metrics_row, summa
 from softpool3d.engine.run import Run
 from softpool3d.errors import UsageError, WorkError
 from softpool3d.models import build_model
-
-MEMORY_FORMATS = {"channels_last_3d": torch.channels_last_3d, "contiguous": torch.contiguous_format}
 
 
 def train(config: Config, resume: Run | None = None, console: Console | None = None) -> dict[str, Any]:
@@ -74,7 +78,8 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
     model, optimizer = accelerator.prepare(model, optimizer)
     if state["optimizer"]:
         optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["rng"])
+        if accelerator.is_main_process:
+            set_random_state(state["rng"], accelerator.device)
         if accelerator.scaler and state["scaler"]:
             accelerator.scaler.load_state_dict(state["scaler"])
 
@@ -82,6 +87,7 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
     train_clips = train_loader(manifests["train"], config, rank, world_size)
     val_clips = eval_loader(manifests["val"], config, rank=rank, world_size=world_size)
     steps, epochs = len(train_clips.batch_sampler), config.train.epochs
+    accumulate = config.train.accumulate
     warmup = round(config.optim.warmup_epochs * steps)
 
     run = resume or _new_run(config, accelerator)
@@ -94,86 +100,97 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
             state["model"] = accelerator.unwrap_model(model).state_dict()
             state["optimizer"] = optimizer.state_dict()
             state["scaler"] = accelerator.scaler.state_dict() if accelerator.scaler else None
-            state["rng"] = torch.get_rng_state()
+            state["rng"] = random_state(accelerator.device)
+            state["bad"] = {name: sorted(files.paths) for name, files in bad.items()}
             state["seconds"] = started + time.perf_counter()
             save_state(run.checkpoint, state)
 
     def stop_if_asked(_: int = 0) -> None:
         if interrupt.requested:
-            save()
             raise Interrupted(f"stopped; go on with: softpool3d train --resume {run.folder}")
 
     done = state["epoch"] * steps + state["step"]
     display = Display(epochs * steps, done, console, accelerator.is_main_process)
     bad = {
-        name: BadFiles(name, len(manifest), config.data.max_bad_fraction, lambda text: display.line(text, "yellow"))
+        name: BadFiles(
+            name,
+            len(manifest),
+            config.data.max_bad_fraction,
+            lambda text: display.line(text, "yellow"),
+            state["bad"].get(name, ()),
+        )
         for name, manifest in manifests.items()
     }
     display.line(header(config, run.folder, manifests, accelerator.unwrap_model(model), accelerator.device))
     started = state["seconds"] - time.perf_counter()
 
     with Interrupt() as interrupt, display:
-        for epoch in range(state["epoch"], epochs):
-            display.describe(f"epoch {epoch + 1}/{epochs}")
-            meter = Meter(state["meter"], accelerator.device)
-            model.train()
-            train_clips.batch_sampler.set_position(epoch, state["step"])
-            for step, batch in enumerate(meter.timed(train_clips), state["step"]):
-                bad["train"].add(batch.bad)
-                if batch.video is None:
-                    raise WorkError("no readable file was found for a whole batch of training clips")
-                video = batch.video.to(accelerator.device, non_blocking=True)
-                label = batch.label.to(accelerator.device, non_blocking=True)
-                clips = normalize(video, config.data.mean, config.data.std).contiguous(memory_format=memory_format)
-                update = (step + 1) % config.train.accumulate == 0 or step + 1 == steps
-                with nullcontext() if update else accelerator.no_sync(model):
-                    with accelerator.autocast():
-                        logits = model(clips)
-                    loss = F.cross_entropy(logits.float(), label, label_smoothing=config.optim.label_smoothing)
-                    accelerator.backward(loss / config.train.accumulate)
-                if update:
-                    if config.optim.clip_grad_norm:
-                        accelerator.clip_grad_norm_(model.parameters(), config.optim.clip_grad_norm)
-                    for group in optimizer.param_groups:
-                        group["lr"] = learning_rate(epoch * steps + step, epochs * steps, warmup, config.optim.lr)
-                    optimizer.step()
-                    optimizer.zero_grad()
-                meter.add(loss.detach(), logits.detach(), label)
-                if meter.due() or step + 1 == steps:
-                    shown = meter.read()
-                    if not math.isfinite(shown["loss"]):
-                        raise WorkError(
-                            f"the loss is {shown['loss']} in epoch {epoch + 1} at step {step + 1}; try a lower "
-                            "optim.lr, a longer optim.warmup_epochs, or optim.clip_grad_norm=1"
-                        )
-                    display.show(**shown)
-                display.advance()
-                state.update(step=step + 1, meter=meter.sums)
-                if update:
-                    stop_if_asked()
+        try:
+            for epoch in range(state["epoch"], epochs):
+                display.describe(f"epoch {epoch + 1}/{epochs}")
+                meter = Meter(state["meter"], accelerator.device)
+                model.train()
+                train_clips.batch_sampler.set_position(epoch, state["step"])
+                for step, batch in enumerate(meter.timed(train_clips), state["step"]):
+                    bad["train"].add(batch.bad)
+                    if batch.video is None:
+                        raise WorkError("no readable file was found for a whole batch of training clips")
+                    video = batch.video.to(accelerator.device, non_blocking=True)
+                    label = batch.label.to(accelerator.device, non_blocking=True)
+                    clips = normalize(video, config.data.mean, config.data.std).contiguous(memory_format=memory_format)
+                    together = min(accumulate, steps - step // accumulate * accumulate)  # the epoch's last may be fewer
+                    update = (step + 1) % accumulate == 0 or step + 1 == steps
+                    with nullcontext() if update else accelerator.no_sync(model):
+                        with accelerator.autocast():
+                            logits = model(clips)
+                        loss = F.cross_entropy(logits.float(), label, label_smoothing=config.optim.label_smoothing)
+                        accelerator.backward(loss / together)
+                    if update:
+                        if config.optim.clip_grad_norm:
+                            accelerator.clip_grad_norm_(model.parameters(), config.optim.clip_grad_norm)
+                        for group in optimizer.param_groups:
+                            group["lr"] = learning_rate(epoch * steps + step, epochs * steps, warmup, config.optim.lr)
+                        optimizer.step()
+                        optimizer.zero_grad()
+                    meter.add(loss.detach(), logits.detach(), label)
+                    if meter.due() or step + 1 == steps:
+                        shown = meter.read()
+                        if not math.isfinite(shown["loss"]):
+                            raise WorkError(
+                                f"the loss is {shown['loss']} in epoch {epoch + 1} at step {step + 1}; try a lower "
+                                "optim.lr, a longer optim.warmup_epochs, or optim.clip_grad_norm=1"
+                            )
+                        display.show(**shown)
+                    display.advance()
+                    if update:
+                        state.update(step=step + 1, meter=meter.sums)
+                        stop_if_asked()
 
-            trained = meter.read()
-            display.describe(f"epoch {epoch + 1}/{epochs}, validation")
-            scores = evaluate(model, val_clips, config.data, accelerator, memory_format, stop_if_asked, bad["val"].add)
-            top1, loss = scores.accuracy(), scores.loss()
-            state.update(epoch=epoch + 1, step=0, meter=None)
-            better = (top1, -loss) > tuple(state["best"])
-            if better:
-                state["best"] = [top1, -loss]
-            if accelerator.is_main_process:
+                trained = meter.read()
+                display.describe(f"epoch {epoch + 1}/{epochs}, validation")
+                scores = evaluate(model, val_clips, config, accelerator, stop_if_asked, bad["val"].add)
+                top1, loss = scores.accuracy(), scores.loss()
+                state.update(epoch=epoch + 1, step=0, meter=None)
+                better = (top1, -loss) > tuple(state["best"])
                 if better:
-                    save_weights(run.best, accelerator.unwrap_model(model), config, classes)
-                run.log(
-                    metrics_row(
-                        epoch + 1,
-                        optimizer.param_groups[0]["lr"],
-                        trained,
-                        scores,
-                        started + time.perf_counter(),
+                    state["best"] = [top1, -loss]
+                if accelerator.is_main_process:
+                    if better:
+                        save_weights(run.best, accelerator.unwrap_model(model), config, classes)
+                    run.log(
+                        metrics_row(
+                            epoch + 1,
+                            optimizer.param_groups[0]["lr"],
+                            trained,
+                            scores,
+                            started + time.perf_counter(),
+                        )
                     )
-                )
+                save()
+                display.line(epoch_line(epoch + 1, epochs, trained, scores, better))
+        except (Interrupted, TooManyBadFiles):
             save()
-            display.line(epoch_line(epoch + 1, epochs, trained, scores, better))
+            raise
 
         accelerator.wait_for_everyone()
         split = "test" if "test" in manifests else "val"
@@ -182,7 +199,7 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
         test_clips = eval_loader(
             manifests[split], config, config.test.num_clips, config.test.num_crops, rank, world_size
         )
-        scores = evaluate(model, test_clips, config.data, accelerator, memory_format, stop_if_asked, bad[split].add)
+        scores = evaluate(model, test_clips, config, accelerator, stop_if_asked, bad[split].add)
 
     summary = {
         "val_top1": state["best"][0],
@@ -190,7 +207,7 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
         "test_top1": scores.accuracy(),
         "test_top5": scores.accuracy(5),
         "test_clips": len(scores.label),
-        "views": config.test.num_clips * config.test.num_crops,
+        "views": num_views(config.data, config.test.num_clips, config.test.num_crops),
         "bad_files": {name: len(files) for name, files in bad.items()},
         "seconds": started + time.perf_counter(),
         "peak_memory_bytes": peak_memory_bytes(accelerator.device),
@@ -218,6 +235,7 @@ def _fresh_state(classes: tuple[str, ...]) -> dict[str, Any]:
         "optimizer": None,
         "scaler": None,
         "rng": None,
+        "bad": {},  # split -> paths of unreadable files
     }
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from softpool3d.datasets import decoder
 from softpool3d.datasets.decoder import DecodeError, PyAVReader, open_video
+from softpool3d.datasets.encoder import write_video
 from videos import damaged_files, numbered_frames, read_numbers, write_numbered
 
 CODECS = {
@@ -93,6 +94,26 @@ def test_a_video_that_breaks_off(tmp_path):
         broken.write_bytes(fast.read_bytes()[:cut])
         with pytest.raises(DecodeError, match=r"breaks off after \d\.\d of 10.0 seconds"):
             open_video(broken)
+
+
+def test_a_slow_slide_show_is_whole(tmp_path):
+    """Its last picture, too, stays for ten seconds."""
+    from fractions import Fraction
+
+    with open_video(write_numbered(tmp_path / "a.mp4", 5, rate=Fraction(1, 10))) as video:
+        assert read_numbers(video.frames(range(5))) == [0, 1, 2, 3, 4]
+
+
+def test_a_picture_size_that_changes_in_the_middle(tmp_path):
+    first, second = write_numbered(tmp_path / "1.ts", 10), tmp_path / "2.ts"
+    write_video(second, np.full((10, 96, 128, 3), 200, np.uint8), 25)
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(first.read_bytes() + second.read_bytes())
+    with open_video(joined) as video:
+        assert video.num_frames == 20
+        frames = video.frames([0, 15])
+    assert frames.shape == (2, 3, 48, 64)
+    assert frames[1].float().mean().item() == pytest.approx(200, abs=3)
 
 
 def test_pyav_takes_over_when_decord_hangs(tmp_path, monkeypatch):

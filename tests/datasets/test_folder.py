@@ -53,12 +53,35 @@ def test_validation_comes_out_of_training_where_there_is_none(tmp_path):
         (["a/1.mp4", "a/2.mp4"], "single class, 'a'"),
         (["train/a/1.mp4", "train/b/1.mp4", "val/c/1.mp4"], "class 'c' is in"),
         (["a/1.mp4", "b/1.mp4"], "too few videos"),
+        (["train/a/1.mp4", "train/b/1.mp4", "val/a/notes.txt"], "no videos in .*val"),
     ],
 )
 def test_what_is_wrong_with_a_folder(tmp_path, files, message):
     with pytest.raises(UsageError, match=message) as error:
         read_folder(make(tmp_path, *files))
     assert "data." in str(error.value)
+
+
+def test_links_in_a_circle_count_no_file_twice(tmp_path):
+    make(tmp_path, *(f"{label}/{i}.mp4" for label in "ab" for i in range(5)))
+    (tmp_path / "a" / "again").symlink_to(tmp_path / "a")
+    assert sum(len(manifest) for manifest in read_folder(tmp_path).values()) == 10
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    make(tmp_path, *(f"{label}/{i}.mp4" for label in ("bus", "train") for i in range(5)))
+    assert read_folder(tmp_path)["train"].classes == ("bus", "train")
+
+
+def test_a_class_name_that_is_no_text(tmp_path):
+    import os
+
+    folder = os.fsencode(tmp_path) + b"/a\xff"
+    os.mkdir(folder)
+    with open(folder + b"/1.mp4", "wb"):
+        pass
+    with pytest.raises(UsageError, match="is not named in UTF-8"):
+        read_folder(tmp_path)
 
 
 def test_no_such_folder(tmp_path):

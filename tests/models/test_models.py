@@ -2,10 +2,10 @@ import pytest
 import torch
 import torchvision
 from softpool3d.models import build_model, names
-from softpool3d.models.pooling import PooledConv3d
+from softpool3d.models.pooling import PooledConv3d, place_pooling
 from torch import nn
 
-from softpool3d.config import load_config
+from softpool3d.config import PoolConfig, load_config
 from softpool3d.errors import UsageError
 from softpool3d.modules import AdaptiveSoftPool3d, SoftPool3d
 
@@ -96,7 +96,16 @@ def test_width_and_dropout():
     assert wide.blocks[0].conv.conv_t.out_channels == 48
 
 
+def test_a_place_that_the_network_does_not_have():
+    network = nn.Sequential(nn.Conv3d(3, 4, 3))
+    network.head_pool = "pool"
+    with pytest.raises(UsageError, match=r"model.pool.where: tiny has no place 'head' \(it has existing\)"):
+        place_pooling(network, PoolConfig(where=["head"]), "tiny")
+
+
 def test_what_is_wrong_with_a_network():
+    with pytest.raises(UsageError, match="model.width: the channels of x3d_xs come in multiples of 8, not 20"):
+        network("model.name=x3d_xs", "model.width=20")
     with pytest.raises(UsageError, match="unknown network 'r3d18'; did you mean r3d_18"):
         network("model.name=r3d18")
     with pytest.raises(UsageError, match="data.crop_size: x3d_xs needs 32 pixels at least, not 16"):

@@ -46,6 +46,12 @@ def test_shipped_configs(name, monkeypatch, tmp_path):
         ("base: absent.yaml\n", r"a.yaml:1: base: no file"),
         ("base: a.yaml\n", r"`base:` leads in a circle"),
         ("name: a/b\n", r"a.yaml:1: name = 'a/b'"),
+        ("name: ..\n", r"a.yaml:1: name = '..'"),
+        ("seed: -1\n", r"a.yaml:1: seed = -1: input should be greater than or equal to 0"),
+        ("? [a, b]\n: 1\n", r"a.yaml:1: not valid YAML: a key has to be a word"),
+        ("1: 1\n", r"a.yaml:1: not valid YAML: a key has to be a word"),
+        ("model: &a\n  pool: *a\n", r"a.yaml: a config has no YAML aliases"),
+        ("data:\n  split: [0.9, 0, 0.1]\n", r"a.yaml:1: data: split .* parts above 0 for train and val"),
     ],
 )
 def test_mistakes_name_file_line_and_key(tmp_path, text, message):
@@ -56,6 +62,8 @@ def test_mistakes_name_file_line_and_key(tmp_path, text, message):
 def test_mistakes_in_overrides():
     with pytest.raises(UsageError, match=r"override optim.lrr=1: unknown key optim.lrr; did you mean optim.lr\?"):
         load_config("r3d_softpool", ["optim.lrr=1"])
+    with pytest.raises(UsageError, match="^override data.crop_size=999: data: crop_size 999 does not fit"):
+        load_config("r3d_softpool", ["data.crop_size=999"])
     with pytest.raises(UsageError, match="'optim.lr' is not an override"):
         load_config("r3d_softpool", ["optim.lr"])
 
@@ -71,6 +79,15 @@ def test_a_mistake_in_a_base_names_the_base(tmp_path):
     write(tmp_path, "seed: x\n", "base.yaml")
     with pytest.raises(UsageError, match=r"base.yaml:1: seed = 'x'"):
         load_config(write(tmp_path, "base: base.yaml\n"))
+
+
+def test_what_looks_like_a_date_is_a_name():
+    assert load_config("r3d_softpool", ["name=2024-13-45"]).name == "2024-13-45"
+
+
+def test_the_root_does_not_depend_on_where_a_run_is_resumed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_config("r3d_softpool", ["data.root=videos"]).data.root == str(tmp_path / "videos")
 
 
 def test_defaults_are_valid():

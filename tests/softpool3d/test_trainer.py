@@ -16,9 +16,11 @@ from softpool3d.datasets.motion import CLASSES, opposite
 from videos import damaged_files
 
 from softpool3d.config import load_config
+from softpool3d.engine import trainer
 from softpool3d.engine.checkpoint import load_weights
 from softpool3d.engine.classifier import Classifier
 from softpool3d.engine.evaluator import Scores
+from softpool3d.engine.interrupt import Interrupted
 from softpool3d.engine.optim import build_optimizer, learning_rate
 from softpool3d.engine.run import Run
 from softpool3d.engine.trainer import train
@@ -137,6 +139,45 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     assert state["epoch"] >= 1
 
 
+def test_accumulated_batches_are_one_large_batch(tmp_path, monkeypatch):
+    """Without batch norm, two batches of 4 add up to one of 8; so does the epoch's last group, which is smaller."""
+
+    def plain(config, num_classes):
+        torch.manual_seed(0)
+        return torch.nn.Sequential(
+            torch.nn.AdaptiveAvgPool3d((1, 4, 4)), torch.nn.Flatten(), torch.nn.Linear(48, num_classes)
+        )
+
+    monkeypatch.setattr(trainer, "build_model", plain)
+    monkeypatch.setattr(trainer, "learning_rate", lambda *_: 0.1)
+    overrides = ["train.epochs=1", "optim.clip_grad_norm=0", "data.motion_clips=[16,8,8]"]
+    for whole, parts in (("8", ("4", "2")), ("16", ("4", "3"))):
+        runs = []
+        for size, accumulate in ((whole, "1"), parts):
+            summary = train(tiny(tmp_path, *overrides, f"train.batch_size={size}", f"train.accumulate={accumulate}"))
+            runs.append(load_weights(summary["weights"]).state["2.weight"])
+        same = torch.allclose(*runs, atol=1e-6)
+        assert same == (whole == "8")  # 4 batches in groups of 3 are two steps, not one
+
+
+def test_stopped_while_testing_the_state_of_training_stays(tmp_path, monkeypatch):
+    """By then the model holds the best weights, which are not the last ones."""
+    checkpoint = tmp_path / "runs" / "r3d_softpool" / "last" / "checkpoint.pt"
+    before = []
+
+    def stop(path):
+        before.append(checkpoint.read_bytes())
+        os.kill(os.getpid(), signal.SIGINT)
+        return load_weights(path)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="--resume"):
+        patch.setattr(trainer, "load_weights", stop)
+        train(tiny(tmp_path))
+    assert checkpoint.read_bytes() == before[0]
+    run, config = Run.open(tmp_path / "runs" / "r3d_softpool")
+    assert train(config, run)["test_clips"] == 8
+
+
 def test_bad_files_are_skipped_named_once_and_counted(tmp_path, two_classes, capsys):
     for path in damaged_files(tmp_path).values():
         path.rename(two_classes / "jumping" / path.name)
@@ -152,7 +193,11 @@ def test_bad_files_are_skipped_named_once_and_counted(tmp_path, two_classes, cap
     with pytest.raises(
         WorkError, match=r"of the \d+ (train|val) files cannot be read, more than data.max_bad_fraction"
     ):
-        train(tiny(tmp_path, "data.max_bad_fraction=0.05", *folder))
+        train(tiny(tmp_path, "name=strict", "data.max_bad_fraction=0.05", *folder))
+    with pytest.raises(UsageError, match="optim.lr=1 cannot be changed"):
+        Run.open(tmp_path / "runs" / "strict", ["optim.lr=1"])
+    run, config = Run.open(tmp_path / "runs" / "strict", ["data.max_bad_fraction=0.9"])
+    assert sum(train(config, run)["bad_files"].values()) == 4  # those from before the stop are counted
 
 
 def test_requests_that_cannot_be_met_write_nothing(tmp_path):
@@ -162,17 +207,16 @@ def test_requests_that_cannot_be_met_write_nothing(tmp_path):
         f"model.weights={tmp_path / 'absent'}": "no weights file",
         "device=cuda:9": "device: 'cuda:9' does not work here",
         "train.precision=fp16": "train.precision=fp16 needs a GPU",
-        "model.pool.where=[existing, head, downsample]": None,
     }.items():
         extra = []
-        if "classes apart" in str(message):
+        if "classes apart" in message:
             for label in "ab":
                 for index in range(3):
                     path = tmp_path / "root" / label / f"{index}.mp4"
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(b"x")
             extra = ["data.dataset=folder", f"data.root={tmp_path / 'root'}"]
-        if message is None or (override.endswith("fp16") and torch.cuda.is_available()):
+        if override.endswith("fp16") and torch.cuda.is_available():
             continue
         with pytest.raises(UsageError, match=message):
             train(tiny(tmp_path, "name=other", override, *extra))
@@ -223,7 +267,8 @@ def test_scores():
 
 
 def test_the_label_is_in_the_motion(trained):
-    """Played backwards, a clip is answered with the opposite class."""
+    """Test clips are told apart, and one played backwards is answered with the opposite class."""
+    assert trained["test_top1"] >= 0.95
     classifier = Classifier(trained["weights"])
     clips = read_manifests(classifier.config.data)["test"].clips
     right, opposed = 0, 0
@@ -233,5 +278,5 @@ def test_the_label_is_in_the_motion(trained):
         label = CLASSES.index(classifier.classes[clip.label])
         right += classifier(frames)[0].name == CLASSES[label]
         opposed += classifier(frames.flip(0))[0].name == CLASSES[opposite(label)]
-    assert right >= 0.8 * len(clips)
-    assert opposed >= 0.8 * len(clips)
+    assert right >= 0.95 * len(clips)
+    assert opposed >= 0.9 * len(clips)

@@ -1,6 +1,7 @@
 """The commands as a user types them, right and wrong."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -70,8 +71,8 @@ def test_print_config(tmp_path):
 
 
 def test_training_requests_that_are_wrong(tmp_path):
-    read_only = tmp_path / "file"
-    read_only.write_text("")
+    a_file = tmp_path / "file"
+    a_file.write_text("")
     config = ["--cfg", "r3d_softpool", f"output={tmp_path}", "data.motion_clips=[8,8,8]"]
     assert fails(run("train", "--cfg", "absent.yaml"), 2, "no config file absent.yaml")
     assert fails(run("train", *config, "model.poool.kind=avg"), 2, "unknown key model.poool; did you mean model.pool?")
@@ -80,10 +81,17 @@ def test_training_requests_that_are_wrong(tmp_path):
     assert fails(run("train", *config, "data.dataset=movies"), 2, "unknown data set 'movies'", "motion, folder")
     assert fails(run("train", *config, "model.pool.kind=sof"), 2, "'soft', 'avg' or 'max'")
     assert fails(run("train", *config, "data.dataset=folder", "data.root=absent"), 2, "data.root: no folder absent")
-    assert fails(run("train", *config, f"output={read_only}"), 1, "cannot write the run's folder", "output=")
+    assert fails(run("train", *config, f"output={a_file}"), 1, "cannot write the run's folder", "output=")
     assert fails(run("train", "--resume", tmp_path), 2, "is not the folder of a run")
     assert fails(run("train", "--resume", tmp_path, *config), 2, "give either --cfg FILE", "or --resume FOLDER")
     assert not list(tmp_path.glob("r3d*"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write into a read-only folder")
+def test_a_read_only_folder(tmp_path):
+    tmp_path.chmod(0o555)
+    result = run("train", "--cfg", "r3d_softpool", f"output={tmp_path}", "data.motion_clips=[8,8,8]")
+    assert fails(result, 1, "cannot write the run's folder", "permission denied", "output=")
 
 
 def test_resume_from_a_damaged_checkpoint(tmp_path):
@@ -137,6 +145,7 @@ def test_classify_requests_that_are_wrong(tmp_path, trained):
     assert fails(run("classify", "a.mp4", "--weights", tmp_path / "text"), 2, "is not a safetensors file")
     assert fails(run("classify", "a.mp4", *weights, "--topk", "0"), 2, "--topk")
     assert fails(run("classify", "a.mp4", *weights, "--device", "gpu"), 2, "device: 'gpu' does not work here")
+    assert fails(run("classify", "a.mp4", *weights, "--device", "meta"), 2, "device: 'meta' does not work here")
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "gif", "png"])
@@ -166,6 +175,8 @@ def test_visualize_requests_that_are_wrong(tmp_path):
     clip = write_numbered(tmp_path / "clip.mp4", 30)
     assert fails(run("visualize", clip, "--out", tmp_path / "a.webp"), 2, "unknown format '.webp'", ".gif")
     assert fails(run("visualize", clip, "--out", tmp_path / "a.png", "--kernel", "40"), 2, "--kernel 40", "30x48x64")
+    assert fails(run("visualize", clip, "--out", tmp_path / "a.png", "--beta", "nan"), 2, "--beta nan")
+    assert fails(run("visualize", clip, "--out", tmp_path / ("a" * 300 + ".png")), 1, "name too long")
     assert fails(run("visualize", tmp_path / "absent.mp4", "--out", tmp_path / "a.png"), 1, "no such file")
     assert fails(run("visualize", clip, "--out", clip / "a.png"), 1, "cannot write")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.mp4"]
