@@ -15,8 +15,9 @@ import math
 import os
 import shutil
 import socket
+import threading
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import numpy as np
@@ -168,7 +169,7 @@ def _generate(root: Path, clips: tuple[int, int, int], seed: int) -> None:
             label = index % len(CLASSES)
             path = partial / split / CLASSES[label] / f"{index:05d}.mp4"
             jobs.append((str(path), label, (seed, number, index)))
-    pool = ProcessPoolExecutor(max_workers=_cores(), mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(_cores(), mp_context=get_context("spawn"), initializer=_end_with_parent)
     try:
         done = pool.map(_render_to_file, jobs, chunksize=8)
         for _ in track(done, "Generating the data set `motion`", total=len(jobs), transient=True):
@@ -182,6 +183,16 @@ def _generate(root: Path, clips: tuple[int, int, int], seed: int) -> None:
     finally:
         pool.shutdown(cancel_futures=True)
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+
+    def watch() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _render_to_file(job: tuple[str, int, tuple[int, int, int]]) -> None:
