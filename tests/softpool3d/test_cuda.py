@@ -103,9 +103,7 @@ def test_adaptive_pools_equal_brute_force(truth, out, dtype, layout):
     """Bins of equal and unequal size, from a whole clip, which takes several blocks, to a single position."""
     x = tensor([2, 8, 6, 16, 20], dtype, layout)
     windows = truth.adaptive_windows(x.shape[2:], out if isinstance(out, tuple) else (out,) * 3)
-    check(
-        truth, x, lambda x, beta: softpool3d.adaptive_soft_pool3d(x, out, beta), windows, torch.rand(8) + 0.5
-    )
+    check(truth, x, lambda x, beta: softpool3d.adaptive_soft_pool3d(x, out, beta), windows, torch.rand(8) + 0.5)
 
 
 NETWORK_POOLS = [
@@ -242,9 +240,7 @@ def test_opcheck(layout, dtype):
     x, betas = x.detach(), betas.detach()
     for wanted in [(True, True), (True, False), (False, True)]:
         torch.library.opcheck(OP.soft_pool3d_backward, (torch.ones_like(y), x, betas, 1.0, *pool, *wanted))
-        torch.library.opcheck(
-            OP.adaptive_soft_pool3d_backward, (torch.ones_like(z), x, betas, 1.0, [1, 2, 3], *wanted)
-        )
+        torch.library.opcheck(OP.adaptive_soft_pool3d_backward, (torch.ones_like(z), x, betas, 1.0, [1, 2, 3], *wanted))
 
 
 def network(beta=1.0):
@@ -362,9 +358,7 @@ def test_beta_on_another_device_is_an_error():
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize(
-    "shape", [(3, 6, 16, 2880, 2880), (1, 2, 1, 33000, 33000)], ids=["planes", "one plane"]
-)
+@pytest.mark.parametrize("shape", [(3, 6, 16, 2880, 2880), (1, 2, 1, 33000, 33000)], ids=["planes", "one plane"])
 @pytest.mark.parametrize("geometry", NETWORK_POOLS[1:3], ids=str)
 def test_more_than_2_to_the_31_elements(geometry, shape, layout):
     """Both ends of the tensor, between which 32-bit indices would wrap around, against pools of parts."""
@@ -387,7 +381,5 @@ def test_more_than_2_to_the_31_elements(geometry, shape, layout):
             # Away from the cut, and from windows that reach over it.
             inner = slice(None, rows - 4) if part.start is None else slice(4, None)
             half = slice(None, rows // 2 - 2) if part.start is None else slice(-(rows // 2) + 2, None)
-            torch.testing.assert_close(
-                dx[n, c, -1, part, part][inner, inner], dz[0, 0, inner, inner], rtol=0, atol=0
-            )
+            torch.testing.assert_close(dx[n, c, -1, part, part][inner, inner], dz[0, 0, inner, inner], rtol=0, atol=0)
             torch.testing.assert_close(y[n, c, -1, half, half], w[0, 0, half, half], rtol=0, atol=0)
