@@ -22,10 +22,10 @@ pytestmark = pytest.mark.skipif(shutil.which(COMPILER) is None, reason=f"needs {
 
 # dtype in C++, sanitizers, random cases; threads are dear under ThreadSanitizer
 BUILDS = {
-    "float32": ("float", "address,undefined", 250),
-    "bfloat16": ("torch::headeronly::BFloat16", "address,undefined", 250),
-    "float64": ("double", "address,undefined", 150),
-    "float32-races": ("float", "thread", 60),
+    "float32": ("float", "address,undefined", 220),
+    "bfloat16": ("torch::headeronly::BFloat16", "address,alignment", 220),
+    "float64": ("double", "address,undefined", 100),
+    "float32-races": ("float", "thread", 40),
 }
 
 
