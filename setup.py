@@ -125,6 +125,13 @@ class Build(BuildExtension):
     static CUDA runtime, for which no libcudart has to be found later either, the library need not.
     """
 
+    nvcc: subprocess.Popen | None = None
+
+    def build_extensions(self) -> None:
+        super().build_extensions()  # starts nvcc and goes on to the other library meanwhile
+        if self.nvcc is not None and self.nvcc.wait() != 0:
+            sys.exit("the CUDA library did not compile; SOFTPOOL3D_CUDA=0 installs softpool3d without it")
+
     def build_extension(self, ext: Extension) -> None:
         if ext is not CUDA_LIBRARY:
             return super().build_extension(ext)
@@ -140,13 +147,12 @@ class Build(BuildExtension):
         command += [*ABI_FLAGS, "-DUSE_CUDA", f"-I{home / 'include'}", f"-L{home / 'lib'}"]
         command += ["-ltorch_cuda", "-ltorch_cpu", "-lc10"]
         print(*command, flush=True)
-        if subprocess.run(command).returncode != 0:
-            sys.exit("the CUDA library did not compile; SOFTPOOL3D_CUDA=0 installs softpool3d without it")
+        self.nvcc = subprocess.Popen(command)
 
 
 NVCC = find_nvcc()
 if NVCC is not None:
-    extensions.append(CUDA_LIBRARY)
+    extensions.insert(0, CUDA_LIBRARY)
 
 setup(
     packages=list(FOLDERS),

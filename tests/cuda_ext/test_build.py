@@ -39,7 +39,7 @@ def run_setup(monkeypatch) -> dict:
 def test_built_where_nvcc_is(nvcc, monkeypatch):
     names = run_setup(monkeypatch)
     assert names["NVCC"] == nvcc
-    assert names["built"] == ["softpool3d._C", "softpool3d._C_cuda"]
+    assert names["built"] == ["softpool3d._C_cuda", "softpool3d._C"]
 
 
 def test_0_forbids(nvcc, monkeypatch):
