@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 from softpool3d.errors import UsageError
 
 if TYPE_CHECKING:
-    from softpool3d.datasets.manifest import Manifest
-
     from softpool3d.config import DataConfig
+    from softpool3d.datasets.manifest import Manifest
 
 
 def read_manifests(data: DataConfig) -> dict[str, Manifest]:

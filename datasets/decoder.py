@@ -165,7 +165,7 @@ class DecordReader:
         return result[0]
 
 
-# --- PyAV ------------------------------------------------------------------------------------------------------------
+# --- which of the two ------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=100_000)
@@ -217,6 +217,9 @@ def _opened(path: str):
             yield container
     except (av.error.FFmpegError, OSError) as error:
         raise DecodeError(path, (error.strerror or str(error)).lower()) from None
+
+
+# --- PyAV ------------------------------------------------------------------------------------------------------------
 
 
 class PyAVReader:

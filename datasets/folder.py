@@ -15,7 +15,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from softpool3d.datasets.manifest import Clip, Manifest
-
 from softpool3d.errors import UsageError
 
 EXTENSIONS = frozenset(

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from softpool3d.datasets.decoder import DecodeError, Video, open_video
-from softpool3d.datasets.manifest import Clip, Manifest
-from softpool3d.datasets.sampling import random_clip, segment_frames, spaced_clips
-from softpool3d.datasets.transforms import EvalTransform, TrainTransform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from softpool3d.config import Config, DataConfig
+from softpool3d.datasets.decoder import DecodeError, Video, open_video
+from softpool3d.datasets.manifest import Clip, Manifest
+from softpool3d.datasets.sampling import random_clip, segment_frames, spaced_clips
+from softpool3d.datasets.transforms import EvalTransform, TrainTransform
 
 _REPLACEMENTS = 20  # unreadable files in a row before a training sample is given up
 

@@ -21,10 +21,10 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import numpy as np
+
 from softpool3d.datasets.encoder import write_video
 from softpool3d.datasets.folder import read_folder
 from softpool3d.datasets.manifest import Manifest
-
 from softpool3d.errors import WorkError
 
 CLASSES = (

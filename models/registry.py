@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
-from softpool3d.models.pooling import place_pooling
-from softpool3d.models.r3d import r3d_18
-from softpool3d.models.x3d import x3d_l, x3d_m, x3d_s, x3d_xs
 from torch import nn
 
 from softpool3d.config import Config, ModelConfig
 from softpool3d.errors import UsageError
+from softpool3d.models.pooling import place_pooling
+from softpool3d.models.r3d import r3d_18
+from softpool3d.models.x3d import x3d_l, x3d_m, x3d_s, x3d_xs
 
 # name -> builder(model config, num_classes, num_frames, crop_size)
 _BUILDERS: dict[str, Callable[[ModelConfig, int, int, int], nn.Module]] = {

@@ -18,6 +18,11 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from torch import Tensor
+
+from softpool3d.errors import SoftPool3dError, UsageError
+from softpool3d.functional import adaptive_soft_pool3d, backend, soft_pool3d
+from softpool3d.reference import adaptive_soft_pool3d_reference, soft_pool3d_reference
 from softpool3d.tools._measure import (
     Timing,
     interleaved,
@@ -26,11 +31,6 @@ from softpool3d.tools._measure import (
     peak_bytes,
     save_section,
 )
-from torch import Tensor
-
-from softpool3d.errors import SoftPool3dError, UsageError
-from softpool3d.functional import adaptive_soft_pool3d, backend, soft_pool3d
-from softpool3d.reference import adaptive_soft_pool3d_reference, soft_pool3d_reference
 
 app = typer.Typer(help="Measure our parts against their peers, interleaved.", no_args_is_help=True)
 

@@ -23,7 +23,6 @@ def main() -> None:
     summary = json.loads(newest.read_text())
 
     from softpool3d.datasets import read_manifests
-
     from softpool3d.engine.checkpoint import load_weights
 
     weights = load_weights(summary["weights"])

@@ -80,6 +80,7 @@ def _check_devices(row) -> None:
 def _check_decoders(row) -> None:
     """Both decoders on a clip made here."""
     import numpy as np
+
     from softpool3d.datasets.decoder import PyAVReader, open_video
     from softpool3d.datasets.encoder import write_video
     from softpool3d.datasets.motion import FPS, render

@@ -50,6 +50,8 @@ def main(
 def _read(path: Path, seconds: float, short_side: int, kernel: int):
     """uint8 (T, C, H, W) from the beginning of the video, and its frames a second."""
     import numpy as np
+    import torch
+
     from softpool3d.datasets.decoder import open_video
     from softpool3d.datasets.transforms import resize_short_side
 
@@ -57,8 +59,6 @@ def _read(path: Path, seconds: float, short_side: int, kernel: int):
         count = min(video.num_frames, max(round(seconds * video.fps), kernel))
         # in portions, so that a large picture is only kept at the size shown
         portions = (video.frames(np.arange(a, min(a + 32, count))) for a in range(0, count, 32))
-        import torch
-
         frames = torch.cat([resize_short_side(p, min(short_side, *p.shape[-2:])) for p in portions])
         fps = video.fps
     if min(frames.shape[0], *frames.shape[-2:]) < kernel:
@@ -90,9 +90,9 @@ def _pool(frames, kernel: int, beta: float) -> dict:
 
 def _as_blocks(pooled, kernel: int, shape):
     """Back to the original's size: every value becomes a block of kernel^3; what was left over repeats the edge."""
-    for dim, size in ((0, shape[0]), (2, shape[2]), (3, shape[3])):
-        import torch
+    import torch
 
+    for dim, size in ((0, shape[0]), (2, shape[2]), (3, shape[3])):
         index = torch.arange(size).div(kernel, rounding_mode="floor").clamp_max(pooled.shape[dim] - 1)
         pooled = pooled.index_select(dim, index)
     return pooled
@@ -106,10 +106,10 @@ def _write(out: Path, rows: dict, fps: float) -> None:
     """Writes a temporary file beside `out` and renames it."""
     import numpy as np
     from PIL import Image
+
     from softpool3d.datasets.encoder import write_video
 
     clips = [np.ascontiguousarray(clip.permute(0, 2, 3, 1).numpy()) for clip in rows.values()]
-    labels = [_label(text, clips[0].shape[2]) for text in rows]
     temporary = out.with_name(f".{os.getpid()}.{out.name}")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -122,8 +122,8 @@ def _write(out: Path, rows: dict, fps: float) -> None:
             Image.fromarray(np.concatenate(lines)).save(temporary)
         else:
             panels = [
-                np.concatenate([np.broadcast_to(label, (len(clip), *label.shape)), clip], axis=1)
-                for label, clip in zip(labels, clips, strict=True)
+                np.concatenate([np.repeat(_label(text, clip.shape[2])[None], len(clip), axis=0), clip], axis=1)
+                for text, clip in zip(rows, clips, strict=True)
             ]
             pictures = np.concatenate(panels, axis=2)
             if out.suffix.lower() == ".gif":

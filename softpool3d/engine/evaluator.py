@@ -59,13 +59,13 @@ def evaluate(
     loader: DataLoader,
     config: Config,
     accelerator: Accelerator,
-    on_batch: Callable[[int], None] = lambda clips: None,
+    on_batch: Callable[[], None] = lambda: None,
     on_bad: Callable[[list[DecodeError]], None] = lambda errors: None,
 ) -> Scores:
     """Scores of every clip of the loader, each counted once under any number of processes.
 
     Args:
-        on_batch: called with the number of clips after each batch; may raise to stop.
+        on_batch: called after each batch; may raise to stop.
         on_bad: called with the files of a batch that could not be read.
     """
     was_training = model.training
@@ -80,7 +80,7 @@ def evaluate(
                 probabilities.append(view_probabilities(model, video, config).cpu())
             labels.append(batch.label)
             indices.append(batch.index)
-        on_batch(len(batch.label))
+        on_batch()
     model.train(was_training)
     mine = [tuple(torch.cat(part) for part in (probabilities, labels, indices))] if labels else []
     parts = gather_object(mine)

@@ -105,7 +105,7 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
             state["seconds"] = started + time.perf_counter()
             save_state(run.checkpoint, state)
 
-    def stop_if_asked(_: int = 0) -> None:
+    def stop_if_asked() -> None:
         if interrupt.requested:
             raise Interrupted(f"stopped; go on with: softpool3d train --resume {run.folder}")
 

@@ -2,10 +2,11 @@ import time
 
 import numpy as np
 import pytest
+from videos import damaged_files, numbered_frames, read_numbers, write_numbered
+
 from softpool3d.datasets import decoder
 from softpool3d.datasets.decoder import DecodeError, PyAVReader, open_video
 from softpool3d.datasets.encoder import write_video
-from videos import damaged_files, numbered_frames, read_numbers, write_numbered
 
 CODECS = {
     "h264_bframes.mp4": ("libx264", {"g": "250", "bf": "3"}),

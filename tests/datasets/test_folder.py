@@ -1,8 +1,8 @@
 import pytest
-from softpool3d.datasets import read_manifests
-from softpool3d.datasets.folder import read_folder
 
 from softpool3d.config import load_config
+from softpool3d.datasets import read_manifests
+from softpool3d.datasets.folder import read_folder
 from softpool3d.errors import UsageError
 
 

@@ -1,11 +1,11 @@
 import pytest
 import torch
-from softpool3d.datasets.loader import EvalBatches, TrainBatches, eval_loader, frame_range, read_views, train_loader
-from softpool3d.datasets.manifest import Clip, Manifest
-from softpool3d.datasets.motion import read_motion
 from videos import damaged_files, read_numbers, write_numbered
 
 from softpool3d.config import load_config
+from softpool3d.datasets.loader import EvalBatches, TrainBatches, eval_loader, frame_range, read_views, train_loader
+from softpool3d.datasets.manifest import Clip, Manifest
+from softpool3d.datasets.motion import read_motion
 
 
 @pytest.fixture(scope="module")

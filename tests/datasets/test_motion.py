@@ -5,10 +5,10 @@ import time
 import numpy as np
 import pytest
 import torch
+
 from softpool3d.datasets import motion
 from softpool3d.datasets.decoder import open_video
 from softpool3d.datasets.motion import CLASSES, opposite, read_motion, render
-
 from softpool3d.errors import WorkError
 
 SMALL = (16, 8, 8)

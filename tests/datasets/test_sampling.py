@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from softpool3d.datasets.sampling import clip_span, frames_from, random_clip, segment_frames, spaced_clips
 
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from softpool3d.datasets.transforms import (
     EvalTransform,
     TrainTransform,

@@ -1,12 +1,12 @@
 import pytest
 import torch
 import torchvision
-from softpool3d.models import build_model, names
-from softpool3d.models.pooling import PooledConv3d, place_pooling
 from torch import nn
 
 from softpool3d.config import PoolConfig, load_config
 from softpool3d.errors import UsageError
+from softpool3d.models import build_model, names
+from softpool3d.models.pooling import PooledConv3d, place_pooling
 from softpool3d.modules import AdaptiveSoftPool3d, SoftPool3d
 
 

@@ -10,12 +10,12 @@ import time
 
 import pytest
 import torch
-from softpool3d.datasets import read_manifests
-from softpool3d.datasets.decoder import open_video
-from softpool3d.datasets.motion import CLASSES, opposite
 from videos import damaged_files
 
 from softpool3d.config import load_config
+from softpool3d.datasets import read_manifests
+from softpool3d.datasets.decoder import open_video
+from softpool3d.datasets.motion import CLASSES, opposite
 from softpool3d.engine import trainer
 from softpool3d.engine.checkpoint import load_weights
 from softpool3d.engine.classifier import Classifier

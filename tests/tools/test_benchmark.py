@@ -5,10 +5,10 @@ import sys
 
 import pytest
 import torch
-from softpool3d.tools import _measure, benchmark
 from typer.testing import CliRunner
 
 from softpool3d.errors import UsageError
+from softpool3d.tools import _measure, benchmark
 
 CPU = torch.device("cpu")
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from softpool3d.datasets import read_manifests
-from softpool3d.datasets.decoder import open_video
 from videos import damaged_files, write_numbered
 
+from softpool3d.datasets import read_manifests
+from softpool3d.datasets.decoder import open_video
 from softpool3d.engine.checkpoint import load_weights
 
 ROOT = Path(__file__).parents[2]
