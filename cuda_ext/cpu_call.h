@@ -26,7 +26,9 @@ struct Call {
   Type type;
   bool channels_last;
   bool small_planes;  // contiguous, but pooled as channels_last after a transposition: see cpu_kernels.h
+  bool in_rows;       // channels_last, but the rows of all channels are taken as rows of numbers: see cpu_kernels.h
   bool backward, input_grad, beta_grad;
+  int64_t channels;  // 1 where they lie along h
   Geometry<int64_t> geometry;
   AxisTable w;  // channels_last and small_planes only
   const void* x;

@@ -26,6 +26,12 @@
 namespace softpool3d {
 namespace SOFTPOOL_LEVEL {
 
+// Asks for what will be read 2 KB behind p: rows in several places are more than the hardware follows by itself.
+template <class T>
+SOFTPOOL_INLINE void prefetch(const T* p) {
+  __builtin_prefetch(p + 2048 / sizeof(T));
+}
+
 SOFTPOOL_INLINE int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 // Where window `o` begins, were there no dilation: this grows with o, which window(o).begin does not.
@@ -56,7 +62,7 @@ SOFTPOOL_INLINE Span needed_outputs(const Axis<int64_t>& axis, Span outputs) {
 enum class Along { identity, unit, pairs, strided, wide };  // how windows lie along W
 
 SOFTPOOL_INLINE Along along(const Axis<int64_t>& w) {
-  if (w.kernel == 0 || (w.kernel >= 16 && w.dilation == 1 && w.stride * 2 >= w.kernel)) return Along::wide;
+  if (w.wide()) return Along::wide;
   if (w.kernel == 1 && w.stride == 1) return Along::identity;  // padding is at most half of the kernel: none
   return w.stride == 1 ? Along::unit : w.stride == 2 ? Along::pairs : Along::strided;
 }
@@ -81,27 +87,32 @@ class Worker {
       if (!direct_) need_t_ = needed_outputs(g.t, tile.t), need_h_ = needed_outputs(g.h, tile.h);
     }
     along_ = along(g.w);
+    // Rows of numbers, `inner_` of them at each position.
+    in_rows_ = !call.channels_last || call.in_rows;
+    inner_ = in_rows_ ? channels_ : 1;
     length_ = need_w_.size() * channels_;
     // In y, a row of outputs lies in one piece unless the tile has some of the channels only.
     const bool one_piece = !call.channels_last || channels_ == call.y_stride[4];
     pieces_ = one_piece ? 1 : need_w_.size();
     piece_ = one_piece ? length_ : channels_;
 
-    // Columns of a contiguous row, zero outside the input.
-    const bool columns = !call.channels_last && along_ != Along::wide && along_ != Along::identity;
+    // Columns of a row of numbers, zero outside the input.
+    const bool columns = in_rows_ && along_ != Along::wide && along_ != Along::identity;
     first_column_ = need_w_.begin * g.w.stride - g.w.padding;
     const int64_t span = (need_w_.size() - 1) * g.w.stride + (g.w.kernel - 1) * g.w.dilation + 1;
     columns_ = {max_of(first_column_, int64_t{0}), min_of(first_column_ + span, g.w.size)};
     // Inputs behind the last window get a gradient (0) too, so their range has to be known.
     columns_.end = max_of(columns_.end, own_w_.end);
-    const int64_t reach = (round_up(need_w_.size(), lanes) + lanes) * g.w.stride + g.w.kernel * g.w.dilation;
-    column_pitch_ = columns ? round_up(max_of(reach, own_w_.end - first_column_), lanes) + 2 * lanes : 0;
+    const int64_t outputs = inner_ == 1 ? round_up(need_w_.size(), lanes) + lanes : need_w_.size();
+    const int64_t reach = outputs * g.w.stride + g.w.kernel * g.w.dilation;
+    const int64_t all_columns = max_of(reach, own_w_.end - first_column_) * inner_;
+    column_pitch_ = columns ? round_up(all_columns, lanes) + 2 * lanes : 0;
 
     // Zeros before a row of sums, which coefficients() reads.
-    lead_ = columns && call.backward ? round_up(g.w.kernel * g.w.dilation, lanes) : 0;
+    lead_ = columns && call.backward && inner_ == 1 ? round_up(g.w.kernel * g.w.dilation, lanes) : 0;
     pitch_ = lead_ + round_up(length_, lanes) + lanes;
 
-    batch_ = columns ? max_of(int64_t{1}, min_of(int64_t{8}, 2048 / columns_.size())) : 1;
+    batch_ = columns ? max_of(int64_t{1}, min_of(int64_t{8}, 2048 / (columns_.size() * inner_))) : 1;
     sums_ = call.backward ? 3 : 2;
     const int64_t rows = direct_ ? batch_ : need_t_.size() * need_h_.size();
     const int64_t row_pointers = direct_ ? min_of(g.t.kernel, g.t.size) * min_of(g.h.kernel, g.h.size) : 1;
@@ -305,7 +316,7 @@ class Worker {
   // Sums over the `n` rows in pointers_: along W too, into row i of `out`, or else column by column, for gather_rows.
   // Notes how large the inputs are, for is_bad(i).
   void sum_rows(int64_t n, int64_t i, Acc* const* out) {
-    if (call_.channels_last) call_.beta_grad ? sum_channels<true>(n, i, out) : sum_channels<false>(n, i, out);
+    if (!in_rows_) call_.beta_grad ? sum_channels<true>(n, i, out) : sum_channels<false>(n, i, out);
     else if (along_ == Along::wide) call_.beta_grad ? sum_wide<true>(n, i, out) : sum_wide<false>(n, i, out);
     else call_.beta_grad ? sum_columns<true>(n, i, out) : sum_columns<false>(n, i, out);
   }
@@ -321,7 +332,7 @@ class Worker {
   // Whether row i leaves the range of the fast way; NaN does.
   bool is_bad(int64_t i) const {
     const Acc share = bit_cast<Acc>(largest_lane(largest_[i]));
-    return !((call_.channels_last ? share : share * *inverse_limit()) <= 1);
+    return !((in_rows_ ? share * *inverse_limit() : share) <= 1);
   }
 
   template <bool square>
@@ -346,7 +357,7 @@ class Worker {
     const bool in_place = along_ == Along::identity;
     Acc* to[3] = {nullptr, nullptr, nullptr};
     for (int s = 0; s < (square ? 3 : 2); ++s)
-      to[s] = in_place ? out[s] + i * pitch_ : column_[s] + i * column_pitch_ + (columns_.begin - first_column_);
+      to[s] = in_place ? out[s] + i * pitch_ : column_[s] + i * column_pitch_ + (columns_.begin - first_column_) * inner_;
     I largest{};
     if (n == 0) columns<0, square>(pointers_, true, to, largest);
     for (int64_t r = 0; r < n;) {
@@ -357,7 +368,7 @@ class Worker {
       else if (n - r == 2) columns<2, square>(rows, first, to, largest), r += 2;
       else columns<1, square>(rows, first, to, largest), r += 1;
     }
-    if (!in_place) store(to[0] + columns_.size(), V{});  // beyond the row the weights are not 0 yet
+    if (!in_place) store(to[0] + columns_.size() * inner_, V{});  // beyond the row the weights are not 0 yet
     largest_[i] = largest;
   }
 
@@ -371,14 +382,16 @@ class Worker {
         if (square) sum.squares = load(to[2] + i);
       }
       for (int r = 0; r < rows; ++r) {
-        const V x = load_x(row[r] + columns_.begin + i);
+        const T* p = row[r] + columns_.begin * inner_ + i;
+        prefetch(p);
+        const V x = load_x(p);
         largest = larger(largest, magnitude(x));
         sum.add(x, scale);
       }
       store(to[0] + i, sum.weight), store(to[1] + i, sum.moment);
       if (square) store(to[2] + i, sum.squares);
     };
-    const int64_t size = columns_.size();
+    const int64_t size = columns_.size() * inner_;
     int64_t i = 0;
     for (; i + lanes <= size; i += lanes) step(i, [](const T* p) SOFTPOOL_LAMBDA { return load(p); });
     const int rest = static_cast<int>(size - i);
@@ -389,6 +402,17 @@ class Worker {
   void gather_columns(const Acc* column, Acc* out) const {
     const auto& w = call_.geometry.w;
     const int64_t n = need_w_.size();
+    if (inner_ > 1) {
+      // What a last vector writes beyond its position is overwritten by the next position, or lies behind the row.
+      for (int64_t o = 0; o < n; ++o)
+        for (int64_t c = 0; c < inner_; c += lanes) {
+          V sum{};
+          const Acc* from = column + o * w.stride * inner_ + c;
+          for (int64_t k = 0; k < w.kernel; ++k, from += w.dilation * inner_) sum += load(from);
+          store(out + o * inner_ + c, sum);
+        }
+      return;
+    }
     if (along_ == Along::unit || along_ == Along::pairs) {
       for (int64_t o = 0; o < n; o += lanes) {
         V sum{};
@@ -419,15 +443,19 @@ class Worker {
       for (int64_t r = 0; r < n; ++r) {
         const T* x_row = pointers_[r];
         // Parts of some thousand numbers, so that rounding does not add up.
-        for (int64_t part = window.begin; part < window.end; part += 256 * lanes) {
-          const int64_t end = min_of(part + 256 * lanes, window.end);
-          Sum<square> sum;
-          int64_t i = part;
-          for (; i + lanes <= end; i += lanes) {
+        for (int64_t part = window.begin; part < window.end; part += 2 * 256 * lanes) {
+          const int64_t end = min_of(part + 2 * 256 * lanes, window.end);
+          Sum<square> sum, odd;
+          const auto step = [&](int64_t i, Sum<square>& into) SOFTPOOL_LAMBDA {
+            prefetch(x_row + i);
             const V x = load(x_row + i);
             largest = larger(largest, magnitude(x));
-            sum.add(x, scale);
-          }
+            into.add(x, scale);
+          };
+          int64_t i = part;
+          for (; i + 2 * lanes <= end; i += 2 * lanes) step(i, sum), step(i + lanes, odd);
+          for (; i + lanes <= end; i += lanes) step(i, sum);
+          sum.add(odd);
           total[0] += sum_of_lanes(sum.weight), total[1] += sum_of_lanes(sum.moment);
           if (square) total[2] += sum_of_lanes(sum.squares);
           if (i < end) {
@@ -457,50 +485,52 @@ class Worker {
       const auto window = call_.w.windows[wo];
       Acc* to[3] = {nullptr, nullptr, nullptr};
       for (int s = 0; s < (square ? 3 : 2); ++s) to[s] = out[s] + row * pitch_ + (wo - need_w_.begin) * channels_;
-      const auto whole_x = [](const T* p) SOFTPOOL_LAMBDA { return load(p); };
-      const auto whole_y = [](Acc* p, V v) SOFTPOOL_LAMBDA { store(p, v); };
-      int64_t c = 0;
-      for (; c + block * lanes <= channels_; c += block * lanes)
-        channel_block<block, square>(n, c, window, to, over, whole_x, whole_y);
-      for (; c + lanes <= channels_; c += lanes)
-        channel_block<1, square>(n, c, window, to, over, whole_x, whole_y);
-      const int rest = static_cast<int>(channels_ - c);
-      if (rest > 0)
-        channel_block<1, square>(
-            n, c, window, to, over, [rest](const T* p) SOFTPOOL_LAMBDA { return load_part(p, rest); },
-            [rest](Acc* p, V v) SOFTPOOL_LAMBDA { store_part(p, v, rest); });
+      // Parts, so that rounding does not add up and all channels find their numbers in the cache.
+      const int64_t length = max_of(int64_t{1}, 256 / max_of(n, int64_t{1})) * window.step;
+      auto part = window;
+      do {
+        part.end = min_of(part.begin + length, window.end);
+        const bool first = part.begin == window.begin;
+        int64_t c = 0;
+        for (; c + block * lanes <= channels_; c += block * lanes)
+          channel_block<block, square>(n, c, part, first, to, over, [](const T* p) SOFTPOOL_LAMBDA { return load(p); });
+        for (; c + lanes <= channels_; c += lanes)
+          channel_block<1, square>(n, c, part, first, to, over, [](const T* p) SOFTPOOL_LAMBDA { return load(p); });
+        const int rest = static_cast<int>(channels_ - c);
+        if (rest > 0)
+          channel_block<1, square>(n, c, part, first, to, over,
+                                   [rest](const T* p) SOFTPOOL_LAMBDA { return load_part(p, rest); });
+        part.begin += length;
+      } while (part.begin < window.end);
     }
     largest_[row] = bit_cast<I>(over);
   }
 
-  template <int block, bool square, class LoadX, class StoreY>
-  SOFTPOOL_INLINE void channel_block(int64_t n, int64_t c, const Range<int64_t>& window, Acc* const* to, V& over,
-                                     const LoadX& load_x, const StoreY& store_y) const {
-    V scale[block], inverse_limit[block];
-    Sum<square> total[block];
-    for (int b = 0; b < block; ++b) {
-      scale[b] = load(this->scale() + c + b * lanes);
-      inverse_limit[b] = load(this->inverse_limit() + c + b * lanes);
-    }
+  // What is stored beyond the channels is overwritten by the next window, or lies behind the row.
+  template <int block, bool square, class LoadX>
+  SOFTPOOL_INLINE void channel_block(int64_t n, int64_t c, const Range<int64_t>& part, bool first, Acc* const* to,
+                                     V& over, const LoadX& load_x) const {
+    V scale[block];
+    I largest[block] = {};
+    Sum<square> sum[block];
+    for (int b = 0; b < block; ++b) scale[b] = load(this->scale() + c + b * lanes);
     for (int64_t r = 0; r < n; ++r)
-      // Parts, so that rounding does not add up.
-      for (int64_t part = window.begin; part < window.end; part += 256 * window.step) {
-        const int64_t end = min_of(part + 256 * window.step, window.end);
-        Sum<square> sum[block];
-        for (int64_t w = part; w < end; w += window.step) {
-          const T* x_at = pointers_[r] + w * call_.x_stride[4] + c;
-          for (int b = 0; b < block; ++b) {
-            const V x = load_x(x_at + b * lanes);
-            const V share = bit_cast<V>(magnitude(x)) * inverse_limit[b];
-            over = bit_cast<V>(larger(bit_cast<I>(over), bit_cast<I>(share)));
-            sum[b].add(x, scale[b]);
-          }
+      for (int64_t w = part.begin; w < part.end; w += part.step) {
+        const T* x_at = pointers_[r] + w * call_.x_stride[4] + c;
+        for (int b = 0; b < block; ++b) {
+          prefetch(x_at + b * lanes);
+          const V x = load_x(x_at + b * lanes);
+          largest[b] = larger(largest[b], magnitude(x));
+          sum[b].add(x, scale[b]);
         }
-        for (int b = 0; b < block; ++b) total[b].add(sum[b]);
       }
     for (int b = 0; b < block; ++b) {
-      store_y(to[0] + c + b * lanes, total[b].weight), store_y(to[1] + c + b * lanes, total[b].moment);
-      if (square) store_y(to[2] + c + b * lanes, total[b].squares);
+      const V share = bit_cast<V>(largest[b]) * load(this->inverse_limit() + c + b * lanes);
+      over = bit_cast<V>(larger(bit_cast<I>(over), bit_cast<I>(share)));
+      const auto put = [&](Acc* p, V v) SOFTPOOL_LAMBDA { store(p, first ? v : load(p) + v); };
+      const int64_t at = c + b * lanes;
+      put(to[0] + at, sum[b].weight), put(to[1] + at, sum[b].moment);
+      if (square) put(to[2] + at, sum[b].squares);
     }
   }
 
@@ -809,7 +839,7 @@ class Worker {
     for (int s = 0; s < 2; ++s) {
       Acc* to = coefficient_[s] + slot * column_pitch_;
       spread(uv_[slot][s], to);
-      uv_[slot][s] = to + (own_w_.begin - first_column_);
+      uv_[slot][s] = to + (own_w_.begin - first_column_) * inner_;
     }
   }
 
@@ -836,9 +866,9 @@ class Worker {
   template <class To>
   void good_row(const T* x, int64_t slot, To* dx, int64_t stride) {
     const Acc *a_at = uv_[slot][0], *b_at = uv_[slot][1];
-    if (call_.channels_last) return good_channels(x, uv_[slot], dx, stride);
+    if (!in_rows_) return good_channels(x, uv_[slot], dx, stride);
     if (along_ == Along::wide) return good_wide(x, uv_[slot], dx);
-    gradient(x + own_w_.begin, own_w_.size(), dx, [&](int64_t i, V& a, V& b) SOFTPOOL_LAMBDA {
+    gradient(x + own_w_.begin * inner_, own_w_.size() * inner_, dx, [&](int64_t i, V& a, V& b) SOFTPOOL_LAMBDA {
       a = load(a_at + i);
       b = load(b_at + i);
     });
@@ -853,7 +883,10 @@ class Worker {
       return exp2_bounded(x, scale) * (a + beta * (a * x - b));
     };
     int64_t i = 0;
-    for (; i + lanes <= size; i += lanes) store(dx + i, of(i, load(x + i)));
+    for (; i + lanes <= size; i += lanes) {
+      prefetch(x + i);
+      store(dx + i, of(i, load(x + i)));
+    }
     const int rest = static_cast<int>(size - i);
     if (rest > 0) store_part(dx + i, of(i, load_part(x + i, rest)), rest);
   }
@@ -863,6 +896,19 @@ class Worker {
   void spread(const Acc* row, Acc* column) const {
     const auto& w = call_.geometry.w;
     const int64_t n = need_w_.size(), size = own_w_.end - first_column_;
+    if (inner_ > 1) {
+      for (int64_t i = own_w_.begin; i < own_w_.end; ++i) {
+        const auto over = call_.w.over[i];
+        const int64_t first = max_of(over.begin, need_w_.begin), end = min_of(over.end, need_w_.end);
+        for (int64_t c = 0; c < inner_; c += lanes) {
+          V sum{};
+          for (int64_t wo = first; wo < end; ++wo)
+            if (w.holds(wo, i)) sum += load(row + (wo - need_w_.begin) * inner_ + c);
+          store(column + (i - first_column_) * inner_ + c, sum);  // as in gather_columns, what is too much is overwritten
+        }
+      }
+      return;
+    }
     if (along_ == Along::unit) {
       const int64_t held = min_of(size, n + (w.kernel - 1) * w.dilation);
       int64_t j = 0;
@@ -952,7 +998,10 @@ class Worker {
         return exp2_bounded(x, load(scale() + c)) * (a + load(beta() + c) * (a * x - b));
       };
       int64_t c = 0;
-      for (; c + lanes <= channels_; c += lanes) store(to + c, of(c, load(from + c)));
+      for (; c + lanes <= channels_; c += lanes) {
+        prefetch(from + c);
+        store(to + c, of(c, load(from + c)));
+      }
       const int rest = static_cast<int>(channels_ - c);
       if (rest > 0) store_part(to + c, of(c, load_part(from + c, rest)), rest);
     }
@@ -962,10 +1011,10 @@ class Worker {
   const Tile& tile_;
   char* scratch_;
   double* beta_grad_ = nullptr;
-  bool direct_;
+  bool direct_, in_rows_;
   Along along_;
   int sums_;
-  int64_t channels_, length_, pieces_, piece_, lead_, pitch_, first_column_, column_pitch_, batch_, rows_;
+  int64_t channels_, length_, pieces_, piece_, lead_, pitch_, inner_, first_column_, column_pitch_, batch_, rows_;
   Span need_t_, need_h_, need_w_, own_w_, columns_;
   Acc *row_[3], *sum_[3], *column_[3], *coefficient_[2], *line_;
   const Acc* uv_[8][2];

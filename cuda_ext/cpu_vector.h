@@ -234,7 +234,30 @@ constexpr bool kFuses = false;
 template <class Acc>
 constexpr Acc kBound = kFuses ? Acc(60) : Acc(20);
 
-// 2^(x scale) for |x scale| <= kBound: as exp2_of in window.h, less what such arguments do not need.
+// 2^(x scale) for |x scale| <= kBound, to about one unit in the last place.
+#if SOFTPOOL_AVX512
+// 2^(k / 32), one register pair, times a parabola over what is left: half the multiplications of a polynomial alone.
+alignas(64) constexpr float kExp2Table[32] = {
+    0x1p0f, 0x1.059b0ep0f, 0x1.0b5586p0f, 0x1.11301ep0f,
+    0x1.172b84p0f, 0x1.1d4874p0f, 0x1.2387a6p0f, 0x1.29e9ep0f,
+    0x1.306fep0f, 0x1.371a74p0f, 0x1.3dea64p0f, 0x1.44e086p0f,
+    0x1.4bfdaep0f, 0x1.5342b6p0f, 0x1.5ab07ep0f, 0x1.6247ecp0f,
+    0x1.6a09e6p0f, 0x1.71f75ep0f, 0x1.7a1148p0f, 0x1.82589ap0f,
+    0x1.8ace54p0f, 0x1.93737cp0f, 0x1.9c4918p0f, 0x1.a5503cp0f,
+    0x1.ae89fap0f, 0x1.b7f77p0f, 0x1.c199bep0f, 0x1.cb720ep0f,
+    0x1.d5818ep0f, 0x1.dfc974p0f, 0x1.ea4afap0f, 0x1.f50766p0f};
+
+SOFTPOOL_INLINE FloatV exp2_bounded(FloatV x, FloatV scale) {
+  const FloatV magic = splat<FloatV>(0x1.8p18f);  // its last bit is worth 1 / 32
+  const FloatV shifted = x * scale + magic;
+  const FloatV steps = shifted - magic;
+  const FloatV f = x * scale - steps;
+  FloatV power = _mm512_permutex2var_ps(load(kExp2Table), bit_cast<__m512i>(shifted), load(kExp2Table + 16));
+  power = _mm512_scalef_ps(power, steps);  // which rounds steps down
+  return (f * 2.402265070e-01f + 6.931573437e-01f) * f * power + power;
+}
+#else
+// As exp2_of in window.h, less what such arguments do not need.
 SOFTPOOL_INLINE FloatV exp2_bounded(FloatV x, FloatV scale) {
   const FloatV magic = splat<FloatV>(0x1.8p23f);
   const FloatV shifted = x * scale + magic;
@@ -246,12 +269,9 @@ SOFTPOOL_INLINE FloatV exp2_bounded(FloatV x, FloatV scale) {
   p = p * f + 2.4022650922288758e-1f;
   p = p * f + 6.9314720670283260e-1f;
   p = p * f + 1.f;
-#if SOFTPOOL_AVX512
-  return _mm512_scalef_ps(p, whole);
-#else
   return p * bit_cast<FloatV>((bit_cast<BitsV>(shifted) << 23) + 0x3f800000u);
-#endif
 }
+#endif
 
 SOFTPOOL_INLINE DoubleV exp2_bounded(DoubleV x, DoubleV scale) {
   const DoubleV magic = splat<DoubleV>(0x1.8p52);

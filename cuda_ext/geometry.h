@@ -70,6 +70,9 @@ struct Axis {
     return dilation == 1 || (i + padding - o * stride) % dilation == 0;
   }
 
+  // Windows so long, and so little overlapping, that each is best summed by itself.
+  SOFTPOOL_HD bool wide() const { return kernel == 0 || (kernel >= 16 && dilation == 1 && stride * 2 >= kernel); }
+
   // No input position lies in two windows.
   SOFTPOOL_HD bool disjoint() const {
     if (kernel == 0) return size % out == 0;

@@ -4,6 +4,7 @@ Contenders take turns within one process, so that a machine that slows down slow
 medians are then worth more than the times themselves.
 """
 
+import ctypes
 import json
 import platform
 import re
@@ -25,6 +26,9 @@ HEAD = """# Benchmarks
 Medians of interleaved rounds in one process, written by `tools/benchmark.py --save`; each section names its
 machine and the command that made it.
 """
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 @dataclass(frozen=True)
@@ -50,18 +54,24 @@ def interleaved(
 ) -> dict[str, Timing]:
     """Times each contender once a round until `seconds` are spent, within `rounds` (least, most).
 
-    A contender that PyTorch has not implemented for the device and dtype is missing from the result. What a
-    contender returns is freed outside its time.
+    A contender that PyTorch has not implemented for the device and dtype is missing from the result; one that takes
+    longer than `seconds` by itself keeps out of the rounds and is timed once. What a contender returns is freed
+    outside its time.
     """
     clock = _cuda_clock(device) if device.type == "cuda" else _cpu_clock
-    able = {}
+    able, result = {}, {}
     for name, call in contenders.items():
         try:
             call()
-            able[name] = call
+            once = clock(call)
         except (RuntimeError, NotImplementedError) as error:
             if "not implemented" not in str(error):
                 raise
+            continue
+        if once > seconds > 0:
+            result[name] = Timing(once, once, once, 1)
+        else:
+            able[name] = call
     samples: dict[str, list[float]] = {name: [] for name in able}
     names = list(able)
     began = time.perf_counter()
@@ -72,11 +82,23 @@ def interleaved(
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             samples[name].append(clock(able[name]))
-    result = {}
     for name, times in samples.items():
         low, median, high = statistics.quantiles(times, n=4, method="inclusive")
         result[name] = Timing(median, low, high, len(times))
     return result
+
+
+def settle_allocator() -> None:
+    """Takes the luck out of first touches, where the C library is glibc.
+
+    Blocks from a threshold on are fresh pages each time, which costs more than most kernels; smaller ones are
+    memory used before. glibc moves that threshold, and what it keeps, as blocks are freed, so that a contender's
+    time depends on who ran before. This holds it where it ends up by itself, at 32 MiB.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+        mallopt(_M_TRIM_THRESHOLD, 32 << 20)
 
 
 def _cpu_clock(call: Callable[[], object]) -> float:

@@ -30,6 +30,7 @@ from softpool3d.tools._measure import (
     markdown_table,
     peak_bytes,
     save_section,
+    settle_allocator,
 )
 
 app = typer.Typer(help="Measure our parts against their peers, interleaved.", no_args_is_help=True)
@@ -68,7 +69,7 @@ LEGEND = (
     "`avg(exp(x) x) / avg(exp(x))`, unstable; compiled: `torch.compile` of the reference. copy: copying, "
     "into memory already touched, as many bytes as a kernel at the limit would move (input and output; "
     "with backward also the input again, and both gradients), with our share of its bandwidth. touch: "
-    "allocating and filling tensors of the results' sizes. extra: the peak of our allocations beyond "
+    "allocating and filling tensors of the results' sizes; on a CPU, fresh pages from 32 MiB on. extra: the peak of our allocations beyond "
     "output and gradient. A dash: not implemented in PyTorch for that dtype."
 )
 
@@ -237,6 +238,8 @@ def op(
     if device is Device.cuda and not torch.cuda.is_available():
         raise UsageError("--device cuda: PyTorch sees no CUDA device here")
     place = torch.device(device.value)
+    if place.type == "cpu":
+        settle_allocator()
     skipped = {peer.value for peer in without or []}
     shapes, windows, dtypes = SHAPES, WINDOWS, DTYPES
     if quick:
@@ -269,7 +272,8 @@ def op(
             sections.append(f"### {shape}\n\n{markdown_table(header, rows)}\n")
     console.print(LEGEND, markup=False)
     if save:
-        saved = save_section(f"Operator on {device.value}", "\n".join([about, "", LEGEND, "", *sections]))
+        types = ", ".join(str(t).removeprefix("torch.") for t in dtypes)
+        saved = save_section(f"Operator on {device.value}: {types}", "\n".join([about, "", LEGEND, "", *sections]))
         console.print(f"Written to {saved}", markup=False)
 
 

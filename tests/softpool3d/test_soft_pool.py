@@ -159,18 +159,46 @@ def test_adaptive_pool_equals_brute_force(truth, level, problem, data):
     ],
     ids=str,
 )
-def test_networks_geometries(truth, level, geometry, dtype, layout):
+@pytest.mark.parametrize("beta", [1.0, "tensor"])
+def test_networks_geometries(truth, level, beta, geometry, dtype, layout):
     """The windows that networks use, on rows of several vectors and on several tiles."""
     kernel, stride, padding = geometry
     shape = [1, 19, 4, 6, 37]
     like = F.max_pool3d(torch.zeros(shape), kernel, stride, padding)
-    problem = dict(dims=3, shape=shape, beta="tensor", dtype=dtype, layout=layout, seed=0, spread=2.0, unbatched=False)
+    problem = dict(dims=3, shape=shape, beta=beta, dtype=dtype, layout=layout, seed=0, spread=2.0, unbatched=False)
     windows = truth.pooled_windows(shape[2:], kernel, stride, padding, (1, 1, 1), like.shape[2:])
 
     def pool(x, beta):
         return softpool3d.soft_pool3d(x, kernel, stride, padding, beta=beta)
 
     check(truth, pool, windows, problem)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("beta", [1.0, "tensor"])
+@pytest.mark.parametrize(
+    "shape, kernel",
+    [
+        ([1, 24, 2, 3, 700], (2, 1, 2)),  # a row of more than one tile
+        ([1, 24, 2, 2, 701], (2, 1, 1)),
+        ([1, 520, 2, 2, 19], (1, 1, 2)),  # channels of more than one tile
+        ([2, 24, 2, 3, 19], (1, 1, 3)),
+        ([2, 3, 5, 60, 61], None),  # a sum of several parts
+        ([2, 37, 3, 20, 21], None),
+    ],
+    ids=str,
+)
+def test_beyond_one_tile(truth, level, shape, kernel, beta, layout):
+    """Rows, channels and sums that are cut into pieces."""
+    problem = dict(dims=3, shape=shape, beta=beta, dtype=torch.float32, layout=layout, seed=0, spread=2.0)
+    problem["unbatched"] = False
+    if kernel is None:
+        windows = truth.adaptive_windows(shape[2:], (1, 1, 1))
+        check(truth, lambda x, beta: softpool3d.adaptive_soft_pool3d(x, 1, beta), windows, problem)
+        return
+    out = [n // k for n, k in zip(shape[2:], kernel, strict=True)]
+    windows = truth.pooled_windows(shape[2:], kernel, kernel, (0, 0, 0), (1, 1, 1), out)
+    check(truth, lambda x, beta: softpool3d.soft_pool3d(x, kernel, beta=beta), windows, problem)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
