@@ -6,6 +6,7 @@ medians are then worth more than the times themselves.
 
 import ctypes
 import json
+import mmap
 import platform
 import re
 import statistics
@@ -28,7 +29,7 @@ machine and the command that made it.
 """
 
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 @dataclass(frozen=True)
@@ -88,17 +89,29 @@ def interleaved(
     return result
 
 
-def settle_allocator() -> None:
-    """Takes the luck out of first touches, where the C library is glibc.
+def recycle_memory() -> None:
+    """Keeps freed memory for the next allocation, where the C library is glibc.
 
-    Blocks from a threshold on are fresh pages each time, which costs more than most kernels; smaller ones are
-    memory used before. glibc moves that threshold, and what it keeps, as blocks are freed, so that a contender's
-    time depends on who ran before. This holds it where it ends up by itself, at 32 MiB.
+    By itself it gives large blocks back, and their next owner pays for fresh pages, which costs more than most
+    kernels; whether it does depends on who ran before.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, 32 << 20)
-        mallopt(_M_TRIM_THRESHOLD, 32 << 20)
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def first_touch(size: int = 64 << 20) -> float:
+    """Seconds to write `size` bytes of fresh pages; the median of 5."""
+    times = []
+    for _ in range(5):
+        with mmap.mmap(-1, size) as pages:
+            fresh = torch.frombuffer(pages, dtype=torch.uint8)
+            began = time.perf_counter()
+            fresh.fill_(1)
+            times.append(time.perf_counter() - began)
+            del fresh  # it holds the mapping open
+    return statistics.median(times)
 
 
 def _cpu_clock(call: Callable[[], object]) -> float:

@@ -25,12 +25,13 @@ from softpool3d.functional import adaptive_soft_pool3d, backend, soft_pool3d
 from softpool3d.reference import adaptive_soft_pool3d_reference, soft_pool3d_reference
 from softpool3d.tools._measure import (
     Timing,
+    first_touch,
     interleaved,
     machine,
     markdown_table,
     peak_bytes,
+    recycle_memory,
     save_section,
-    settle_allocator,
 )
 
 app = typer.Typer(help="Measure our parts against their peers, interleaved.", no_args_is_help=True)
@@ -66,11 +67,11 @@ PEERS = ["avg", "max", "plain", "compiled"]
 LEGEND = (
     "Milliseconds: ours with half the distance between the quartiles; each peer with our time as a "
     "multiple of its own (below 1x we are faster). avg, max: `F.avg_pool3d`, `F.max_pool3d`; plain: "
-    "`avg(exp(x) x) / avg(exp(x))`, unstable; compiled: `torch.compile` of the reference. copy: copying, "
-    "into memory already touched, as many bytes as a kernel at the limit would move (input and output; "
-    "with backward also the input again, and both gradients), with our share of its bandwidth. touch: "
-    "allocating and filling tensors of the results' sizes; on a CPU, fresh pages from 32 MiB on. extra: the peak of our allocations beyond "
-    "output and gradient. A dash: not implemented in PyTorch for that dtype."
+    "`avg(exp(x) x) / avg(exp(x))`, unstable; compiled: `torch.compile` of the reference. copy: copying "
+    "as many bytes as a kernel at the limit would move (input and output; with backward also the input "
+    "again, and both gradients), with our share of its bandwidth. fill: allocating and filling tensors "
+    "of the results' sizes. On a CPU all memory has been used before. extra: the peak of our allocations "
+    "beyond output and gradient. A dash: not implemented in PyTorch for that dtype."
 )
 
 
@@ -179,7 +180,7 @@ def contenders(case: Case, x: Tensor, without: set[str]) -> dict[str, Callable[[
                 if "not implemented" not in str(error):
                     raise
     calls["copy"] = lambda: target.copy_(source)
-    calls["touch"] = lambda: [torch.empty(n, dtype=case.dtype, device=device).fill_(1) for n in fresh]
+    calls["fill"] = lambda: [torch.empty(n, dtype=case.dtype, device=device).fill_(1) for n in fresh]
     return calls
 
 
@@ -209,7 +210,7 @@ def measure(case: Case, device: torch.device, seconds: float, without: set[str])
         f"{_ms(ours)} ±{ours.spread:.0%}",
         *(against(peer) for peer in PEERS if peer not in without),
         f"{_ms(times['copy'])} ({times['copy'].median / ours.median:.0%})",
-        _ms(times["touch"]),
+        _ms(times["fill"]),
         f"{max(0, peak - promised) / 1e6:.1f} MB",
     ]
 
@@ -238,8 +239,12 @@ def op(
     if device is Device.cuda and not torch.cuda.is_available():
         raise UsageError("--device cuda: PyTorch sees no CUDA device here")
     place = torch.device(device.value)
+    touched = ""
     if place.type == "cpu":
-        settle_allocator()
+        recycle_memory()
+        touched = (
+            f" The first touch of fresh pages costs {first_touch() * 1e3 / 64:.2f} ms per MiB here, beyond these times."
+        )
     skipped = {peer.value for peer in without or []}
     shapes, windows, dtypes = SHAPES, WINDOWS, DTYPES
     if quick:
@@ -251,10 +256,10 @@ def op(
     # Into a file or a pipe, the table's lines are not folded to a terminal's 80 columns.
     console = Console() if sys.stdout.isatty() else Console(width=200)
     ran = backend(torch.empty(0, device=place))
-    about = f"{machine(place)}; ours is `{ran}`. Command: `{_command()}`."
+    about = f"{machine(place)}; ours is `{ran}`. Command: `{_command()}`.{touched}"
     console.print(about, markup=False)
     header = ["kernel / stride / pad", "layout", "dtype", "pass", "ours"]
-    header += [*(peer for peer in PEERS if peer not in skipped), "copy", "touch", "extra"]
+    header += [*(peer for peer in PEERS if peer not in skipped), "copy", "fill", "extra"]
     sections = []
     with Progress(console=console, transient=True) as progress:
         total = len(list(cases(shapes, windows, dtypes, LAYOUTS)))

@@ -78,7 +78,7 @@ def test_op_prints_and_saves_a_line_for_every_case(tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     lines = [line for line in document.read_text().splitlines() if line.startswith("| ")]
     header, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert header[4:] == ["ours", "avg", "max", "plain", "copy", "touch", "extra"]
+    assert header[4:] == ["ours", "avg", "max", "plain", "copy", "fill", "extra"]
     # five windows, two dtypes, two layouts, two passes
     assert len({tuple(row[:4]) for row in rows}) == len(rows) == 40
     for row in rows:
