@@ -1,112 +1,69 @@
+"""The registry: each network is its original library's, counted and compared."""
+
 import pytest
 import torch
-import torchvision
-from torch import nn
+from originals import IMAGES, PYTORCHVIDEO, TORCHVISION, original
 
-from softpool3d.config import PoolConfig, load_config
+from softpool3d.config import ModelConfig, PoolConfig, load_config
 from softpool3d.errors import UsageError
-from softpool3d.models import build_model, names
-from softpool3d.models.pooling import PooledConv3d, place_pooling
-from softpool3d.modules import AdaptiveSoftPool3d, SoftPool3d
+from softpool3d.models import build_model, create, names
+from softpool3d.models.flops import count_flops
+from softpool3d.models.registry import SPECS
+
+# parameters in millions and multiply-adds of one clip in billions: fvcore's, on the original library's own network
+MEASURED = {
+    "x3d_xs": (3.79, 0.63),
+    "x3d_s": (3.79, 2.03),
+    "x3d_m": (3.79, 4.90),
+    "x3d_l": (6.15, 18.93),
+    "slow_r50": (32.45, 54.75),
+    "slowfast_r50": (34.57, 66.07),
+    "csn_r101": (22.21, 74.50),
+    "r3d_18": (33.37, 40.74),
+    "mc3_18": (11.70, 43.40),
+    "r2plus1d_18": (31.51, 40.64),
+    "s3d": (8.32, 18.07),
+}
 
 
-def network(*overrides, classes=5):
-    return build_model(load_config("r3d_softpool", ["model.pool.where=[]", *overrides]), classes).eval()
+def parameters(network):
+    return {name: tuple(p.shape) for name, p in network.state_dict().items()}
 
 
-def test_r3d_18_is_torchvisions():
-    theirs = torchvision.models.video.r3d_18(num_classes=11).eval()
-    ours = network("model.width=64", classes=11)
-    assert {n: p.shape for n, p in ours.state_dict().items()} == {n: p.shape for n, p in theirs.state_dict().items()}
+@pytest.fixture(autouse=True)
+def _no_gradients():
+    with torch.no_grad():
+        yield
+
+
+def test_the_issue_s_names():
+    video = "r3d_18 r3d_34 r3d_50 r3d_101 mc3_18 r2plus1d_18 s3d x3d_xs x3d_s x3d_m x3d_l slow_r50 c2d_r50 i3d_r50 "
+    video += "slowfast_r50 csn_r101 r2plus1d_r50 mvit_v2_s"
+    assert set(names()) == {*video.split(), *IMAGES, "resnext101_32x4d"}
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_parameters_and_flops(name):
+    network = create(name).eval()
+    millions, gflops = MEASURED[name]
+    assert round(sum(p.numel() for p in network.parameters()) / 1e6, 2) == millions
+    counted = count_flops(network, torch.zeros(SPECS[name].clip_shape())).total() / 1e9
+    assert counted == pytest.approx(gflops, rel=1e-3, abs=0.005)  # the table has two decimals
+
+
+@pytest.mark.parametrize("name", [*TORCHVISION, *PYTORCHVIDEO, *IMAGES])
+def test_each_is_its_library_s(name):
+    """Same names, same shapes; same operations, counted to the last; same outputs for the same weights."""
+    entry = SPECS[name]
+    frames = None if entry.is_image else max(4, entry.least[0])
+    # MViT and the fixed heads of pytorchvideo take the published sizes only
+    crop, frames = (224, 16) if name == "mvit_v2_s" else (64, frames)
+    frames, crop = (16, 224) if name == "s3d" else (frames, crop)
+    fixed = {"slow_r50": 8, "c2d_r50": 8, "i3d_r50": 8, "csn_r101": 32, "r2plus1d_r50": 16}
+    frames, crop = (fixed[name], 224) if name in fixed else (frames, crop)
+    theirs = original(name, frames=frames, crop=crop)
+    ours = create(name, 7, num_frames=frames, crop_size=crop).eval()
+    assert parameters(ours) == parameters(theirs)
     ours.load_state_dict(theirs.state_dict())
-    clip = torch.randn(2, 3, 8, 56, 56)
-    with torch.inference_mode():
-        torch.testing.assert_close(ours(clip), theirs(clip))
-    theirs.load_state_dict(ours.state_dict())
-
-
-@pytest.mark.parametrize(("name", "frames", "crop"), [("x3d_xs", 4, 64), ("x3d_m", 6, 96)])
-def test_x3d_is_pytorchvideos(name, frames, crop):
-    from pytorchvideo.models.x3d import create_x3d
-
-    theirs = create_x3d(input_clip_length=frames, input_crop_size=crop, model_num_class=7, head_activation=None).eval()
-    ours = network(f"model.name={name}", "model.width=null", f"data.num_frames={frames}", *sizes(crop), classes=7)
-    ours.load_state_dict(theirs.state_dict())
-    clip = torch.randn(2, 3, frames, crop, crop)
-    with torch.inference_mode():
-        torch.testing.assert_close(ours(clip), theirs(clip))
-
-
-def sizes(crop):
-    return f"data.crop_size={crop}", f"data.short_side={crop}", f"data.train_short_side=[{crop},{crop}]"
-
-
-def test_x3d_parameters():
-    millions = sum(p.numel() for p in network("model.name=x3d_m", "model.width=null", classes=400).parameters()) / 1e6
-    assert millions == pytest.approx(3.79, abs=0.01)
-
-
-@pytest.mark.parametrize("name", names())
-@pytest.mark.parametrize("kind", ["soft", "avg", "max"])
-@pytest.mark.parametrize("where", ["existing", "downsample", "head", "downsample,head"])
-def test_pooling_keeps_shapes_and_weights(name, kind, where):
-    overrides = [f"model.name={name}", "data.num_frames=4", *sizes(64)]
-    overrides += ["model.width=8"] if name == "r3d_18" else []
-    plain = network(*overrides)
-    pooled = network(*overrides, f"model.pool.kind={kind}", f"model.pool.where=[{where}]")
-    pooled.load_state_dict(plain.state_dict())
-    clip = torch.randn(2, 3, 4, 64, 64)
-    shapes = [], []
-    for model, seen in zip((plain, pooled), shapes, strict=True):
-        for module in model.modules():
-            if isinstance(module, nn.Conv3d):
-                module.register_forward_hook(lambda m, i, o, seen=seen: seen.append(tuple(o.shape)))
-    with torch.inference_mode():
-        a, b = plain(clip), pooled(clip)
-    assert a.shape == b.shape == (2, 5)
-    assert shapes[0] == shapes[1]
-    same = kind == "avg" and "downsample" not in where  # their own pooling is average pooling
-    assert torch.allclose(a, b, atol=1e-5) == same
-
-
-def test_where_pooling_goes():
-    pooled = network("model.pool.where=[downsample, head]")
-    convs = {path: m for path, m in pooled.named_modules() if isinstance(m, PooledConv3d)}
-    main, shortcut = "layer2.0.conv1.0", "layer2.0.downsample.0"
-    assert set(convs) == {"stem.0"} | {p.replace("2", n, 1) for n in "234" for p in (main, shortcut)}
-    assert all(m.stride == (1, 1, 1) and isinstance(m.pool, SoftPool3d) for m in convs.values())
-    assert convs["stem.0"].pool.kernel_size == (1, 2, 2)
-    assert convs[shortcut].pool_first and not convs[main].pool_first
-    assert isinstance(pooled.avgpool, AdaptiveSoftPool3d)
-    assert not isinstance(network("model.pool.where=[downsample]").avgpool, AdaptiveSoftPool3d)
-
-
-def test_max_pooling_over_a_pointwise_convolution_commutes_with_its_subsampling():
-    """A shortcut pools its input, then convolves: with a window of one position that is the strided convolution."""
-    conv = nn.Conv3d(3, 4, 1, stride=2)
-    pooled = PooledConv3d(conv, nn.MaxPool3d(1, 2))
-    clip = torch.randn(1, 3, 4, 6, 6)
-    torch.testing.assert_close(pooled(clip), conv(clip))
-
-
-def test_width_and_dropout():
-    assert network("model.width=8").fc.in_features == 64
-    assert network("model.dropout=0.3").dropout.p == 0.3
-    wide = network("model.name=x3d_xs", "model.width=48", "data.num_frames=4", *sizes(64))
-    assert wide.blocks[0].conv.conv_t.out_channels == 48
-
-
-def test_a_place_that_the_network_does_not_have():
-    network = nn.Sequential(nn.Conv3d(3, 4, 3))
-    network.head_pool = "pool"
-    with pytest.raises(UsageError, match=r"model.pool.where: tiny has no place 'head' \(it has existing\)"):
-        place_pooling(network, PoolConfig(where=["head"]), "tiny")
-
-
-def test_what_is_wrong_with_a_network():
-    with pytest.raises(UsageError, match="model.width: the channels of x3d_xs come in multiples of 8, not 20"):
-        network("model.name=x3d_xs", "model.width=20")
-    with pytest.raises(UsageError, match="unknown network 'r3d18'; did you mean r3d_18"):
-        network("model.name=r3d18")
-    with pytest.raises(UsageError, match="data.crop_size: x3d_xs needs 32 pixels at least, not 16"):
-        network("model.name=x3d_xs", *sizes(16))
+    clip = torch.randn(entry.clip_shape(frames, crop))
+    torch.testing.assert_close(ours(clip), theirs(clip), atol=1e-5, rtol=1e-5)

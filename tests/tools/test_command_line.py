@@ -80,7 +80,7 @@ def test_training_requests_that_are_wrong(tmp_path):
     assert fails(run("train", *config, "optim.lr=-1"), 2, "optim.lr = -1", "greater than 0")
     assert fails(run("train", *config, "model.name=r3d_19"), 2, "unknown network 'r3d_19'", "x3d_xs")
     assert fails(run("train", *config, "data.dataset=movies"), 2, "unknown data set 'movies'", "motion, folder")
-    assert fails(run("train", *config, "model.pool.kind=sof"), 2, "'soft', 'avg' or 'max'")
+    assert fails(run("train", *config, "model.pool.kind=sof"), 2, "'soft', 'avg', 'max'")
     assert fails(run("train", *config, "data.dataset=folder", "data.root=absent"), 2, "data.root: no folder", "absent")
     assert fails(run("train", *config, f"output={a_file}"), 1, "cannot write the run's folder", "output=")
     assert fails(run("train", "--resume", tmp_path), 2, "is not the folder of a run")
