@@ -31,7 +31,7 @@ def count_flops(network: nn.Module, clip: Tensor | list[Tensor]) -> FlopCountAna
 
 
 def _soft_pool(inputs: list[Any], outputs: list[Any]) -> int:
-    kernel = inputs[3].toIValue()
+    kernel = [size.toIValue() for size in inputs[3].node().inputs()]
     return 2 * prod(kernel) * prod(outputs[0].type().sizes())
 
 

@@ -135,8 +135,7 @@ def find_sites(network: nn.Module) -> tuple[list[Site], list[tuple[str, str]]]:
             continue
         conv = next((kind for kind in _CONVS if isinstance(module, kind)), None)
         if conv is not None and staged and network.attention_pools and name.endswith(_ATTENTION):
-            if prod(module.kernel_size) > 1:
-                sites.append(Site(name, module, "attention", _window_of(module)))
+            sites.append(Site(name, module, "attention", _window_of(module)))
         if conv is not None and prod(module.stride) > 1:
             if isinstance(module, _PooledConv) or type(module).forward is not conv.forward:
                 left.append((name, f"{type(module).__name__} has a forward of its own"))

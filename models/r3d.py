@@ -27,8 +27,8 @@ class R3D(Staged, VideoResNet):
 
     ::
 
-        clip -> stem /(1,2,2) (-> maxpool /2) -> layer1 -> layer2 /2 -> layer3 /2 -> layer4 /2 -> avgpool -> dropout -> fc
-                channels: width                  width     2 width      4 width      8 width     (x4 with bottlenecks)
+        clip -> stem /(1,2,2) (-> maxpool /2) -> layer1 -> layer2 /2 -> layer3 /2 -> layer4 /2 -> avgpool -> fc
+                channels: width                  width     2 width      4 width      8 width  (x4 with bottlenecks)
 
     Args:
         stem: the layers before `maxpool`, with `options.width` channels at their end.

@@ -116,9 +116,9 @@ SPECS: dict[str, Spec] = {
     "densenet121": _dense(image.densenet121, millions=7.98, gflops=2.83),
     "densenet161": _dense(image.densenet161, width=96, millions=28.68, gflops=7.73),
     "densenet169": _dense(image.densenet169, millions=14.15, gflops=3.36),
-    "resnext50_32x4d": _next(image.resnext50_32x4d, millions=25.03, gflops=4.23),
-    "resnext101_32x4d": _next(image.resnext101_32x4d, weights=(_SEED,)),
-    "resnext101_32x8d": _next(image.resnext101_32x8d, millions=88.79, gflops=16.41),
+    "resnext50_32x4d": _next(image.resnext50_32x4d, width_step=16, millions=25.03, gflops=4.23),
+    "resnext101_32x4d": _next(image.resnext101_32x4d, width_step=16, weights=(_SEED,)),
+    "resnext101_32x8d": _next(image.resnext101_32x8d, width_step=8, millions=88.79, gflops=16.41),
     "wide_resnet50_2": _image(image.wide_resnet50_2, paper="arXiv 1605.07146", millions=68.88, gflops=11.40),
 }
 

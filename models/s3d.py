@@ -13,7 +13,7 @@ from softpool3d.models.network import Options, Staged
 from softpool3d.models.pools.basic import AvgPool
 from softpool3d.models.pools.geometry import Window
 
-# channels of the inception blocks' branches at width 64: b0, b1 (middle, out), b2 (middle, out), b3; table 1 of Inception
+# channels of the inception blocks' branches at width 64: b0, b1 (middle, out), b2 (middle, out), b3
 _STAGES = {
     2: [(64, 96, 128, 16, 32, 32), (128, 128, 192, 32, 96, 64)],
     3: [

@@ -1,12 +1,12 @@
 """Weights that others published: their files read, their names translated, and a report of what was loaded.
 
-    layout         files                                                   networks
-    torchvision    by name (`model.weights=r3d_18`), or its .pth file      r3d_18, mc3_18, r2plus1d_18, s3d, mvit_v2_s, images
-    pytorchvideo   X3D_M.pyth, SLOWFAST_8x8_R50.pyth, ... of its zoo       those of blocknet.py
-    pyslowfast     checkpoints of PySlowFast                               X3D, SlowFast, Slow, C2D, I3D
-    hara           r3d50_K_200ep.pth and its kind                          r3d_34, r3d_50, r3d_101
-    seed           SoftPool's own ImageNet checkpoints                     images
-    softpool3d     best.safetensors of a run                               all
+    layout         files                                       networks
+    torchvision    by name (`model.weights=r3d_18`) or a .pth  r3d_18, mc3_18, r2plus1d_18, s3d, mvit_v2_s, images
+                   SoftPool's own ImageNet checkpoints         images
+    pytorchvideo   X3D_M.pyth, SLOWFAST_8x8_R50.pyth, ...      those of blocknet.py
+    pyslowfast     checkpoints of PySlowFast                   X3D, SlowFast, Slow, C2D, I3D
+    hara           r3d50_K_200ep.pth and its kind              r3d_34, r3d_50, r3d_101
+    softpool3d     best.safetensors of a run                   all
 
 Each layout is one function below, from its names to ours. Files are read without running pickled code.
 """
@@ -49,6 +49,7 @@ class Source:
     state: State
     origin: str  # the file or the name, for messages
     layout: str
+    adapted: tuple[tuple[str, str], ...] = ()  # (name, how) of what the translation changed
     classes: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
 
@@ -124,7 +125,7 @@ def _read_file(path: Path) -> Source:
             f"weights: {path} holds Python objects beside tensors, and those are not run ({_first_line(error)}); save "
             "its state_dict alone with torch.save"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # damaged bytes surface as any of a dozen types
         raise UsageError(f"weights: {path} is no file of torch.save, or it is damaged ({_first_line(error)})") from None
     state = _find_state(content)
     if state is None:
@@ -133,7 +134,8 @@ def _read_file(path: Path) -> Source:
         raise UsageError(f"weights: {path} is no state dict of a network: it holds {what}")
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     layout, translate = layout_of(state)
-    return Source(translate(state), str(path), layout)
+    state = translate(state)
+    return Source(state, str(path), layout, fold_shortcut_norm(state) if layout == "pyslowfast" else ())
 
 
 def _read_safetensors(path: Path) -> tuple[State, str, str]:
@@ -195,6 +197,25 @@ def from_pyslowfast(state: State) -> State:
     # pytorchvideo counts a pooling between stages as a block (C2D, I3D); PySlowFast has it outside of its stages
     has_pool = pathways == 1 and not is_x3d and _pools_after_stage1(state)
     return {_pyslowfast_name(name, pathways, is_x3d, has_pool): tensor for name, tensor in state.items()}
+
+
+def fold_shortcut_norm(state: State) -> tuple[tuple[str, str], ...]:
+    """PySlowFast's X3D normalises the first stage's shortcut, pytorchvideo's does not: folds that norm away, in place.
+
+    Its scale goes into the shortcut's convolution, its shift into the bias of the norm at the other branch's end, which
+    is added to it: in evaluation the network is the same.
+    """
+    block = "blocks.1.res_blocks.0"
+    names = {key: f"{block}.branch1_norm.{key}" for key in ("weight", "bias", "running_mean", "running_var")}
+    end = f"{block}.branch2.norm_c.bias"
+    if "blocks.5.pool.pre_conv.weight" not in state or not {*names.values(), end} <= state.keys():
+        return ()
+    norm = {key: state.pop(name) for key, name in names.items()}
+    state.pop(f"{block}.branch1_norm.num_batches_tracked", None)
+    scale = norm["weight"] / (norm["running_var"] + 1e-5).sqrt()
+    state[f"{block}.branch1_conv.weight"] = state[f"{block}.branch1_conv.weight"] * scale.view(-1, 1, 1, 1, 1)
+    state[end] = state[end] + norm["bias"] - norm["running_mean"] * scale
+    return ((f"{block}.branch1_conv.weight", "the norm that PySlowFast has behind it folded in"),)
 
 
 def _pools_after_stage1(state: State) -> bool:
@@ -275,7 +296,7 @@ def _meta(published: Any) -> dict[str, Any]:
     return {"classes": tuple(published.meta["categories"]), "preprocessing": preprocessing}
 
 
-# --- into a network ----------------------------------------------------------------------------------------------------
+# --- into a network --------------------------------------------------------------------------------------------------
 
 
 def load_public(network: Staged, source: Source, name: str) -> WeightsReport:
@@ -287,7 +308,7 @@ def load_public(network: Staged, source: Source, name: str) -> WeightsReport:
     own = network.state_dict()
     logits = (f"{network.logits_layer()}.weight", f"{network.logits_layer()}.bias")
     pooling = {f"{path}." for path, module in network.named_modules() if _belongs_to_pooling(path, module)}
-    state, left_out, missing, adapted = {}, [], [], []
+    state, left_out, missing, adapted = {}, [], [], list(source.adapted)
     for key, wanted in own.items():
         tensor = source.state.get(key)
         if tensor is None:

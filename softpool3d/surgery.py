@@ -89,6 +89,6 @@ def _nothing(module: nn.Module, sites: list, places: list[str], types, names) ->
     more = f", ... ({len(have)} in all)" if len(have) > 5 else ""
     found = f"it has {', '.join(have[:5])}{more}" if have else "no layer of it pools or has a stride"
     return (
-        f"nothing to change in {type(module).__name__} with {', '.join(filters)}: {found}. Pooling that a forward calls "
-        "as a function (F.max_pool2d) cannot be replaced; make it a layer first"
+        f"nothing to change in {type(module).__name__} with {', '.join(filters)}: {found}. Pooling that a "
+        "forward calls as a function (F.max_pool2d) cannot be replaced; make it a layer first"
     )

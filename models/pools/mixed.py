@@ -9,7 +9,7 @@ from softpool3d.models.pools.geometry import Geometry, Pool, maximum
 
 
 class MixedPool(Pool):
-    """a max + (1 - a) mean with one learned a in (0, 1) per layer (section 2.1): a = sigmoid(mix), one half at first."""
+    """a max + (1 - a) mean, one learned a = sigmoid(mix) per layer (section 2.1), which starts at one half."""
 
     def __init__(self, geometry: Geometry) -> None:
         super().__init__(geometry)

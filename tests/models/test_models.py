@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from originals import IMAGES, PYTORCHVIDEO, TORCHVISION, original
+import torchvision
+from originals import IMAGES
 
 from softpool3d.config import ModelConfig, PoolConfig, load_config
 from softpool3d.errors import UsageError
@@ -51,19 +52,138 @@ def test_parameters_and_flops(name):
     assert counted == pytest.approx(gflops, rel=1e-3, abs=0.005)  # the table has two decimals
 
 
-@pytest.mark.parametrize("name", [*TORCHVISION, *PYTORCHVIDEO, *IMAGES])
-def test_each_is_its_library_s(name):
-    """Same names, same shapes; same operations, counted to the last; same outputs for the same weights."""
-    entry = SPECS[name]
-    frames = None if entry.is_image else max(4, entry.least[0])
-    # MViT and the fixed heads of pytorchvideo take the published sizes only
-    crop, frames = (224, 16) if name == "mvit_v2_s" else (64, frames)
-    frames, crop = (16, 224) if name == "s3d" else (frames, crop)
-    fixed = {"slow_r50": 8, "c2d_r50": 8, "i3d_r50": 8, "csn_r101": 32, "r2plus1d_r50": 16}
-    frames, crop = (fixed[name], 224) if name in fixed else (frames, crop)
-    theirs = original(name, frames=frames, crop=crop)
-    ours = create(name, 7, num_frames=frames, crop_size=crop).eval()
+@pytest.mark.parametrize("name", IMAGES)
+def test_image_networks_have_torchvision_s_parameters(name):
+    with torch.device("meta"):
+        theirs, ours = getattr(torchvision.models, name)(num_classes=7), create(name, 7)
     assert parameters(ours) == parameters(theirs)
-    ours.load_state_dict(theirs.state_dict())
-    clip = torch.randn(entry.clip_shape(frames, crop))
-    torch.testing.assert_close(ours(clip), theirs(clip), atol=1e-5, rtol=1e-5)
+    assert round(sum(p.numel() for p in create_on_meta(name).parameters()) / 1e6, 2) == SPECS[name].millions
+
+
+def create_on_meta(name):
+    with torch.device("meta"):
+        return create(name, 1000)
+
+
+def test_soft_pooling_where_the_network_pools_costs_the_pooling_alone():
+    clip = torch.zeros(1, 3, 4, 64, 64)
+    plain = count_flops(create("r3d_50", 5, num_frames=4, crop_size=64), clip)
+    soft = create("r3d_50", 5, num_frames=4, crop_size=64, pool="soft")
+    assert sum(p.numel() for p in soft.parameters()) == sum(p.numel() for p in create("r3d_50", 5).parameters())
+    # stem: 64 channels, 2x16x16 outputs, 27 positions each; head: 2048 channels of 1x2x2
+    pooling = 2 * 64 * 2 * 16 * 16 * 27 + 2 * 2048 * 4
+    counted = count_flops(soft, clip)
+    assert counted.total() - plain.total() == pooling
+    names = ("softpool3d::soft_pool3d", "softpool3d::adaptive_soft_pool3d")
+    assert sum(counted.by_operator()[name] for name in names) == pooling
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_least_clip_and_what_is_less(name):
+    entry = SPECS[name]
+    frames, crop = (None if entry.is_image else entry.least[0]), entry.least[1]
+    # width as small as it goes: every network is built and run here
+    width = {"mvit_v2_s": 16}.get(name, max(4, entry.width_step))
+    network = create(name, 5, num_frames=frames, crop_size=crop, width=width, in_channels=2).eval()
+    shape = entry.clip_shape(frames, crop, channels=2)
+    assert network(torch.randn(shape)).shape == (1, 5)
+    with pytest.raises(UsageError, match=rf"^crop_size: {name} needs {crop} pixels at least, not {crop - 1}$"):
+        create(name, 5, crop_size=crop - 1)
+    if frames and frames > 1:
+        with pytest.raises(UsageError, match=rf"^num_frames: {name} needs {frames} frames at least, not {frames - 1}$"):
+            create(name, 5, num_frames=frames - 1)
+    larger = (*shape[:-2], crop + 16, crop + 16)  # made for one size, it takes others
+    if name != "mvit_v2_s":
+        assert network(torch.randn(larger)).shape == (1, 5)
+
+
+def test_other_sizes_than_those_it_was_made_for():
+    for name, made, given in (
+        ("x3d_xs", (4, 64), (6, 96)),
+        ("x3d_xs", (8, 96), (4, 64)),
+        ("slow_r50", (8, 64), (3, 40)),
+        ("mvit_v2_s", (4, 64), (8, 96)),
+    ):
+        width = {"x3d_xs": 24, "slow_r50": 8, "mvit_v2_s": 16}[name]
+        for pool in (None, "soft"):
+            network = create(name, 5, num_frames=made[0], crop_size=made[1], width=width, pool=pool).eval()
+            assert network(torch.randn(1, 3, given[0], given[1], given[1])).shape == (1, 5)
+
+
+def test_width_dropout_and_head():
+    narrow = create("r3d_18", 5, width=8, dropout=0.3)
+    assert narrow.fc.in_features == 64 and narrow.dropout.p == 0.3
+    assert create("s3d", 5, width=16).classifier[1].in_channels == 256
+    assert create("x3d_xs", 5, width=48).blocks[0].conv.conv_t.out_channels == 48
+    assert create("densenet161", 5, width=48).features.denseblock1.denselayer1.conv2.out_channels == 24
+    for name, features in (("r3d_18", 64), ("slowfast_r50", 288), ("s3d", 128), ("mvit_v2_s", 128), ("resnet18", 64)):
+        width = 16 if name == "mvit_v2_s" else 8
+        bare = create(name, 5, width=width, num_frames=8, crop_size=64, head="none").eval()
+        clip = SPECS[name].clip_shape(None if SPECS[name].is_image else 8, 64)
+        assert bare(torch.randn(clip)).shape == (1, features)
+
+
+def test_slowfast_takes_one_clip_or_both_pathways():
+    network = create("slowfast_r50", 5, num_frames=8, crop_size=32, width=8).eval()
+    clip = torch.randn(1, 3, 8, 32, 32)
+    pathways = [clip[:, :, [0, 7]], clip]
+    torch.testing.assert_close(network(clip), network(pathways))
+    assert len(pathways) == 2 and pathways[0].shape[1] == 3  # the caller's list is the caller's
+    with pytest.raises(UsageError, match="num_frames: slowfast_r50 takes frames in multiples of 4, not 6"):
+        create("slowfast_r50", num_frames=6)
+
+
+def test_r3d_blocks_begin_as_identities():
+    for name, last in (("r3d_18", "conv2"), ("r3d_50", "conv3")):
+        block = create(name, 5, width=4).layer2[1]
+        x = torch.rand(1, block.conv1[0].in_channels, 2, 4, 4)
+        assert not getattr(block, last)[1].weight.any()
+        torch.testing.assert_close(block.eval()(x), x)
+
+
+def config(*overrides):
+    return load_config("r3d_softpool", ["model.width=null", *overrides])
+
+
+def test_a_configuration_s_network():
+    network = build_model(config("model.name=x3d_s", "model.dropout=0.3", "model.checkpointing=true"), 5)
+    assert network.blocks[5].dropout.p == 0.3 and network.checkpointing
+    assert {change.place for change in network.pooling} == {"downsample", "head"}
+    inflated = build_model(config("model.name=resnet18", "model.inflate=true", "model.width=8"), 5)
+    assert inflated.eval()(torch.randn(1, 3, 8, 64, 64)).shape == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.name=r3d18"], r"^model.name: unknown network 'r3d18'; did you mean r3d_18 or .*\(known: r3d_18, "),
+        (
+            ["model.name=x3d_xs", "model.width=20"],
+            "^model.width: the channels of x3d_xs come in multiples of 8, not 20$",
+        ),
+        (
+            ["model.name=x3d_xs", "data.crop_size=16"],
+            "^data.crop_size: x3d_xs needs 32 pixels at least, not 16$",
+        ),
+        (["model.name=s3d", "data.num_frames=4"], "^data.num_frames: s3d needs 5 frames at least, not 4$"),
+        (["model.name=resnet18"], "^model.inflate: resnet18 takes images; with model.inflate=true it takes clips$"),
+        (["model.inflate=true"], "^model.inflate: r3d_18 takes clips already"),
+        (
+            ["model.pool.where=[attention]"],
+            r"^model.pool.where: r3d_18 has no place 'attention' \(it has existing, downsample, temporal, head\)$",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_network(overrides, message):
+    with pytest.raises(UsageError, match=message):
+        build_model(config(*overrides), 5)
+
+
+def test_what_is_wrong_with_arguments():
+    with pytest.raises(UsageError, match="^head: 'linear' is neither 'classifier' nor 'none'$"):
+        create("r3d_18", head="linear")
+    with pytest.raises(UsageError, match="^num_classes: 0 is none"):
+        create("r3d_18", 0)
+    with pytest.raises(UsageError, match="kind = 'softmax': input should be 'soft', 'avg'"):
+        create("r3d_18", pool="softmax")
+    assert ModelConfig().pool == PoolConfig()

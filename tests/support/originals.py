@@ -1,4 +1,4 @@
-"""The networks as their own libraries build them, with random weights and running statistics; tests compare with these."""
+"""The networks as their own libraries build them, with random weights and running statistics, to compare with."""
 
 from __future__ import annotations
 
@@ -103,3 +103,55 @@ class HaraBlock(nn.Module):
             y = getattr(self, f"bn{number}")(getattr(self, f"conv{number}")(y))
             y = y.relu() if number < self.count else y
         return (y + (x if self.downsample is None else self.downsample(x))).relu()
+
+
+def run_original(network: nn.Module, name: str, clip: torch.Tensor) -> torch.Tensor:
+    """SlowFast's own network takes its two pathways."""
+    if name != "slowfast_r50":
+        return network(clip)
+    frames = clip.shape[2]
+    slow = clip.index_select(2, torch.linspace(0, frames - 1, frames // 4).long())
+    return network([slow, clip])
+
+
+def pyslowfast_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """pytorchvideo's state dict of X3D, SlowFast or Slow under the names that PySlowFast's checkpoints have."""
+    two = any("multipathway_blocks" in name for name in state)
+    x3d = any(".pre_conv." in name for name in state)
+    renamed = {}
+    for name, tensor in state.items():
+        parts = name.split(".")
+        block, rest, pathway = int(parts[1]), parts[2:], "0"
+        if rest[0] == "multipathway_fusion":
+            layer = "conv_f2s" if rest[1] == "conv_fast_to_slow" else "bn"
+            renamed[f"s{block + 1}_fuse.{layer}.{rest[2]}"] = tensor
+            continue
+        if rest[0] == "multipathway_blocks":
+            pathway, rest = rest[1], rest[2:]
+        if rest[0] == "res_blocks":
+            unit, rest = rest[1], rest[2:]
+            if rest[0] == "branch2":
+                layer = rest[1]
+                if x3d and layer == "norm_b":
+                    rest = (
+                        ["b_bn", *rest[3:]] if rest[2] == "0" else ["se", {"0": "fc1", "2": "fc2"}[rest[4]], *rest[5:]]
+                    )
+                else:
+                    kind, letter = layer.split("_")
+                    rest = [letter if kind == "conv" else f"{letter}_bn", *rest[2:]]
+                rest = ["branch2", *rest]
+            else:
+                rest = [{"branch1_conv": "branch1", "branch1_norm": "branch1_bn"}[rest[0]], *rest[1:]]
+            renamed[f"s{block + 1}.pathway{pathway}_res{unit}.{'.'.join(rest)}"] = tensor
+        elif block == 0:
+            if x3d and rest[0] == "conv":
+                rest = [{"conv_t": "conv_xy", "conv_xy": "conv"}[rest[1]], *rest[2:]]
+            else:
+                rest = ["bn" if rest[0] == "norm" else rest[0], *rest[1:]]
+            renamed[f"s1.pathway{pathway}_stem.{'.'.join(rest)}"] = tensor
+        else:
+            layers = {"pre_conv": "conv_5", "pre_norm": "conv_5_bn", "post_conv": "lin_5"}
+            layer, rest = ("projection", rest[1:]) if rest[0] == "proj" else (layers[rest[1]], rest[2:])
+            renamed[f"head.{layer}.{'.'.join(rest)}"] = tensor
+    assert two == any("pathway1" in name for name in renamed) and len(renamed) == len(state)
+    return renamed
