@@ -25,7 +25,17 @@ from torch import Tensor, nn
 from softpool3d.config import PoolConfig
 from softpool3d.errors import UsageError
 from softpool3d.models.network import Staged
-from softpool3d.models.pools import KINDS, Bins, Geometry, Window, geometry_of, make_pool, needs_channels, strided
+from softpool3d.models.pools import (
+    KINDS,
+    Bins,
+    Geometry,
+    Window,
+    geometry_of,
+    make_pool,
+    needs_channels,
+    per_dimension,
+    strided,
+)
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -130,9 +140,12 @@ def find_sites(network: nn.Module) -> tuple[list[Site], list[tuple[str, str]]]:
     head = network.head_pools if staged else ()
     untouched = network.untouched if staged else ()
     sites, left = [], []
+    opaque = [f"{path}." for path in untouched]  # pools that belong to a layer that is one, or took over a stride
     for name, module in network.named_modules(remove_duplicate=False):
-        if any(name == path or name.startswith(f"{path}.") for path in untouched):
+        if name in untouched or name.startswith(tuple(opaque)):
             continue
+        if isinstance(module, _PooledConv):
+            opaque.append(f"{name}.")
         conv = next((kind for kind in _CONVS if isinstance(module, kind)), None)
         if conv is not None and staged and network.attention_pools and name.endswith(_ATTENTION):
             sites.append(Site(name, module, "attention", _window_of(module)))
@@ -142,11 +155,11 @@ def find_sites(network: nn.Module) -> tuple[list[Site], list[tuple[str, str]]]:
             elif hasattr(module, "parametrizations") or not isinstance(module.weight, nn.Parameter):
                 left.append((name, "its weight is parametrized"))
             else:
-                sites.append(Site(name, module, "downsample", strided(tuple(module.stride))))
+                sites.append(
+                    Site(name, module, "downsample", strided(per_dimension(module.stride, len(module.stride))))
+                )
         elif (geometry := geometry_of(module)) is not None:
-            # pools inside of layers that are themselves one, or that took over a stride
-            if any(name.startswith(f"{site.name}.") for site in sites) or _inside_pooled(network, name):
-                continue
+            opaque.append(f"{name}.")
             place = "head" if name in head or (not staged and geometry == Bins((1,) * geometry.dims)) else "existing"
             sites.append(Site(name, module, place, geometry))
         elif getattr(module, "return_indices", False):
@@ -158,12 +171,7 @@ _ATTENTION = ("pool_q.pool", "pool_k.pool", "pool_v.pool")
 
 
 def _window_of(conv: nn.Module) -> Window:
-    return Window(conv.kernel_size, conv.stride, conv.padding, conv.dilation)
-
-
-def _inside_pooled(network: nn.Module, name: str) -> bool:
-    parent = name.rpartition(".")[0]
-    return bool(parent) and isinstance(network.get_submodule(parent), _PooledConv)
+    return Window(*(per_dimension(v, 3) for v in (conv.kernel_size, conv.stride, conv.padding, conv.dilation)))
 
 
 def swap(
@@ -221,7 +229,12 @@ def channels_at(network: nn.Module, sites: Iterable[Site], run: Callable[[], obj
     for site in sites:
 
         def note(layer, inputs, output, site=site):
-            seen[id(layer)] = (output if site.pools_output else inputs[0]).shape[1]
+            channels = (output if site.pools_output else inputs[0]).shape[1]
+            if seen.setdefault(id(layer), channels) != channels:
+                raise UsageError(
+                    f"{site.name} is one layer at several places that see {seen[id(layer)]} and {channels} channels; a "
+                    "pooling with parameters per channel cannot stand there"
+                )
 
         hooks.append(site.layer.register_forward_hook(note))
     try:
@@ -253,11 +266,14 @@ def places(network: nn.Module) -> tuple[str, ...]:
     return tuple(place for place in ("existing", "downsample", "temporal", "head", "attention") if place in has)
 
 
-def place_pooling(network: Staged, options: PoolConfig, name: str, clip: tuple[int, ...]) -> PoolingReport:
+def place_pooling(
+    network: Staged, options: PoolConfig, name: str, clip: tuple[int, ...], step: int = 1
+) -> PoolingReport:
     """Puts `options.kind` into each place of `options.where`, in place.
 
     Args:
         clip: (N, C, T, H, W) or (N, C, H, W) that the network can be run on, with the frames that it is made for.
+        step: its frames come in multiples of it.
 
     Raises:
         UsageError: for a place that the network does not have, or a kind that has no form for it.
@@ -284,7 +300,7 @@ def place_pooling(network: Staged, options: PoolConfig, name: str, clip: tuple[i
 
     report = swap(network, sites, options, left, run)
     if "temporal" in where:
-        report = PoolingReport((*report.changes, *_pool_time(network, options, name, clip)), report.left)
+        report = PoolingReport((*report.changes, *_pool_time(network, options, name, clip, step)), report.left)
     return report
 
 
@@ -313,7 +329,7 @@ class _EachPathway(nn.Module):
         return [pool(part) for pool, part in zip(self.pathways, x, strict=True)]
 
 
-def _pool_time(network: Staged, options: PoolConfig, name: str, clip: tuple[int, ...]) -> list[Change]:
+def _pool_time(network: Staged, options: PoolConfig, name: str, clip: tuple[int, ...], step: int) -> list[Change]:
     """Halves time before each stage of `options.temporal`, whatever strides the network has of its own."""
     names = list(network.stages())
     for stage in options.temporal:
@@ -332,7 +348,8 @@ def _pool_time(network: Staged, options: PoolConfig, name: str, clip: tuple[int,
         temporal[stage] = pools[0] if isinstance(features, Tensor) else _EachPathway(pools)
         before.append(min(part.shape[2] for part in parts))
     if min(before) < 2:
-        least = next((n for n in range(clip[2] + 1, 65 * clip[2]) if _least_time(network, options, clip, n) >= 2), None)
+        longer = range((clip[2] // step + 1) * step, 1024, step)
+        least = next(n for n in longer if _least_time(network, clip, n) >= 2)
         stage = sorted(options.temporal)[before.index(min(before))]
         raise UsageError(
             f"num_frames: {name} has no time left to halve before {stage} with {clip[2]} frames; give {least} at least"
@@ -340,7 +357,7 @@ def _pool_time(network: Staged, options: PoolConfig, name: str, clip: tuple[int,
     return [Change(stage, "temporal", "-", f"{options.kind} {window}") for stage in sorted(options.temporal)]
 
 
-def _least_time(network: Staged, options: PoolConfig, clip: tuple[int, ...], frames: int) -> int:
+def _least_time(network: Staged, clip: tuple[int, ...], frames: int) -> int:
     """The fewest frames that any temporal pooling sees."""
     seen: list[int] = []
     hooks = [
@@ -349,8 +366,6 @@ def _least_time(network: Staged, options: PoolConfig, clip: tuple[int, ...], fra
     ]
     try:
         _features(network, (*clip[:2], frames, *clip[3:]))
-    except UsageError:  # frames that the network does not take
-        return 0
     finally:
         for hook in hooks:
             hook.remove()

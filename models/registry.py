@@ -200,7 +200,7 @@ def create(
         chosen = pool_config(kind=pool) if isinstance(pool, str) else pool
         time = () if entry.is_image and not inflate else (frames,)
         clip = (1, in_channels, *time, entry.least[1], entry.least[1])
-        network.pooling = place_pooling(network, chosen, name, clip)
+        network.pooling = place_pooling(network, chosen, name, clip, entry.frames_step)
     if weights is not None:
         network.loaded_weights = load_public(network, read_weights(weights, name), name)
     network.checkpointing, network.features_only = checkpointing, features_only

@@ -19,13 +19,24 @@ from softpool3d.models.pools.ada import AdaPool, EdscwPool
 from softpool3d.models.pools.basic import LpPool, avg_pool, max_pool
 from softpool3d.models.pools.blur import BlurPool
 from softpool3d.models.pools.conv import ConvPool
-from softpool3d.models.pools.geometry import Bins, Geometry, Window, geometry_of, strided
+from softpool3d.models.pools.geometry import Bins, Geometry, Window, geometry_of, per_dimension, strided
 from softpool3d.models.pools.lip import LipPool
 from softpool3d.models.pools.mixed import MixedPool
 from softpool3d.models.pools.soft import soft_pool
 from softpool3d.models.pools.stochastic import StochasticPool
 
-__all__ = ["KINDS", "Bins", "Geometry", "Kind", "Window", "geometry_of", "make_pool", "needs_channels", "strided"]
+__all__ = [
+    "KINDS",
+    "Bins",
+    "Geometry",
+    "Kind",
+    "Window",
+    "geometry_of",
+    "make_pool",
+    "needs_channels",
+    "per_dimension",
+    "strided",
+]
 
 
 @dataclass(frozen=True)

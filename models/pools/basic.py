@@ -25,8 +25,8 @@ class MaxPool(Pool):
 class LpPool(Pool):
     """(mean |x|^p)^(1/p), the normalised Lp norm (arXiv 1311.1780, equation 1).
 
-    p=1 is the mean of |x|, large p its maximum. A window of nothing but zeros, which is common behind a ReLU, gives 0 and
-    passes no gradient.
+    p=1 is the mean of |x|, large p its maximum. A window of nothing but zeros, which is common behind a
+    ReLU, gives 0 and passes no gradient.
     """
 
     def __init__(self, geometry: Geometry, p: float) -> None:

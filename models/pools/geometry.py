@@ -117,15 +117,24 @@ class Pool(nn.Module):
 def mean(x: Tensor, geometry: Geometry) -> Tensor:
     """The mean over each window's positions inside the input."""
     index = geometry.dims - 1
+    if geometry.dims == 3 and x.device.type == "cpu" and x.dtype in (torch.float16, torch.bfloat16):
+        return mean(x.float(), geometry).to(x.dtype)  # torch has no such kernel
     if isinstance(geometry, Bins):
         adaptive = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[index]
         size = tuple(n or x.shape[2 + i] for i, n in enumerate(geometry.output_size))
         return adaptive(x, size)
-    # ceil_mode may leave a window larger than the input; torch's average pooling, unlike max pooling, refuses that
-    sizes = zip(geometry.on(x).kernel, x.shape[2:], geometry.padding, strict=True)
-    kernel = tuple(min(k, n + 2 * p) if geometry.ceil_mode else k for k, n, p in sizes)
+    w = geometry.on(x)
+    if w.ceil_mode:  # which may leave a window larger than the input; torch's average pooling, unlike max, refuses that
+        sizes = zip(w.kernel, x.shape[2:], w.padding, strict=True)
+        w = replace(w, kernel=tuple(min(k, n + 2 * p) for k, n, p in sizes))
     pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[index]
-    return pool(x, kernel, geometry.stride, geometry.padding, geometry.ceil_mode, count_include_pad=False)
+    if all(k <= n for k, n in zip(w.kernel, x.shape[2:], strict=True)):
+        return pool(x, w.kernel, w.stride, w.padding, w.ceil_mode, count_include_pad=False)
+    # it also refuses a window that padding alone makes large enough: pad first, and divide by what was inside
+    padding = [p for p in reversed(w.padding) for _ in range(2)]
+    inside = F.pad(torch.ones_like(x[:1, :1]), padding)
+    y = pool(F.pad(x, padding), w.kernel, w.stride, 0, w.ceil_mode) / pool(inside, w.kernel, w.stride, 0, w.ceil_mode)
+    return y[(..., *(slice(size) for size in w.output_size(x)))]
 
 
 def maximum(x: Tensor, geometry: Geometry, return_indices: bool = False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from softpool3d.models.pools.geometry import Geometry, Pool
@@ -21,9 +22,13 @@ class LipPool(Pool):
         conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[geometry.dims - 1]
         self.logit = conv(channels, channels, 1, bias=False)
         nn.init.zeros_(self.logit.weight)
-        self.norm = nn.GroupNorm(channels, channels)  # instance normalisation that also takes a single position
+        self.norm = nn.GroupNorm(channels, channels)  # one group per channel: instance normalisation
 
     def forward(self, x: Tensor) -> Tensor:
         # shifted by the middle of its range, which the quotient does not see and half precision does
-        weights = (_GATE * self.norm(self.logit(x)).sigmoid() - _GATE / 2).exp()
+        weights = (_GATE * self._normalized(self.logit(x)).sigmoid() - _GATE / 2).exp()
         return self.mean(weights * x) / self.mean(weights)
+
+    def _normalized(self, x: Tensor) -> Tensor:
+        # the function itself: its Python front refuses a single position, which then is its own mean
+        return torch.group_norm(x, self.norm.num_groups, self.norm.weight, self.norm.bias, self.norm.eps)

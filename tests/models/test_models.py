@@ -74,7 +74,7 @@ def test_soft_pooling_where_the_network_pools_costs_the_pooling_alone():
     pooling = 2 * 64 * 2 * 16 * 16 * 27 + 2 * 2048 * 4
     counted = count_flops(soft, clip)
     assert counted.total() - plain.total() == pooling
-    names = ("softpool3d::soft_pool3d", "softpool3d::adaptive_soft_pool3d")
+    names = ("soft_pool3d", "adaptive_soft_pool3d")
     assert sum(counted.by_operator()[name] for name in names) == pooling
 
 
