@@ -22,7 +22,7 @@ FAMILIES = {
     "r3d_18": dict(width=4, num_frames=4, crop_size=64),
     "r3d_50": dict(width=4, num_frames=4, crop_size=64),
     "r2plus1d_18": dict(width=4, num_frames=4, crop_size=64),
-    "s3d": dict(width=32, num_frames=8, crop_size=64),
+    "s3d": dict(width=4, num_frames=8, crop_size=64),
     "x3d_xs": dict(width=8, num_frames=4, crop_size=64),
     "i3d_r50": dict(width=4, num_frames=4, crop_size=64),
     "csn_r101": dict(width=4, num_frames=4, crop_size=64),
@@ -68,7 +68,7 @@ def test_pooling_keeps_shapes_names_and_weights(name, where):
         there, other = conv_shapes(pooled, clip)
         assert there == shapes and other.shape == logits.shape and other.isfinite().all()
         own = kind == "max" and name == "mvit_v2_s" and "downsample" not in where  # it pools by the maximum itself
-        assert torch.allclose(other, logits, atol=1e-7, rtol=1e-4) == own
+        assert torch.equal(other, logits) == own
 
 
 @pytest.mark.parametrize("kind", KINDS)
