@@ -43,6 +43,8 @@ class BlockNet(Staged):
         self.untouched = (f"blocks.{last}.output_pool",)  # averages logits
         heads = []
         for name, module in list(self.named_modules()):
+            if isinstance(module, nn.Conv3d):  # torch.compile takes the numpy integers in there for data
+                module.stride = per_dimension(module.stride, 3)
             if isinstance(module, nn.AvgPool3d):
                 heads.append(name)
                 kernel, stride, padding = (
