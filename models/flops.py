@@ -8,10 +8,13 @@ from math import prod
 from typing import Any
 
 import torch
-from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
 
 from softpool3d.models.pooling import evaluating
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # it scripts functions with torch.jit, now deprecated
+    from fvcore.nn import FlopCountAnalysis
 
 
 def count_flops(network: nn.Module, clip: Tensor | list[Tensor]) -> FlopCountAnalysis:
@@ -28,6 +31,12 @@ def count_flops(network: nn.Module, clip: Tensor | list[Tensor]) -> FlopCountAna
         logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
         counted.total()
     return counted
+
+
+def published_part(counted: FlopCountAnalysis) -> int:
+    """What papers count: convolutions and matrix products, without norms and poolings."""
+    operators = counted.by_operator()
+    return sum(operators[name] for name in ("conv", "linear", "matmul", "einsum", "bmm", "addmm"))
 
 
 def _soft_pool(inputs: list[Any], outputs: list[Any]) -> int:

@@ -47,6 +47,11 @@ class PoolConfig(Section):
     temporal: list[Stage] = []  # the stages before which time is halved, for `where: [temporal]`
     paper_stem: bool = False  # the stem's 3x3 pooling becomes 2x2, as in SoftPool's own ImageNet networks
 
+    @field_validator("where", "temporal", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return value.replace(",", " ").split() if isinstance(value, str) else value  # one word, or a,b
+
     @model_validator(mode="after")
     def _consistent(self) -> PoolConfig:
         if ("temporal" in self.where) != bool(self.temporal):
