@@ -81,7 +81,9 @@ class Staged(nn.Module):
         return block(x)
 
     def _run(self, block: nn.Module, x: Any) -> Any:
-        if not (self.checkpointing and self.training and torch.is_grad_enabled()):
+        # a layer by itself is cheap to keep, and may write into its input, which would be needed again
+        is_layer = next(block.children(), None) is None
+        if is_layer or not (self.checkpointing and self.training and torch.is_grad_enabled()):
             return self.call(block, x)
         if torch.compiler.is_compiling():  # functional then: no statistics to protect
             return checkpoint(self.call, block, x, use_reentrant=False)

@@ -64,7 +64,7 @@ class PoolConfig(Section):
 
 class ModelConfig(Section):
     name: str = "r3d_18"
-    weights: str | None = None  # to start from: a weights file, or the name of public weights (see docs/models.md)
+    weights: str | None = None  # to start from: a weights file, or a name (see docs/models.md)
     width: Annotated[int, Field(ge=4, le=512)] | None = None  # channels of the stem; the original's if not set
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     inflate: bool = False  # an image network, turned into a video network by repeating its weights over time
@@ -201,7 +201,8 @@ def find_config(path: str | Path) -> Path:
     for candidate in (shipped / relative, shipped / f"{relative}.yaml"):
         if candidate.is_file() and not path.is_absolute():
             return candidate
-    known = sorted(str(p.relative_to(shipped).with_suffix("")) for p in shipped.rglob("*.yaml"))
+    found = sorted(shipped.glob("*.yaml")) + sorted(shipped.glob("*/*.yaml"))
+    known = [str(p.relative_to(shipped).with_suffix("")) for p in found]
     raise UsageError(f"no config file {path}; those that come with softpool3d: {', '.join(known)}")
 
 

@@ -68,7 +68,7 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
     elif config.model.weights:
         loaded = load_pretrained(model, config)
         if accelerator.is_main_process:
-            console.print(str(loaded), markup=False, highlight=False)
+            console.print(str(loaded), markup=False, highlight=False, soft_wrap=True)
     model = model.to(memory_format=memory_format)
     optimizer = build_optimizer(model, config.optim)
     model, optimizer = accelerator.prepare(model, optimizer)

@@ -22,6 +22,7 @@ SMALL = {
     "slowfast_r50": dict(width=8, num_frames=4, crop_size=32),
     "mvit_v2_s": dict(width=8, num_frames=4, crop_size=32),
     "densenet121": dict(width=8, crop_size=32),
+    "resnet18": dict(width=8, crop_size=32),
 }
 
 
