@@ -27,7 +27,7 @@ class MViT(Staged, TorchvisionMViT):
         super().__init__(
             spatial_size=(options.crop_size, options.crop_size),
             temporal_size=options.num_frames,
-            block_setting=_blocks(options.width),
+            block_setting=mvit_blocks(options.width),
             residual_pool=True,
             residual_with_cls_embed=False,
             rel_pos_embed=True,
@@ -65,7 +65,7 @@ class MViT(Staged, TorchvisionMViT):
         return "head.1"
 
 
-def _blocks(width: int) -> list[MSBlockConfig]:
+def mvit_blocks(width: int) -> list[MSBlockConfig]:
     """Table 1 of the paper: stages of 1, 2, 4 and 8 heads of `width` channels."""
     settings = []
     for stage, depth in enumerate(_DEPTHS):
