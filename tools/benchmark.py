@@ -311,7 +311,7 @@ def model(
         table = markdown_table(_bench_model.HEADER, rows)
         document = DOCUMENT.with_name("benchmarks-models.md")
         body = "\n".join([about, "", _bench_model.LEGEND, "", table])
-        saved = save_section(f"Networks on {device.value}", body, document)
+        saved = save_section(f"Networks on {device.value}: {', '.join(names)}", body, document)
         console.print(f"Written to {saved}", markup=False)
 
 
