@@ -12,6 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 from softpool3d.config import PoolConfig
+from softpool3d.errors import UsageError
 from softpool3d.models import create
 from softpool3d.models.mvit import mvit_blocks
 from softpool3d.models.network import Staged
@@ -92,7 +93,10 @@ def _contenders(name: str, kind: str, size: tuple[int | None, int]) -> dict[str,
     for place in places(own):
         temporal = ["stage2"] if place == "temporal" else []
         pool = PoolConfig(kind=kind, where=[place], temporal=temporal)
-        pooled = create(name, pool=pool, **settings)
+        try:
+            pooled = create(name, pool=pool, **settings)
+        except UsageError:  # too few frames to halve
+            continue
         pooled.load_state_dict(own.state_dict(), strict=False)
         networks[f"{kind}, {place}" + (" (stage2)" if temporal else "")] = pooled
     return networks
@@ -125,8 +129,7 @@ def library_network(name: str, size: tuple[int | None, int]) -> nn.Module | None
             import pytorchvideo.models.hub as hub
         if not hasattr(hub, name):
             return None
-        extra = {"input_clip_length": frames, "input_crop_size": crop} if name.startswith("x3d") else {}
-        network = getattr(hub, name)(**extra)
+        network = getattr(hub, name)()
     for path, module in list(network.named_modules()):
         if isinstance(module, nn.AvgPool3d):  # of the head, and for the published clip
             network.set_submodule(path, nn.AdaptiveAvgPool3d(1))

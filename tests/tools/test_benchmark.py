@@ -115,7 +115,8 @@ def test_models_against_their_own_pooling_and_their_library_s(tmp_path, monkeypa
     text = (tmp_path / "benchmarks-models.md").read_text()
     lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith(("| x3d", "| slowfast"))]
     labels = ["own", "library", "soft, existing", "soft, downsample", "soft, temporal (stage2)", "soft, head"]
-    assert [line[2] for line in lines] == labels * 2
+    # SlowFast's slow pathway has one frame of four: no time to halve
+    assert [line[2] for line in lines] == labels + [label for label in labels if "temporal" not in label]
     for line in lines:
         form = r"[\d.]+ (ms ±[\d.]+%|MiB)" if line[2] == "own" else r"\d+\.\d{3}x"
         assert all(re.fullmatch(form, cell) for cell in line[3:]), line
