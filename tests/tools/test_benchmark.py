@@ -109,7 +109,7 @@ def test_cuda_without_a_device_is_an_error_of_one_line(monkeypatch, capsys):
 
 def test_models_against_their_own_pooling_and_their_library_s(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "DOCUMENT", tmp_path / "benchmarks.md")
-    arguments = ["model", "x3d_xs", "slowfast_r50", "--frames", "4", "--crop", "32", "--batch", "1", "--seconds", "0"]
+    arguments = ["model", "x3d_xs", "slowfast_r50", "--frames", "4", "--crop", "32", "--batch", "2", "--seconds", "0"]
     result = CliRunner().invoke(benchmark.app, [*arguments, "--save"])
     assert result.exit_code == 0, result.output
     text = (tmp_path / "benchmarks-models.md").read_text()
