@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
-from math import prod
 
 import torch
 import torch.nn.functional as F
@@ -204,7 +203,3 @@ def strided(stride: Ints) -> Window:
     """Disjoint windows that reach as far as a convolution of that stride: ceil(n / stride) of n positions."""
     nothing, ones = (0,) * len(stride), (1,) * len(stride)
     return Window(stride, stride, nothing, ones, ceil_mode=True)
-
-
-def volume(window: Window) -> int:
-    return prod(window.kernel)
