@@ -26,6 +26,7 @@ FOLDERS = {
     "softpool3d": "softpool3d",
     "softpool3d.engine": "softpool3d/engine",
     "softpool3d.models": "models",
+    "softpool3d.models.pools": "models/pools",
     "softpool3d.datasets": "datasets",
     "softpool3d.tools": "tools",
     "softpool3d.configs": "configs",

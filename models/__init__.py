@@ -1,10 +1,15 @@
 """Networks, and where pooling goes in them.
 
-registry.py   name -> network; `build_model`
-pooling.py    the kinds of pooling by name, and the places in a network they can go
-r3d.py        3D-ResNets on torchvision's blocks       x3d.py    X3D on pytorchvideo's
+registry.py   name -> network; `create`, `build_model`
+network.py    what all networks share: stages, features_only, gradient checkpointing
+r3d.py        3D-ResNets on torchvision's blocks           s3d.py, mvit.py   torchvision's S3D and MViTv2
+blocknet.py   X3D, Slow, SlowFast, ... of pytorchvideo     image.py          ResNets, DenseNets for images
+inflate.py    an image network becomes a video network     weights.py        public weights
+pooling.py    the places in a network where pooling goes   pools/            the kinds of pooling
+flops.py      counting multiply-adds
 """
 
-from softpool3d.models.registry import build_model, names
+from softpool3d.models.inflate import inflate
+from softpool3d.models.registry import build_model, create, load_pretrained, names
 
-__all__ = ["build_model", "names"]
+__all__ = ["build_model", "create", "inflate", "load_pretrained", "names"]

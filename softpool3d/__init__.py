@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         SoftPool2d,
         SoftPool3d,
     )
+    from softpool3d.surgery import replace_pooling
 
 __all__ = [
     "AdaptiveSoftPool1d",
@@ -42,6 +43,7 @@ __all__ = [
     "adaptive_soft_pool2d",
     "adaptive_soft_pool3d",
     "backend",
+    "replace_pooling",
     "soft_pool1d",
     "soft_pool2d",
     "soft_pool3d",
@@ -59,7 +61,7 @@ def __getattr__(name: str):
     if name in _SUBPACKAGES:
         return import_module(f"softpool3d.{name}")
     if name in __all__:
-        home = "modules" if name[0].isupper() else "functional"
+        home = "modules" if name[0].isupper() else "surgery" if name == "replace_pooling" else "functional"
         return getattr(import_module(f"softpool3d.{home}"), name)
     raise AttributeError(f"module 'softpool3d' has no attribute '{name}'")
 

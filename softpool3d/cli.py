@@ -12,14 +12,15 @@ from collections.abc import Callable
 import typer
 
 from softpool3d.errors import SoftPool3dError
-from softpool3d.tools import classify, doctor, train, visualize
+from softpool3d.tools import classify, doctor, models, train, visualize
 
 # OpenMP's idle threads spin for their next piece of work; beside decoding workers, or anybody else's programs, they
 # take the cores that the others need, and a step takes several times as long. Read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 _HELP = "Train video networks with SoftPool, classify files, look at what pooling does."
-_VERBS = {"train": train, "classify": classify, "visualize": visualize, "doctor": doctor}
+_VERBS = {"train": train, "classify": classify, "visualize": visualize, "models": models, "doctor": doctor}
+_NEED_NO_ARGUMENT = ("models", "doctor")
 
 
 def run() -> None:
@@ -27,7 +28,7 @@ def run() -> None:
     app = typer.Typer(help=_HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     app.callback(invoke_without_command=True)(_version)
     for name, tool in _VERBS.items():
-        app.command(name, no_args_is_help=name != "doctor")(tool.main)
+        app.command(name, no_args_is_help=name not in _NEED_NO_ARGUMENT)(tool.main)
     _guard(app)
 
 

@@ -21,8 +21,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from softpool3d.errors import UsageError
 
-PoolKind = Literal["soft", "avg", "max"]
-PoolPlace = Literal["existing", "downsample", "head"]
+PoolKind = Literal["soft", "avg", "max", "lp", "mixed", "stochastic", "blur", "lip", "edscw", "ada", "conv"]
+PoolPlace = Literal["existing", "downsample", "temporal", "head", "attention"]
+Stage = Literal["stem", "stage1", "stage2", "stage3", "stage4"]
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Parts = Annotated[list[Fraction], Field(min_length=3, max_length=3)]
@@ -41,14 +42,33 @@ class PoolConfig(Section):
 
     kind: PoolKind = "soft"
     where: list[PoolPlace] = ["existing"]
-    beta: float = 1.0  # soft only: 0 is average pooling, large is max pooling
+    beta: float | Literal["learnable"] = 1.0  # soft only: 0 is average pooling, large is max pooling
+    p: Annotated[float, Field(ge=1)] = 2.0  # lp only
+    temporal: list[Stage] = []  # the stages before which time is halved, for `where: [temporal]`
+    paper_stem: bool = False  # the stem's 3x3 pooling becomes 2x2, as in SoftPool's own ImageNet networks
+
+    @field_validator("where", "temporal", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return value.replace(",", " ").split() if isinstance(value, str) else value  # one word, or a,b
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PoolConfig:
+        if ("temporal" in self.where) != bool(self.temporal):
+            missing = "temporal names no stages" if "temporal" in self.where else "where does not hold `temporal`"
+            raise ValueError(f"{missing}; set both, as in where: [existing, temporal] and temporal: [stage3]")
+        if self.paper_stem and "existing" not in self.where:
+            raise ValueError("paper_stem changes what `existing` puts into the stem; add existing to where")
+        return self
 
 
 class ModelConfig(Section):
     name: str = "r3d_18"
-    weights: str | None = None  # a weights file of softpool3d to start from
+    weights: str | None = None  # to start from: a weights file, or a name (see docs/models.md)
     width: Annotated[int, Field(ge=4, le=512)] | None = None  # channels of the stem; the original's if not set
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    inflate: bool = False  # an image network, turned into a video network by repeating its weights over time
+    checkpointing: bool = False  # recompute activations in the backward: less memory, a third more time
     pool: PoolConfig = PoolConfig()
 
 
@@ -181,7 +201,8 @@ def find_config(path: str | Path) -> Path:
     for candidate in (shipped / relative, shipped / f"{relative}.yaml"):
         if candidate.is_file() and not path.is_absolute():
             return candidate
-    known = sorted(str(p.relative_to(shipped).with_suffix("")) for p in shipped.rglob("*.yaml"))
+    found = sorted(shipped.glob("*.yaml")) + sorted(shipped.glob("*/*.yaml"))
+    known = [str(p.relative_to(shipped).with_suffix("")) for p in found]
     raise UsageError(f"no config file {path}; those that come with softpool3d: {', '.join(known)}")
 
 
@@ -192,6 +213,18 @@ def validate(values: dict[str, Any], origins: dict[tuple, str] | None = None) ->
         return Config.model_validate(values)
     except ValidationError as error:
         raise UsageError(_explain(error.errors()[0], values, origins)) from None
+
+
+def pool_config(**values: Any) -> PoolConfig:
+    """A PoolConfig from keyword arguments.
+
+    Raises:
+        UsageError: naming the argument that is wrong.
+    """
+    try:
+        return PoolConfig.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(_explain(error.errors()[0], values, {}).removeprefix(": ")) from None
 
 
 def _read_file(path: Path, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[tuple, str]]:

@@ -31,6 +31,7 @@ def test_it_holds_softpool3d_alone(wheel):
     assert {top for top in tops if not top.endswith(".dist-info")} == {"softpool3d"}
     for part in (
         "softpool3d/models/r3d.py",
+        "softpool3d/models/pools/soft.py",
         "softpool3d/datasets/motion.py",
         "softpool3d/tools/train.py",
         "softpool3d/configs/r3d_softpool.yaml",

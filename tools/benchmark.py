@@ -2,6 +2,7 @@
 
 python tools/benchmark.py op                  the operator on this machine's CPU
 python tools/benchmark.py op --device cuda --save
+python tools/benchmark.py model r3d_50 slow_r50   networks with SoftPool at every place, against their own pooling
 """
 
 import itertools
@@ -24,6 +25,7 @@ from softpool3d.errors import SoftPool3dError, UsageError
 from softpool3d.functional import adaptive_soft_pool3d, backend, soft_pool3d
 from softpool3d.reference import adaptive_soft_pool3d_reference, soft_pool3d_reference
 from softpool3d.tools._measure import (
+    DOCUMENT,
     Timing,
     first_touch,
     interleaved,
@@ -35,11 +37,6 @@ from softpool3d.tools._measure import (
 )
 
 app = typer.Typer(help="Measure our parts against their peers, interleaved.", no_args_is_help=True)
-
-
-@app.callback()
-def _verbs() -> None:
-    """Keeps `op` a verb while it is the only one."""
 
 
 @dataclass(frozen=True)
@@ -279,6 +276,51 @@ def op(
     if save:
         types = ", ".join(str(t).removeprefix("torch.") for t in dtypes)
         saved = save_section(f"Operator on {device.value}: {types}", "\n".join([about, "", LEGEND, "", *sections]))
+        console.print(f"Written to {saved}", markup=False)
+
+
+@app.command()
+def model(
+    names: Annotated[list[str] | None, typer.Argument(help="Networks; all video networks if none is named.")] = None,
+    device: Annotated[Device, typer.Option(help="Where to measure.")] = Device.cpu,
+    kind: Annotated[str, typer.Option(help="The kind of pooling that goes to each place.")] = "soft",
+    batch: Annotated[int, typer.Option(min=1, help="Clips in a batch.")] = 2,
+    frames: Annotated[int, typer.Option(min=1, help="Frames of a clip, or the least that the network takes.")] = 8,
+    crop: Annotated[int, typer.Option(min=1, help="Pixels of a clip, or the least.")] = 64,
+    seconds: Annotated[float, typer.Option(min=0.0, help="Time for the forwards; steps get twice that.")] = 10.0,
+    save: Annotated[bool, typer.Option("--save", help="Write the table to docs/benchmarks-models.md.")] = False,
+) -> None:
+    """Each network with its own pooling, as its library has it, and with a kind of pooling at every place."""
+    from softpool3d.config import pool_config
+    from softpool3d.models.registry import SPECS, spec
+    from softpool3d.tools import _bench_model
+
+    if device is Device.cuda and not torch.cuda.is_available():
+        raise UsageError("--device cuda: PyTorch sees no CUDA device here")
+    pool_config(kind=kind)
+    names = names or [name for name, entry in SPECS.items() if not entry.is_image]
+    for name in names:
+        spec(name)
+    place = torch.device(device.value)
+    console = Console() if sys.stdout.isatty() else Console(width=200)
+    about = f"{machine(place)}. Command: `{_command()}`."
+    console.print(about, markup=False)
+    rows = []
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("measuring", total=len(names))
+        for name in names:
+            progress.update(task, description=name)
+            found = _bench_model.measure_network(name, kind, batch, frames, crop, place, seconds)
+            for row in found:
+                progress.console.print("  ".join(f"{cell:24}" for cell in row).rstrip(), markup=False, highlight=False)
+            rows += found
+            progress.advance(task)
+    console.print(_bench_model.LEGEND, markup=False)
+    if save:
+        table = markdown_table(_bench_model.HEADER, rows)
+        document = DOCUMENT.with_name("benchmarks-models.md")
+        body = "\n".join([about, "", _bench_model.LEGEND, "", table])
+        saved = save_section(f"Networks on {device.value}: {', '.join(names)}", body, document)
         console.print(f"Written to {saved}", markup=False)
 
 

@@ -34,7 +34,7 @@ from softpool3d.engine.progress import Display
 from softpool3d.engine.report import epoch_line, few, header, metrics_row, summary_lines
 from softpool3d.engine.run import Run
 from softpool3d.errors import UsageError, WorkError
-from softpool3d.models import build_model
+from softpool3d.models import build_model, load_pretrained
 
 
 def train(config: Config, resume: Run | None = None, console: Console | None = None) -> dict[str, Any]:
@@ -66,13 +66,9 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
     if resume:
         load_into(model, state["model"], resume.checkpoint)
     elif config.model.weights:
-        weights = load_weights(config.model.weights)
-        if len(weights.classes) != len(classes):
-            raise UsageError(
-                f"model.weights: {config.model.weights} tells {len(weights.classes)} classes apart and "
-                f"the data set has {len(classes)}"
-            )
-        load_into(model, weights.state, f"model.weights: {config.model.weights}")
+        loaded = load_pretrained(model, config)
+        if accelerator.is_main_process:
+            console.print(str(loaded), markup=False, highlight=False, soft_wrap=True)
     model = model.to(memory_format=memory_format)
     optimizer = build_optimizer(model, config.optim)
     model, optimizer = accelerator.prepare(model, optimizer)

@@ -1,112 +1,189 @@
+"""The registry: each network is its original library's, counted and compared."""
+
 import pytest
 import torch
 import torchvision
-from torch import nn
+from originals import IMAGES
 
-from softpool3d.config import PoolConfig, load_config
+from softpool3d.config import ModelConfig, PoolConfig, load_config
 from softpool3d.errors import UsageError
-from softpool3d.models import build_model, names
-from softpool3d.models.pooling import PooledConv3d, place_pooling
-from softpool3d.modules import AdaptiveSoftPool3d, SoftPool3d
+from softpool3d.models import build_model, create, names
+from softpool3d.models.flops import count_flops
+from softpool3d.models.registry import SPECS
+
+# parameters in millions and multiply-adds of one clip in billions: fvcore's, on the original library's own network
+MEASURED = {
+    "x3d_xs": (3.79, 0.63),
+    "x3d_s": (3.79, 2.03),
+    "x3d_m": (3.79, 4.90),
+    "x3d_l": (6.15, 18.93),
+    "slow_r50": (32.45, 54.75),
+    "slowfast_r50": (34.57, 66.07),
+    "csn_r101": (22.21, 74.50),
+    "r3d_18": (33.37, 40.74),
+    "mc3_18": (11.70, 43.40),
+    "r2plus1d_18": (31.51, 40.64),
+    "s3d": (8.32, 18.07),
+}
 
 
-def network(*overrides, classes=5):
-    return build_model(load_config("r3d_softpool", ["model.pool.where=[]", *overrides]), classes).eval()
+def parameters(network):
+    return {name: tuple(p.shape) for name, p in network.state_dict().items()}
 
 
-def test_r3d_18_is_torchvisions():
-    theirs = torchvision.models.video.r3d_18(num_classes=11).eval()
-    ours = network("model.width=64", classes=11)
-    assert {n: p.shape for n, p in ours.state_dict().items()} == {n: p.shape for n, p in theirs.state_dict().items()}
-    ours.load_state_dict(theirs.state_dict())
-    clip = torch.randn(2, 3, 8, 56, 56)
-    with torch.inference_mode():
-        torch.testing.assert_close(ours(clip), theirs(clip))
-    theirs.load_state_dict(ours.state_dict())
+@pytest.fixture(autouse=True)
+def _no_gradients():
+    with torch.no_grad():
+        yield
 
 
-@pytest.mark.parametrize(("name", "frames", "crop"), [("x3d_xs", 4, 64), ("x3d_m", 6, 96)])
-def test_x3d_is_pytorchvideos(name, frames, crop):
-    from pytorchvideo.models.x3d import create_x3d
-
-    theirs = create_x3d(input_clip_length=frames, input_crop_size=crop, model_num_class=7, head_activation=None).eval()
-    ours = network(f"model.name={name}", "model.width=null", f"data.num_frames={frames}", *sizes(crop), classes=7)
-    ours.load_state_dict(theirs.state_dict())
-    clip = torch.randn(2, 3, frames, crop, crop)
-    with torch.inference_mode():
-        torch.testing.assert_close(ours(clip), theirs(clip))
+def test_the_issue_s_names():
+    video = "r3d_18 r3d_34 r3d_50 r3d_101 mc3_18 r2plus1d_18 s3d x3d_xs x3d_s x3d_m x3d_l slow_r50 c2d_r50 i3d_r50 "
+    video += "slowfast_r50 csn_r101 r2plus1d_r50 mvit_v2_s"
+    assert set(names()) == {*video.split(), *IMAGES, "resnext101_32x4d"}
 
 
-def sizes(crop):
-    return f"data.crop_size={crop}", f"data.short_side={crop}", f"data.train_short_side=[{crop},{crop}]"
+@pytest.mark.parametrize("name", MEASURED)
+def test_parameters_and_flops(name):
+    network = create(name).eval()
+    millions, gflops = MEASURED[name]
+    assert round(sum(p.numel() for p in network.parameters()) / 1e6, 2) == millions
+    counted = count_flops(network, torch.zeros(SPECS[name].clip_shape())).total() / 1e9
+    assert counted == pytest.approx(gflops, rel=1e-3, abs=0.005)  # the table has two decimals
 
 
-def test_x3d_parameters():
-    millions = sum(p.numel() for p in network("model.name=x3d_m", "model.width=null", classes=400).parameters()) / 1e6
-    assert millions == pytest.approx(3.79, abs=0.01)
+@pytest.mark.parametrize("name", IMAGES)
+def test_image_networks_have_torchvision_s_parameters(name):
+    with torch.device("meta"):
+        theirs, ours = getattr(torchvision.models, name)(num_classes=7), create(name, 7)
+    assert parameters(ours) == parameters(theirs)
+    assert round(sum(p.numel() for p in create_on_meta(name).parameters()) / 1e6, 2) == SPECS[name].millions
+
+
+def create_on_meta(name):
+    with torch.device("meta"):
+        return create(name, 1000)
+
+
+def test_soft_pooling_where_the_network_pools_costs_the_pooling_alone():
+    clip = torch.zeros(1, 3, 4, 64, 64)
+    plain = count_flops(create("r3d_50", 5, num_frames=4, crop_size=64), clip)
+    soft = create("r3d_50", 5, num_frames=4, crop_size=64, pool="soft")
+    assert sum(p.numel() for p in soft.parameters()) == sum(p.numel() for p in create("r3d_50", 5).parameters())
+    # stem: 64 channels, 2x16x16 outputs, 27 positions each; head: 2048 channels of 1x2x2
+    pooling = 2 * 64 * 2 * 16 * 16 * 27 + 2 * 2048 * 4
+    counted = count_flops(soft, clip)
+    assert counted.total() - plain.total() == pooling
+    names = ("soft_pool3d", "adaptive_soft_pool3d")
+    assert sum(counted.by_operator()[name] for name in names) == pooling
 
 
 @pytest.mark.parametrize("name", names())
-@pytest.mark.parametrize("kind", ["soft", "avg", "max"])
-@pytest.mark.parametrize("where", ["existing", "downsample", "head", "downsample,head"])
-def test_pooling_keeps_shapes_and_weights(name, kind, where):
-    overrides = [f"model.name={name}", "data.num_frames=4", *sizes(64)]
-    overrides += ["model.width=8"] if name == "r3d_18" else []
-    plain = network(*overrides)
-    pooled = network(*overrides, f"model.pool.kind={kind}", f"model.pool.where=[{where}]")
-    pooled.load_state_dict(plain.state_dict())
-    clip = torch.randn(2, 3, 4, 64, 64)
-    shapes = [], []
-    for model, seen in zip((plain, pooled), shapes, strict=True):
-        for module in model.modules():
-            if isinstance(module, nn.Conv3d):
-                module.register_forward_hook(lambda m, i, o, seen=seen: seen.append(tuple(o.shape)))
-    with torch.inference_mode():
-        a, b = plain(clip), pooled(clip)
-    assert a.shape == b.shape == (2, 5)
-    assert shapes[0] == shapes[1]
-    same = kind == "avg" and "downsample" not in where  # their own pooling is average pooling
-    assert torch.allclose(a, b, atol=1e-5) == same
+def test_the_least_clip_and_what_is_less(name):
+    entry = SPECS[name]
+    frames, crop = (None if entry.is_image else entry.least[0]), entry.least[1]
+    # width as small as it goes: every network is built and run here
+    width = {"mvit_v2_s": 16}.get(name, max(4, entry.width_step))
+    network = create(name, 5, num_frames=frames, crop_size=crop, width=width, in_channels=2).eval()
+    shape = entry.clip_shape(frames, crop, channels=2)
+    assert network(torch.randn(shape)).shape == (1, 5)
+    with pytest.raises(UsageError, match=rf"^crop_size: {name} needs {crop} pixels at least, not {crop - 1}$"):
+        create(name, 5, crop_size=crop - 1)
+    if frames and frames > 1:
+        with pytest.raises(UsageError, match=rf"^num_frames: {name} needs {frames} frames at least, not {frames - 1}$"):
+            create(name, 5, num_frames=frames - 1)
+    larger = (*shape[:-2], crop + 16, crop + 16)  # made for one size, it takes others
+    if name != "mvit_v2_s":
+        assert network(torch.randn(larger)).shape == (1, 5)
 
 
-def test_where_pooling_goes():
-    pooled = network("model.pool.where=[downsample, head]")
-    convs = {path: m for path, m in pooled.named_modules() if isinstance(m, PooledConv3d)}
-    main, shortcut = "layer2.0.conv1.0", "layer2.0.downsample.0"
-    assert set(convs) == {"stem.0"} | {p.replace("2", n, 1) for n in "234" for p in (main, shortcut)}
-    assert all(m.stride == (1, 1, 1) and isinstance(m.pool, SoftPool3d) for m in convs.values())
-    assert convs["stem.0"].pool.kernel_size == (1, 2, 2)
-    assert convs[shortcut].pool_first and not convs[main].pool_first
-    assert isinstance(pooled.avgpool, AdaptiveSoftPool3d)
-    assert not isinstance(network("model.pool.where=[downsample]").avgpool, AdaptiveSoftPool3d)
+def test_other_sizes_than_those_it_was_made_for():
+    for name, made, given in (
+        ("x3d_xs", (4, 64), (6, 96)),
+        ("x3d_xs", (8, 96), (4, 64)),
+        ("slow_r50", (8, 64), (3, 40)),
+        ("mvit_v2_s", (4, 64), (8, 96)),
+    ):
+        width = {"x3d_xs": 24, "slow_r50": 8, "mvit_v2_s": 16}[name]
+        for pool in (None, "soft"):
+            network = create(name, 5, num_frames=made[0], crop_size=made[1], width=width, pool=pool).eval()
+            assert network(torch.randn(1, 3, given[0], given[1], given[1])).shape == (1, 5)
 
 
-def test_max_pooling_over_a_pointwise_convolution_commutes_with_its_subsampling():
-    """A shortcut pools its input, then convolves: with a window of one position that is the strided convolution."""
-    conv = nn.Conv3d(3, 4, 1, stride=2)
-    pooled = PooledConv3d(conv, nn.MaxPool3d(1, 2))
-    clip = torch.randn(1, 3, 4, 6, 6)
-    torch.testing.assert_close(pooled(clip), conv(clip))
+def test_width_dropout_and_head():
+    narrow = create("r3d_18", 5, width=8, dropout=0.3)
+    assert narrow.fc.in_features == 64 and narrow.dropout.p == 0.3
+    assert create("s3d", 5, width=16).classifier[1].in_channels == 256
+    assert create("x3d_xs", 5, width=48).blocks[0].conv.conv_t.out_channels == 48
+    assert create("densenet161", 5, width=48).features.denseblock1.denselayer1.conv2.out_channels == 24
+    for name, features in (("r3d_18", 64), ("slowfast_r50", 288), ("s3d", 128), ("mvit_v2_s", 128), ("resnet18", 64)):
+        width = 16 if name == "mvit_v2_s" else 8
+        bare = create(name, 5, width=width, num_frames=8, crop_size=64, head="none").eval()
+        clip = SPECS[name].clip_shape(None if SPECS[name].is_image else 8, 64)
+        assert bare(torch.randn(clip)).shape == (1, features)
 
 
-def test_width_and_dropout():
-    assert network("model.width=8").fc.in_features == 64
-    assert network("model.dropout=0.3").dropout.p == 0.3
-    wide = network("model.name=x3d_xs", "model.width=48", "data.num_frames=4", *sizes(64))
-    assert wide.blocks[0].conv.conv_t.out_channels == 48
+def test_slowfast_takes_one_clip_or_both_pathways():
+    network = create("slowfast_r50", 5, num_frames=8, crop_size=32, width=8).eval()
+    clip = torch.randn(1, 3, 8, 32, 32)
+    pathways = [clip[:, :, [0, 7]], clip]
+    torch.testing.assert_close(network(clip), network(pathways))
+    assert len(pathways) == 2 and pathways[0].shape[1] == 3  # the caller's list is the caller's
+    with pytest.raises(UsageError, match="num_frames: slowfast_r50 takes frames in multiples of 4, not 6"):
+        create("slowfast_r50", num_frames=6)
 
 
-def test_a_place_that_the_network_does_not_have():
-    network = nn.Sequential(nn.Conv3d(3, 4, 3))
-    network.head_pool = "pool"
-    with pytest.raises(UsageError, match=r"model.pool.where: tiny has no place 'head' \(it has existing\)"):
-        place_pooling(network, PoolConfig(where=["head"]), "tiny")
+def test_r3d_blocks_begin_as_identities():
+    for name, last in (("r3d_18", "conv2"), ("r3d_50", "conv3")):
+        block = create(name, 5, width=4).layer2[1]
+        x = torch.rand(1, block.conv1[0].in_channels, 2, 4, 4)
+        assert not getattr(block, last)[1].weight.any()
+        torch.testing.assert_close(block.eval()(x), x)
 
 
-def test_what_is_wrong_with_a_network():
-    with pytest.raises(UsageError, match="model.width: the channels of x3d_xs come in multiples of 8, not 20"):
-        network("model.name=x3d_xs", "model.width=20")
-    with pytest.raises(UsageError, match="unknown network 'r3d18'; did you mean r3d_18"):
-        network("model.name=r3d18")
-    with pytest.raises(UsageError, match="data.crop_size: x3d_xs needs 32 pixels at least, not 16"):
-        network("model.name=x3d_xs", *sizes(16))
+def config(*overrides):
+    return load_config("r3d_softpool", ["model.width=null", *overrides])
+
+
+def test_a_configuration_s_network():
+    network = build_model(config("model.name=x3d_s", "model.dropout=0.3", "model.checkpointing=true"), 5)
+    assert network.blocks[5].dropout.p == 0.3 and network.checkpointing
+    assert {change.place for change in network.pooling} == {"downsample", "head"}
+    inflated = build_model(config("model.name=resnet18", "model.inflate=true", "model.width=8"), 5)
+    assert inflated.eval()(torch.randn(1, 3, 8, 64, 64)).shape == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.name=r3d18"], r"^model.name: unknown network 'r3d18'; did you mean r3d_18 or .*\(known: r3d_18, "),
+        (
+            ["model.name=x3d_xs", "model.width=20"],
+            "^model.width: the channels of x3d_xs come in multiples of 8, not 20$",
+        ),
+        (
+            ["model.name=x3d_xs", "data.crop_size=16"],
+            "^data.crop_size: x3d_xs needs 32 pixels at least, not 16$",
+        ),
+        (["model.name=s3d", "data.num_frames=4"], "^data.num_frames: s3d needs 5 frames at least, not 4$"),
+        (["model.name=resnet18"], "^model.inflate: resnet18 takes images; with model.inflate=true it takes clips$"),
+        (["model.inflate=true"], "^model.inflate: r3d_18 takes clips already"),
+        (
+            ["model.pool.where=[attention]"],
+            r"^model.pool.where: r3d_18 has no place 'attention' \(it has existing, downsample, temporal, head\)$",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_network(overrides, message):
+    with pytest.raises(UsageError, match=message):
+        build_model(config(*overrides), 5)
+
+
+def test_what_is_wrong_with_arguments():
+    with pytest.raises(UsageError, match="^head: 'linear' is neither 'classifier' nor 'none'$"):
+        create("r3d_18", head="linear")
+    with pytest.raises(UsageError, match="^num_classes: 0 is none"):
+        create("r3d_18", 0)
+    with pytest.raises(UsageError, match="kind = 'softmax': input should be 'soft', 'avg'"):
+        create("r3d_18", pool="softmax")
+    assert ModelConfig().pool == PoolConfig()

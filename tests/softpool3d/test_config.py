@@ -36,7 +36,7 @@ def test_shipped_configs(name, monkeypatch, tmp_path):
         ("lr: 1\n", r"a.yaml:1: unknown key lr; did you mean optim.lr\?"),
         ("optim:\n  lr: fast\n", r"a.yaml:2: optim.lr = 'fast': input should be a valid number"),
         ("\noptim:\n  lr: -1\n", r"a.yaml:3: optim.lr = -1: input should be greater than 0"),
-        ("model:\n  pool:\n    kind: softmax\n", r"a.yaml:3: model.pool.kind = 'softmax': .*'soft', 'avg' or 'max'"),
+        ("model:\n  pool:\n    kind: softmax\n", r"a.yaml:3: model.pool.kind = 'softmax': .*'soft', 'avg', 'max'"),
         ("model: 3\n", r"a.yaml:1: model = 3"),
         ("data:\n  crop_size: 999\n", r"a.yaml:1: data: crop_size 999 does not fit into a short side of 128"),
         ("data:\n  split: [0.5, 0.5]\n", r"a.yaml:2: data.split"),

@@ -203,25 +203,16 @@ def test_bad_files_are_skipped_named_once_and_counted(tmp_path, two_classes, cap
 def test_requests_that_cannot_be_met_write_nothing(tmp_path):
     first = train(tiny(tmp_path))
     for override, message in {
-        f"model.weights={first['weights']}": "tells 8 classes apart and the data set has 2",
         f"model.weights={tmp_path / 'absent'}": "no weights file",
         "device=cuda:9": "device: 'cuda:9' does not work here",
         "train.precision=fp16": "train.precision=fp16 needs a GPU",
     }.items():
-        extra = []
-        if "classes apart" in message:
-            for label in "ab":
-                for index in range(3):
-                    path = tmp_path / "root" / label / f"{index}.mp4"
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(b"x")
-            extra = ["data.dataset=folder", f"data.root={tmp_path / 'root'}"]
         if override.endswith("fp16") and torch.cuda.is_available():
             continue
         with pytest.raises(UsageError, match=message):
-            train(tiny(tmp_path, "name=other", override, *extra))
+            train(tiny(tmp_path, "name=other", override))
     assert not (tmp_path / "runs" / "other").exists()
-    with pytest.raises(UsageError, match="holds another network: stem.0.weight is"):
+    with pytest.raises(UsageError, match="model.weights: .* holds another network than r3d_18: stem.0.weight is"):
         train(tiny(tmp_path, "name=other", f"model.weights={first['weights']}", "model.width=8"))
 
 

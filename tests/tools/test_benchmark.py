@@ -105,3 +105,33 @@ def test_cuda_without_a_device_is_an_error_of_one_line(monkeypatch, capsys):
         benchmark.main()
     assert stopped.value.code == 2
     assert "no CUDA device" in capsys.readouterr().err
+
+
+def test_models_against_their_own_pooling_and_their_library_s(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "DOCUMENT", tmp_path / "benchmarks.md")
+    arguments = ["model", "x3d_xs", "slowfast_r50", "--frames", "4", "--crop", "32", "--batch", "2", "--seconds", "0"]
+    result = CliRunner().invoke(benchmark.app, [*arguments, "--save"])
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "benchmarks-models.md").read_text()
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith(("| x3d", "| slowfast"))]
+    labels = ["own", "library", "soft, existing", "soft, downsample", "soft, temporal (stage2)", "soft, head"]
+    # SlowFast's slow pathway has one frame of four: no time to halve
+    assert [line[2] for line in lines] == labels + [label for label in labels if "temporal" not in label]
+    for line in lines:
+        form = r"[\d.]+ (ms ±[\d.]+%|MiB)" if line[2] == "own" else r"\d+\.\d{3}x"
+        assert all(re.fullmatch(form, cell) for cell in line[3:]), line
+
+
+def test_library_networks_take_the_weights_of_ours():
+    from softpool3d.models import create
+    from softpool3d.models.registry import SPECS
+    from softpool3d.tools._bench_model import library_network
+
+    without = {"r3d_34", "r3d_50", "r3d_101", "resnext101_32x4d"}
+    for name, spec in SPECS.items():
+        with torch.device("meta"):
+            theirs = library_network(name, (None if spec.is_image else 16, 64))
+            ours = create(name, crop_size=64, num_frames=None if spec.is_image else 16)
+        assert (theirs is None) == (name in without)
+        if theirs is not None:
+            assert theirs.state_dict().keys() == ours.state_dict().keys(), name

@@ -42,10 +42,10 @@ def test_help_needs_no_torch():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert all(verb in result.stdout for verb in ("train", "classify", "visualize", "doctor"))
+    assert all(verb in result.stdout for verb in ("train", "classify", "visualize", "models", "doctor"))
 
 
-@pytest.mark.parametrize("tool", ["train", "classify", "visualize", "doctor"])
+@pytest.mark.parametrize("tool", ["train", "classify", "visualize", "models", "doctor"])
 def test_files_of_tools_are_scripts(tool, tmp_path):
     result = subprocess.run([sys.executable, ROOT / "tools" / f"{tool}.py", "--help"], capture_output=True, text=True)
     assert result.returncode == 0 and "Usage" in result.stdout
@@ -80,7 +80,7 @@ def test_training_requests_that_are_wrong(tmp_path):
     assert fails(run("train", *config, "optim.lr=-1"), 2, "optim.lr = -1", "greater than 0")
     assert fails(run("train", *config, "model.name=r3d_19"), 2, "unknown network 'r3d_19'", "x3d_xs")
     assert fails(run("train", *config, "data.dataset=movies"), 2, "unknown data set 'movies'", "motion, folder")
-    assert fails(run("train", *config, "model.pool.kind=sof"), 2, "'soft', 'avg' or 'max'")
+    assert fails(run("train", *config, "model.pool.kind=sof"), 2, "'soft', 'avg', 'max'")
     assert fails(run("train", *config, "data.dataset=folder", "data.root=absent"), 2, "data.root: no folder", "absent")
     assert fails(run("train", *config, f"output={a_file}"), 1, "cannot write the run's folder", "output=")
     assert fails(run("train", "--resume", tmp_path), 2, "is not the folder of a run")

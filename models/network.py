@@ -1,0 +1,107 @@
+"""What all networks here share: a stem and four stages that run one after the other, then a head.
+
+The classes of r3d.py, resnet3d.py and so on are the original libraries' networks with this mixed in: parameter names
+and values of the outputs are theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every builder is told."""
+
+    num_classes: int
+    in_channels: int
+    num_frames: int
+    crop_size: int
+    width: int
+    dropout: float
+
+
+class Staged(nn.Module):
+    """A network as stages: what features_only, gradient checkpointing and temporal pooling go by.
+
+    Attributes:
+        features_only: forward returns the outputs of the stem and the four stages instead of logits.
+        checkpointing: in training, the activations of each block are computed again in the backward.
+    """
+
+    dims = 3
+    head_pools: tuple[str, ...] = ()  # paths of the global pooling before the classifier
+    untouched: tuple[str, ...] = ()  # paths whose pooling or stride is no downsampling of features
+    attention_pools = False  # place `attention`: convolutions that pool queries, keys and values
+    pools_time = True  # place `temporal`
+    features_only = False
+    checkpointing = False
+
+    def stages(self) -> dict[str, list[nn.Module]]:
+        """stem, stage1, ... stage4: for each the blocks that run one after the other."""
+        raise NotImplementedError
+
+    def classify(self, x: Any) -> Tensor:
+        """From the last stage's output to logits (N, num_classes)."""
+        raise NotImplementedError
+
+    def logits_layer(self) -> str:
+        """The path of the layer that makes the logits."""
+        raise NotImplementedError
+
+    def enter(self, clip: Tensor) -> Any:
+        """What the stem takes."""
+        return clip
+
+    def leave(self, x: Any) -> Any:
+        """A stage's output, as features_only gives it away."""
+        return x
+
+    def forward(self, clip: Tensor) -> Tensor | list[Any]:
+        x, features = self.enter(clip), []
+        temporal = self._modules.get("temporal") or {}
+        for name, blocks in self.stages().items():
+            if name in temporal:
+                x = temporal[name](x)
+            for block in blocks:
+                x = self._run(block, x)
+            if self.features_only:
+                features.append(self.leave(x))
+        return features if self.features_only else self.classify(x)
+
+    def call(self, block: nn.Module, x: Any) -> Any:
+        """One block on what the block before it gave."""
+        return block(x)
+
+    def _run(self, block: nn.Module, x: Any) -> Any:
+        # a layer by itself is cheap to keep, and may write into its input, which would be needed again
+        is_layer = next(block.children(), None) is None
+        if is_layer or not (self.checkpointing and self.training and torch.is_grad_enabled()):
+            return self.call(block, x)
+        if torch.compiler.is_compiling():  # functional then: no statistics to protect
+            return checkpoint(self.call, block, x, use_reentrant=False)
+        contexts = lambda: (nullcontext(), _frozen_statistics(block))  # noqa: E731
+        return checkpoint(self.call, block, x, use_reentrant=False, context_fn=contexts)
+
+
+@contextmanager
+def _frozen_statistics(block: nn.Module) -> Iterator[None]:
+    """The second computation of a block must not count its batch into the running statistics once more."""
+    norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    before = [(m.momentum, None if m.num_batches_tracked is None else m.num_batches_tracked.clone()) for m in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, (momentum, batches) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            if batches is not None:
+                norm.num_batches_tracked.copy_(batches)

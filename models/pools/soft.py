@@ -1,0 +1,41 @@
+"""SoftPool: softpool3d's own layers, in the geometry of the layer they stand for."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from softpool3d.functional import soft_pool1d, soft_pool2d, soft_pool3d
+from softpool3d.models.pools.geometry import Bins, Geometry, Pool
+from softpool3d.modules import (
+    AdaptiveSoftPool1d,
+    AdaptiveSoftPool2d,
+    AdaptiveSoftPool3d,
+    SoftPool1d,
+    SoftPool2d,
+    SoftPool3d,
+)
+
+
+class ShrinkingSoftPool(Pool):
+    """SoftPool whose kernel is cut to the input where that is smaller: for heads."""
+
+    def __init__(self, geometry: Geometry, layer: nn.Module) -> None:
+        super().__init__(geometry)
+        self.beta = layer.beta
+
+    def forward(self, x: Tensor) -> Tensor:
+        w = self.geometry.on(x)
+        pool = (soft_pool1d, soft_pool2d, soft_pool3d)[w.dims - 1]
+        return pool(x, w.kernel, w.stride, w.padding, w.dilation, w.ceil_mode, self.beta)
+
+
+def soft_pool(geometry: Geometry, channels: int | None, beta: float | str) -> nn.Module:
+    """`beta` is a number, or "learnable": one value for each of `channels`, from 1 on."""
+    count = channels if beta == "learnable" else None
+    if isinstance(geometry, Bins):
+        kinds = (AdaptiveSoftPool1d, AdaptiveSoftPool2d, AdaptiveSoftPool3d)
+        size = geometry.output_size if geometry.dims > 1 else geometry.output_size[0]
+        return kinds[geometry.dims - 1](size, beta=beta, num_channels=count)
+    w, kinds = geometry, (SoftPool1d, SoftPool2d, SoftPool3d)
+    layer = kinds[w.dims - 1](w.kernel, w.stride, w.padding, w.dilation, w.ceil_mode, beta=beta, num_channels=count)
+    return ShrinkingSoftPool(w, layer) if w.shrinks else layer

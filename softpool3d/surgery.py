@@ -1,0 +1,94 @@
+"""replace_pooling: another pooling in anybody's network, weights and names kept."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from softpool3d.config import pool_config
+from softpool3d.errors import UsageError
+
+if TYPE_CHECKING:
+    from softpool3d.models.pooling import PoolingReport
+
+
+def replace_pooling(
+    module: nn.Module,
+    kind: str = "soft",
+    *,
+    where: str | Sequence[str] = "existing",
+    types: type[nn.Module] | tuple[type[nn.Module], ...] | None = None,
+    names: str | Sequence[str] | None = None,
+    beta: float | str = 1.0,
+    p: float = 2.0,
+    example: Tensor | Sequence[Tensor] | None = None,
+) -> PoolingReport:
+    """Replaces pooling layers of `module` in place; its parameters keep their names and values.
+
+        report = replace_pooling(torchvision.models.resnet50(), kind="soft")
+        replace_pooling(network, "soft", where="downsample", names="layer[34].*", beta="learnable", example=image)
+        print(report)
+
+    Args:
+        module: any network of one- to three-dimensional layers. Only layers that are modules can be found; a pooling
+            that its forward calls as a function (F.max_pool2d) cannot.
+        kind: a kind of pooling, as `softpool3d models --pools` lists them.
+        where: "existing" (pooling layers, adaptive ones and heads included; kernel, stride, padding, dilation and
+            ceil_mode are kept), "downsample" (strided convolutions get stride 1 and a pooling takes over the stride),
+            "head" (global pooling), or several of them.
+        types: only layers of these classes.
+        names: only layers whose dotted name matches one of these patterns (as file names do: "layer4.*").
+        beta: of "soft": a number, or "learnable" for one per channel.
+        p: of "lp".
+        example: an input (or the inputs) of the network, for kinds that have parameters per channel.
+
+    Returns:
+        What was changed, layer by layer; print it.
+
+    Raises:
+        UsageError: nothing matches; or an argument is wrong. The network is then as it was.
+    """
+    from softpool3d.models.pooling import find_sites, swap
+
+    places = [where] if isinstance(where, str) else list(where)
+    options = pool_config(kind=kind, where=places, beta=beta, p=p)
+    known = ("existing", "downsample", "head")
+    if unknown := [place for place in places if place not in known]:
+        raise UsageError(f"where: {unknown[0]!r} is no place of any network (these are: {', '.join(known)})")
+    patterns = ["*"] if names is None else [names] if isinstance(names, str) else list(names)
+    sites, left = find_sites(module)
+    wanted = set(places) | ({"head"} if "existing" in places else set())
+    chosen = [
+        site
+        for site in sites
+        if site.place in wanted
+        and (types is None or isinstance(site.layer, types))
+        and any(fnmatch.fnmatchcase(site.name, pattern) for pattern in patterns)
+    ]
+    if any(site.name == "" for site in chosen):
+        raise UsageError(
+            f"the module is itself a {type(module).__name__}; give the network that holds it, or make the new layer"
+        )
+    if not chosen:
+        raise UsageError(_nothing(module, sites, places, types, names))
+
+    def run() -> None:
+        module(*([example] if isinstance(example, Tensor) else example))
+
+    return swap(module, chosen, options, left, None if example is None else run)
+
+
+def _nothing(module: nn.Module, sites: list, places: list[str], types, names) -> str:
+    filters = [f"where={'+'.join(places)}"]
+    filters += [f"types={types}"] if types is not None else []
+    filters += [f"names={names!r}"] if names is not None else []
+    have = [f"{site.name} ({site.place})" for site in sites]
+    more = f", ... ({len(have)} in all)" if len(have) > 5 else ""
+    found = f"it has {', '.join(have[:5])}{more}" if have else "no layer of it pools or has a stride"
+    return (
+        f"nothing to change in {type(module).__name__} with {', '.join(filters)}: {found}. Pooling that a "
+        "forward calls as a function (F.max_pool2d) cannot be replaced; make it a layer first"
+    )

@@ -1,0 +1,334 @@
+"""The networks: what there is, what one looks like inside, and the kinds of pooling.
+
+python tools/models.py
+python tools/models.py x3d_m --set model.pool.where=downsample
+python tools/models.py slowfast_r50 --set data.num_frames=16 --set data.crop_size=112 --set model.pool.kind=lip
+python tools/models.py --pools
+python tools/models.py --save docs/models.md
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from softpool3d.errors import UsageError, WorkError
+
+if TYPE_CHECKING:
+    from softpool3d.config import Config
+    from softpool3d.models.network import Staged
+
+_COLUMNS = ["name", "input", "parameters, M", "GFLOPs", "published", "can pool at", "public weights", "paper"]
+
+
+def main(
+    name: str | None = typer.Argument(None, help="One network, in detail."),
+    settings: list[str] | None = typer.Option(
+        None, "--set", metavar="KEY=VALUE", help="A key of the configuration, as in model.pool.where=downsample."
+    ),
+    pools: bool = typer.Option(False, "--pools", help="List the kinds of pooling."),
+    save: Path | None = typer.Option(None, metavar="FILE", help="Write the tables as Markdown (docs/models.md)."),
+) -> None:
+    """List the networks; show one of them; list the kinds of pooling."""
+    if sum((name is not None, pools, save is not None)) > 1:
+        raise UsageError("give a network's name, --pools or --save, one of them")
+    if settings and name is None:
+        raise UsageError("--set changes one network: name it, as in `softpool3d models x3d_m --set model.width=48`")
+    if name is not None:
+        _show(_config(name, settings or []))
+    elif pools:
+        _print_pools()
+    elif save is not None:
+        _save(save)
+    else:
+        _print_all()
+
+
+# --- all of them -----------------------------------------------------------------------------------------------------
+
+
+def _rows() -> Iterator[list[str]]:
+    """One row for each network; counting takes a second or so for each."""
+    import torch
+
+    from softpool3d.models import create
+    from softpool3d.models.flops import count_flops
+    from softpool3d.models.pooling import places
+    from softpool3d.models.registry import SPECS
+
+    for name, spec in SPECS.items():
+        network = create(name, 1000 if spec.is_image else 400)
+        clip = torch.zeros(spec.clip_shape())
+        if not spec.is_image:
+            network, clip = (x.to(memory_format=torch.channels_last_3d) for x in (network, clip))
+        gflops = count_flops(network, clip).total() / 1e9
+        millions = sum(p.numel() for p in network.parameters()) / 1e6
+        size = f"{spec.crop}x{spec.crop}" if spec.is_image else f"{spec.frames} x {spec.crop}x{spec.crop}"
+        published = "-" if spec.gflops is None else f"{spec.millions:.2f} M, {spec.gflops:.2f} G"
+        where, weights = ", ".join(places(network)), ", ".join(spec.weights)
+        yield [name, size, f"{millions:.2f}", f"{gflops:.2f}", published, where, weights, spec.paper]
+
+
+def _print_all() -> None:
+    """Rows appear as they are counted."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.table import Table
+
+    console = Console() if sys.stdout.isatty() else Console(width=200)
+    table = Table(*_COLUMNS, box=None, header_style="bold", padding=(0, 1))
+    with Live(table, console=console, refresh_per_second=4, vertical_overflow="visible"):
+        for row in _rows():
+            table.add_row(*row)
+    console.print(
+        "\nParameters and GFLOPs (multiply-adds of one clip or image, norms included) are counted here; published are\n"
+        "the papers' and libraries' own. One network: softpool3d models NAME [--set KEY=VALUE]. Kinds: --pools.",
+        markup=False,
+        highlight=False,
+    )
+
+
+def _pool_rows() -> list[list[str]]:
+    from softpool3d.models.pools import KINDS
+
+    return [[name, kind.line, kind.learns or "-", kind.paper] for name, kind in KINDS.items()]
+
+
+def _print_pools() -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("kind", "what it does", "learns", "paper", box=None, header_style="bold", padding=(0, 1))
+    for row in _pool_rows():
+        table.add_row(*row)
+    (Console() if sys.stdout.isatty() else Console(width=200)).print(table)
+
+
+# --- one of them -----------------------------------------------------------------------------------------------------
+
+
+def _config(name: str, settings: list[str]) -> Config:
+    """The network with its published clip and its own pooling, and what `settings` change of that."""
+    from softpool3d.config import Config, override_config
+    from softpool3d.models.registry import spec
+
+    try:
+        entry = spec(name)
+    except UsageError as error:
+        raise UsageError(str(error).removeprefix("name: ")) from None
+    keys = [setting.partition("=")[0] for setting in settings]
+    crop = next((s.partition("=")[2] for s in settings if s.startswith("data.crop_size=")), str(entry.crop))
+    base = [f"model.name={name}", f"data.num_frames={entry.frames or 8}"]
+    if not any(key.startswith("data.short") or key == "data.train_short_side" for key in keys):
+        base += [f"data.short_side={crop}", f"data.train_short_side=[{crop},{crop}]"]
+    if not any(key.startswith("model.pool") for key in keys):
+        base.append("model.pool.where=[]")
+    if foreign := [key for key in keys if not key.startswith(("model.", "data.", "device", "train.memory_format"))]:
+        raise UsageError(
+            f"--set {foreign[0]}: what is shown depends on model, data, device and train.memory_format only"
+        )
+    return override_config(Config(), [*base, f"data.crop_size={crop}", *settings])
+
+
+def _build(config: Config) -> tuple[Staged, tuple[int, ...]]:
+    """The network of a configuration, image networks too, and the shape of one clip."""
+    from softpool3d.models import build_model, create
+    from softpool3d.models.registry import spec
+
+    model, data = config.model, config.data
+    entry = spec(model.name)
+    if entry.is_image and not model.inflate:
+        network = create(model.name, 1000, pool=model.pool, crop_size=data.crop_size, width=model.width)
+        return network, entry.clip_shape(None, data.crop_size)
+    return build_model(config, 400), entry.clip_shape(data.num_frames, data.crop_size)
+
+
+def _show(config: Config) -> None:
+    # the profiler, which measures memory, would tell of GPUs that are not there; read when torch is loaded
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from softpool3d.engine.devices import MEMORY_FORMATS, pick_device
+    from softpool3d.models.flops import count_flops
+    from softpool3d.models.pooling import find_sites, places
+    from softpool3d.models.registry import spec
+    from softpool3d.tools._measure import interleaved, machine, peak_bytes
+
+    network, shape = _build(config)
+    entry, device = spec(config.model.name), pick_device(config.device)
+    clip = torch.randn(shape)
+    counted = count_flops(network, clip)
+    by_module = counted.by_module()
+    stages = _stage_shapes(network, clip)
+    if len(shape) == 5:
+        network, clip = (x.to(memory_format=MEMORY_FORMATS[config.train.memory_format]) for x in (network, clip))
+    network, clip = network.to(device).eval(), clip.to(device)
+    with torch.inference_mode():
+        timing = interleaved({"forward": lambda: network(clip)}, device, seconds=2.0)["forward"]
+        memory = peak_bytes(lambda: network(clip), device)
+
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+
+    def line(text: str) -> None:
+        console.print(text, markup=False, highlight=False)
+
+    millions = sum(p.numel() for p in network.parameters()) / 1e6
+    line(f"{config.model.name} ({entry.paper}), input {tuple(shape)}")
+    line(f"{millions:.2f} M parameters, {counted.total() / 1e9:.2f} GFLOPs a clip (multiply-adds)")
+    line(f"{timing.median * 1e3:.1f} ms ±{timing.spread:.0%} forward, {memory / 2**20:.0f} MiB beyond the weights")
+    line(f"on {machine(device)}")
+    paths = {id(module): name for name, module in network.named_modules()}
+    table = Table("stage", "output", "parameters, M", "GFLOPs", box=None, header_style="bold", padding=(0, 1))
+    inside = [0.0, 0.0]
+    for stage, blocks in network.stages().items():
+        names = [paths[id(block)] for block in blocks]
+        parameters = sum(p.numel() for block in blocks for p in block.parameters()) / 1e6
+        flops = sum(by_module[name] for name in names) / 1e9
+        inside = [inside[0] + parameters, inside[1] + flops]
+        table.add_row(stage, stages[stage], f"{parameters:.3f}", f"{flops:.3f}")
+    table.add_row("rest", "logits", f"{millions - inside[0]:.3f}", f"{counted.total() / 1e9 - inside[1]:.3f}")
+    console.print(table)
+
+    changed = {change.name: change for change in getattr(network, "pooling", ())}
+    sites = {site.name: (site.place, type(site.layer).__name__, str(site.geometry)) for site in find_sites(network)[0]}
+    can = [*dict.fromkeys([*places(network), *(change.place for change in changed.values())])]
+    line(f"it can pool at: {', '.join(can)}" + ("" if not changed else "; changed places are marked *"))
+    table = Table("", "place", "layer", "what stands there", box=None, header_style="bold", padding=(0, 1))
+    for path in dict.fromkeys([*paths.values(), *changed]):
+        if path in changed:
+            change = changed[path]
+            table.add_row("*", change.place, path, f"{change.before} -> {change.after}")
+        elif path in sites and not path.startswith("temporal."):
+            place, kind, geometry = sites[path]
+            window = f"stride of {geometry.split(' / ')[0]}" if place == "downsample" else geometry
+            table.add_row("", place, path, f"{kind} {window}")
+    console.print(table)
+    if entry.weights:
+        line(f"public weights: {', '.join(entry.weights)}")
+
+
+def _stage_shapes(network: Staged, clip) -> dict[str, str]:
+    import torch
+
+    from softpool3d.models.pooling import evaluating
+
+    network.features_only = True
+    with evaluating(network), torch.no_grad():
+        features = network(clip)
+    network.features_only = False
+    shapes = {}
+    for stage, feature in zip(network.stages(), features, strict=True):
+        parts = feature if isinstance(feature, list) else [feature]
+        shapes[stage] = " and ".join("x".join(map(str, part.shape[1:])) for part in parts)
+    return shapes
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+_PAGE = """# Networks and pooling
+
+Written by `softpool3d models --save docs/models.md`. One network in detail: `softpool3d models x3d_m`.
+
+## Networks
+
+Parameters (400 classes, images 1000) and GFLOPs are counted here, on the network as this package builds it with its own
+pooling, for one clip of the input's size: multiply-adds, by fvcore's `FlopCountAnalysis`. Published are the figures of
+the original library or paper.
+
+{networks}
+
+**Where the two differ.** Papers and libraries count convolutions and matrix products; fvcore counts norms too, which is
+the column *norms and the rest*. Without it the count is the published figure to a hundredth, but for four networks:
+`c2d_r50`, `i3d_r50`, `csn_r101` and `r2plus1d_r50` count less than PyTorchVideo's zoo publishes, in the library's own
+code as in ours, and why is not known. Soft pooling counts two for each element of a window.
+
+{differences}
+
+## Places: `model.pool.where`
+
+- `existing`: each pooling layer that the network has, its head's included, is swapped; kernel, stride, padding and
+  ceil_mode stay. `model.pool.paper_stem=true` makes the stem's 3x3 window 2x2, as in SoftPool's ImageNet networks.
+- `downsample`: each strided convolution gets stride 1, and a pooling takes over the stride: behind it in the main path,
+  before the 1x1 convolution of a shortcut.
+- `temporal`: time is halved before the stages that `model.pool.temporal` names (`stage1` to `stage4`).
+- `head`: the global pooling before the classifier.
+- `attention`, of MViT: the depthwise convolutions that pool queries, keys and values give way to the pooling.
+
+Names and shapes of parameters do not change, so public weights load; `attention` alone takes weights away.
+`softpool3d.replace_pooling` does `existing`, `downsample` and `head` to any `nn.Module`.
+
+## Kinds: `model.pool.kind`
+
+{kinds}
+
+`blur` and `conv` slide over windows and have no global form: with `existing` they leave the head as it is. `conv`
+leaves strided convolutions as they are.
+
+## Public weights: `model.weights`
+
+- torchvision's: the network's name (`model.weights=r3d_18`), which fetches them, or the file; `r3d_18`, `mc3_18`,
+  `r2plus1d_18`, `s3d`, `mvit_v2_s`, and the image networks but `resnext101_32x4d`.
+- PyTorchVideo's zoo: `X3D_M.pyth`, `SLOWFAST_8x8_R50.pyth`, `SLOW_8x8_R50.pyth`, `C2D_8x8_R50.pyth`,
+  `I3D_8x8_R50.pyth`, `CSN_32x2_R101.pyth`, `R2PLUS1D_16x4_R50.pyth` and their like.
+- PySlowFast's checkpoints of X3D, SlowFast, Slow, C2D and I3D.
+- Hara's: `r3d50_K_200ep.pth` and its like, of depths 34, 50 and 101.
+- SoftPool's own ImageNet checkpoints, for the image networks.
+- `best.safetensors` of a run of softpool3d.
+
+Files are read with `weights_only=True`. The report says what was loaded, what was left out (a classifier of another
+size) and what starts anew; a layer of the body that does not fit is an error that names it and both shapes.
+"""
+
+
+def _save(path: Path) -> None:
+    from rich.progress import track
+
+    from softpool3d.engine.checkpoint import write_atomically
+    from softpool3d.models.registry import SPECS
+    from softpool3d.tools._measure import markdown_table
+
+    rows, differences = [], []
+    for row in track(_rows(), "counting", total=len(SPECS), transient=True):
+        rows.append(row)
+    for name, spec in SPECS.items():
+        if spec.gflops is not None:
+            differences.append(_difference(name))
+    kinds = markdown_table(["kind", "what it does", "learns", "paper"], _pool_rows())
+    text = _PAGE.format(
+        networks=markdown_table(_COLUMNS, rows),
+        differences=markdown_table(
+            ["network", "published, G", "counted, G", "convolutions and products", "norms and the rest"], differences
+        ),
+        kinds=kinds,
+    )
+    if path.is_dir():
+        raise WorkError(f"--save {path} is a folder; name a file")
+    write_atomically(path, text.encode())
+    print(f"{path}: {len(rows)} networks")
+
+
+def _difference(name: str) -> list[str]:
+    import torch
+
+    from softpool3d.models import create
+    from softpool3d.models.flops import count_flops, published_part
+    from softpool3d.models.registry import SPECS
+
+    spec = SPECS[name]
+    counted = count_flops(create(name, 1000 if spec.is_image else 400), torch.zeros(spec.clip_shape()))
+    part = published_part(counted)
+    rest = counted.total() - part
+    return [name, f"{spec.gflops:.2f}", *(f"{value / 1e9:.2f}" for value in (counted.total(), part, rest))]
+
+
+if __name__ == "__main__":
+    from softpool3d.cli import run_tool
+
+    run_tool(main)
