@@ -4,7 +4,7 @@ registry.py   name -> network; `create`, `build_model`
 network.py    what all networks share: stages, features_only, gradient checkpointing
 r3d.py        3D-ResNets on torchvision's blocks           s3d.py, mvit.py   torchvision's S3D and MViTv2
 blocknet.py   X3D, Slow, SlowFast, ... of pytorchvideo     image.py          ResNets, DenseNets for images
-inflate.py    an image network becomes a video network     weights.py        public weights
+inflate.py    an image network becomes a video network     weights.py        public weights; layouts.py: their formats
 pooling.py    the places in a network where pooling goes   pools/            the kinds of pooling
 flops.py      counting multiply-adds
 """

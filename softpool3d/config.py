@@ -84,6 +84,7 @@ class DataConfig(Section):
     short_side: Positive = 128  # in evaluation
     crop_size: Positive = 112
     flip: bool = True  # horizontally, one clip in two; off where left and right are classes
+    # where they are not set and model.weights tell theirs, a run takes those
     mean: Channels = [0.45, 0.45, 0.45]
     std: Channels = [0.225, 0.225, 0.225]
     num_workers: Annotated[int, Field(ge=0)] = 2

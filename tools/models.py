@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,11 @@ import typer
 from softpool3d.errors import UsageError, WorkError
 
 if TYPE_CHECKING:
+    from fvcore.nn import FlopCountAnalysis
+
     from softpool3d.config import Config
     from softpool3d.models.network import Staged
+    from softpool3d.models.registry import Spec
 
 _COLUMNS = ["name", "input", "parameters, M", "GFLOPs", "published", "can pool at", "public weights", "paper"]
 
@@ -52,13 +56,22 @@ def main(
 # --- all of them -----------------------------------------------------------------------------------------------------
 
 
-def _rows() -> Iterator[list[str]]:
-    """One row for each network; counting takes a second or so for each."""
+@dataclass(frozen=True)
+class _Entry:
+    """A network of the registry, built and counted."""
+
+    name: str
+    spec: Spec
+    network: Staged
+    counted: FlopCountAnalysis
+
+
+def _counted() -> Iterator[_Entry]:
+    """One after the other; counting takes a second or so for each."""
     import torch
 
     from softpool3d.models import create
     from softpool3d.models.flops import count_flops
-    from softpool3d.models.pooling import places
     from softpool3d.models.registry import SPECS
 
     for name, spec in SPECS.items():
@@ -66,12 +79,19 @@ def _rows() -> Iterator[list[str]]:
         clip = torch.zeros(spec.clip_shape())
         if not spec.is_image:
             network, clip = (x.to(memory_format=torch.channels_last_3d) for x in (network, clip))
-        gflops = count_flops(network, clip).total() / 1e9
-        millions = sum(p.numel() for p in network.parameters()) / 1e6
-        size = f"{spec.crop}x{spec.crop}" if spec.is_image else f"{spec.frames} x {spec.crop}x{spec.crop}"
-        published = "-" if spec.gflops is None else f"{spec.millions:.2f} M, {spec.gflops:.2f} G"
-        where, weights = ", ".join(places(network)), ", ".join(spec.weights)
-        yield [name, size, f"{millions:.2f}", f"{gflops:.2f}", published, where, weights, spec.paper]
+        yield _Entry(name, spec, network, count_flops(network, clip))
+
+
+def _row(entry: _Entry) -> list[str]:
+    from softpool3d.models.pooling import places
+
+    spec = entry.spec
+    millions = sum(p.numel() for p in entry.network.parameters()) / 1e6
+    size = f"{spec.crop}x{spec.crop}" if spec.is_image else f"{spec.frames} x {spec.crop}x{spec.crop}"
+    published = "-" if spec.gflops is None else f"{spec.millions:.2f} M, {spec.gflops:.2f} G"
+    where, weights = ", ".join(places(entry.network)), ", ".join(spec.weights)
+    gflops = entry.counted.total() / 1e9
+    return [entry.name, size, f"{millions:.2f}", f"{gflops:.2f}", published, where, weights, spec.paper]
 
 
 def _print_all() -> None:
@@ -83,8 +103,8 @@ def _print_all() -> None:
     console = Console() if sys.stdout.isatty() else Console(width=200)
     table = Table(*_COLUMNS, box=None, header_style="bold", padding=(0, 1))
     with Live(table, console=console, refresh_per_second=4, vertical_overflow="visible"):
-        for row in _rows():
-            table.add_row(*row)
+        for entry in _counted():
+            table.add_row(*_row(entry))
     console.print(
         "\nParameters and GFLOPs (multiply-adds of one clip or image, norms included) are counted here; published are\n"
         "the papers' and libraries' own. One network: softpool3d models NAME [--set KEY=VALUE]. Kinds: --pools.",
@@ -244,10 +264,11 @@ the original library or paper.
 
 {networks}
 
-**Where the two differ.** Papers and libraries count convolutions and matrix products; fvcore counts norms too, which is
-the column *norms and the rest*. Without it the count is the published figure to a hundredth, but for four networks:
-`c2d_r50`, `i3d_r50`, `csn_r101` and `r2plus1d_r50` count less than PyTorchVideo's zoo publishes, in the library's own
-code as in ours, and why is not known. Soft pooling counts two for each element of a window.
+**Where the two differ.** Papers and libraries count convolutions and matrix products; fvcore counts norms too, two
+operations for each element. Without norms the count is the published figure to a hundredth, but for four networks of
+PyTorchVideo's zoo, `c2d_r50`, `i3d_r50`, `csn_r101` and `r2plus1d_r50`: theirs was counted in training mode, where
+fvcore takes five for each element of a norm. The last column is that count. Soft pooling counts two for each element
+of a window.
 
 {differences}
 
@@ -277,10 +298,15 @@ leaves strided convolutions as they are.
   `r2plus1d_18`, `s3d`, `mvit_v2_s`, and the image networks but `resnext101_32x4d`.
 - PyTorchVideo's zoo: `X3D_M.pyth`, `SLOWFAST_8x8_R50.pyth`, `SLOW_8x8_R50.pyth`, `C2D_8x8_R50.pyth`,
   `I3D_8x8_R50.pyth`, `CSN_32x2_R101.pyth`, `R2PLUS1D_16x4_R50.pyth` and their like.
-- PySlowFast's checkpoints of X3D, SlowFast, Slow, C2D and I3D.
+- PySlowFast's checkpoints (of torch.save, not Caffe2's) of X3D, SlowFast, Slow, C2D and I3D. Its variants without the
+  pooling in time (`c2d_nopool`, `i3d_nopool`) have the same names and shapes: they load, and are another network.
 - Hara's: `r3d50_K_200ep.pth` and its like, of depths 34, 50 and 101.
 - SoftPool's own ImageNet checkpoints, for the image networks.
 - `best.safetensors` of a run of softpool3d.
+
+torchvision's weights (by name, or a file under its own name) and a run's bring their mean, std and class names along.
+Training takes `data.mean` and `data.std` from them unless they are set, and the names where the data set's classes are
+bare numbers and as many; both go into the run's `config.yaml` and `best.safetensors`.
 
 Files are read with `weights_only=True`. The report says what was loaded, what was left out (a classifier of another
 size) and what starts anew; a layer of the body that does not fit is an error that names it and both shapes.
@@ -294,38 +320,39 @@ def _save(path: Path) -> None:
     from softpool3d.models.registry import SPECS
     from softpool3d.tools._measure import markdown_table
 
-    rows, differences = [], []
-    for row in track(_rows(), "counting", total=len(SPECS), transient=True):
-        rows.append(row)
-    for name, spec in SPECS.items():
-        if spec.gflops is not None:
-            differences.append(_difference(name))
-    kinds = markdown_table(["kind", "what it does", "learns", "paper"], _pool_rows())
-    text = _PAGE.format(
-        networks=markdown_table(_COLUMNS, rows),
-        differences=markdown_table(
-            ["network", "published, G", "counted, G", "convolutions and products", "norms and the rest"], differences
-        ),
-        kinds=kinds,
-    )
     if path.is_dir():
         raise WorkError(f"--save {path} is a folder; name a file")
+    rows, differences = [], []
+    for entry in track(_counted(), "counting", total=len(SPECS), transient=True):
+        rows.append(_row(entry))
+        if entry.spec.gflops is not None:
+            differences.append(_difference(entry))
+    text = _PAGE.format(
+        networks=markdown_table(_COLUMNS, rows),
+        differences=markdown_table(_DIFFERENCES, differences),
+        kinds=markdown_table(["kind", "what it does", "learns", "paper"], _pool_rows()),
+    )
     write_atomically(path, text.encode())
     print(f"{path}: {len(rows)} networks")
 
 
-def _difference(name: str) -> list[str]:
-    import torch
+_DIFFERENCES = [
+    "network",
+    "published, G",
+    "counted, G",
+    "convolutions and products",
+    "norms and the rest",
+    "in training",
+]
 
-    from softpool3d.models import create
-    from softpool3d.models.flops import count_flops, published_part
-    from softpool3d.models.registry import SPECS
 
-    spec = SPECS[name]
-    counted = count_flops(create(name, 1000 if spec.is_image else 400), torch.zeros(spec.clip_shape()))
+def _difference(entry: _Entry) -> list[str]:
+    from softpool3d.models.flops import published_part, training_total
+
+    counted = entry.counted
     part = published_part(counted)
-    rest = counted.total() - part
-    return [name, f"{spec.gflops:.2f}", *(f"{value / 1e9:.2f}" for value in (counted.total(), part, rest))]
+    values = (counted.total(), part, counted.total() - part, training_total(counted))
+    return [entry.name, f"{entry.spec.gflops:.2f}", *(f"{value / 1e9:.2f}" for value in values)]
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from softpool3d.engine.evaluator import evaluate
 from softpool3d.engine.interrupt import Interrupt, Interrupted
 from softpool3d.engine.meter import Meter
 from softpool3d.engine.optim import build_optimizer, learning_rate
+from softpool3d.engine.pretrained import adopt_statistics, name_classes
 from softpool3d.engine.progress import Display
 from softpool3d.engine.report import epoch_line, few, header, metrics_row, summary_lines
 from softpool3d.engine.run import Run
@@ -56,6 +57,9 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
     classes = manifests["train"].classes
     memory_format = MEMORY_FORMATS[config.train.memory_format]
     state = load_state(resume.checkpoint) if resume else _fresh_state(classes)
+    if resume:
+        manifests = name_classes(manifests, tuple(state["classes"]))
+        classes = manifests["train"].classes
     if tuple(state["classes"]) != classes:
         raise UsageError(
             f"{resume.checkpoint} was trained on {len(state['classes'])} classes ({few(state['classes'])}) and "
@@ -67,8 +71,12 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
         load_into(model, state["model"], resume.checkpoint)
     elif config.model.weights:
         loaded = load_pretrained(model, config)
+        config, adopted = adopt_statistics(config, loaded)
+        manifests = name_classes(manifests, loaded.classes)
+        classes = manifests["train"].classes
+        state["classes"] = list(classes)
         if accelerator.is_main_process:
-            console.print(str(loaded), markup=False, highlight=False, soft_wrap=True)
+            console.print(f"{loaded}\n{adopted}".rstrip(), markup=False, highlight=False, soft_wrap=True)
     model = model.to(memory_format=memory_format)
     optimizer = build_optimizer(model, config.optim)
     model, optimizer = accelerator.prepare(model, optimizer)

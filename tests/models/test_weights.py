@@ -70,7 +70,7 @@ def test_hara(name, tmp_path):
     assert check(name, wrap, tmp_path)[0].loaded_weights.layout == "hara"
 
 
-@pytest.mark.parametrize("name", ["x3d_m", "slowfast_r50", "slow_r50"])
+@pytest.mark.parametrize("name", ["x3d_m", "slowfast_r50", "slow_r50", "c2d_r50", "i3d_r50"])
 def test_pyslowfast(name, tmp_path):
     def wrap(state):
         return {"epoch": 256, "model_state": pyslowfast_state(state), "cfg": "MODEL:\n  ARCH: x3d\n"}
@@ -115,6 +115,17 @@ def test_pyslowfast_s_own_names():
         "head.projection.weight": (7, 2304),
     }.items():
         assert tuple(slowfast[name].shape) == shape
+    i3d = pyslowfast_state(original("i3d_r50").state_dict())
+    for name, shape in {
+        "s1.pathway0_stem.conv.weight": (64, 3, 5, 7, 7),
+        "s2.pathway0_res2.branch2.a.weight": (64, 256, 3, 1, 1),
+        "s3.pathway0_res0.branch1.weight": (512, 256, 1, 1, 1),
+        "s3.pathway0_res0.branch2.a.weight": (128, 256, 3, 1, 1),
+        "s4.pathway0_res5.branch2.a.weight": (256, 1024, 1, 1, 1),
+        "s5.pathway0_res1.branch2.a.weight": (512, 2048, 3, 1, 1),
+        "head.projection.weight": (7, 2048),
+    }.items():
+        assert tuple(i3d[name].shape) == shape
 
 
 def test_the_seed_s_imagenet_checkpoints(tmp_path):

@@ -115,13 +115,15 @@ def run_original(network: nn.Module, name: str, clip: torch.Tensor) -> torch.Ten
 
 
 def pyslowfast_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """pytorchvideo's state dict of X3D, SlowFast or Slow under the names that PySlowFast's checkpoints have."""
+    """pytorchvideo's state dict of X3D, SlowFast, Slow, C2D or I3D under the names of PySlowFast's checkpoints."""
     two = any("multipathway_blocks" in name for name in state)
     x3d = any(".pre_conv." in name for name in state)
+    pooled = not any(name.startswith("blocks.2.") for name in state)  # C2D, I3D: a pooling is a block of its own there
     renamed = {}
     for name, tensor in state.items():
         parts = name.split(".")
         block, rest, pathway = int(parts[1]), parts[2:], "0"
+        block -= pooled and block > 2
         if rest[0] == "multipathway_fusion":
             layer = "conv_f2s" if rest[1] == "conv_fast_to_slow" else "bn"
             renamed[f"s{block + 1}_fuse.{layer}.{rest[2]}"] = tensor

@@ -1,0 +1,38 @@
+"""What public weights bring along beside their values: the mean and std of their clips, the names of their classes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from softpool3d.config import Config
+from softpool3d.datasets.manifest import Manifest
+from softpool3d.models.weights import WeightsReport
+
+
+def adopt_statistics(config: Config, loaded: WeightsReport) -> tuple[Config, str]:
+    """`config` with the weights' data.mean and data.std, but for those that the user has set; and a line that says so.
+
+    What counts as set is what the YAML file, its base, an override or the constructor gave.
+    """
+    known = loaded.preprocessing
+    if known is None:
+        return config, ""
+    lines, adopted = [], {}
+    for key in ("mean", "std"):
+        ours, theirs = getattr(config.data, key), list(getattr(known, key))
+        if key not in config.data.model_fields_set:
+            adopted[key] = theirs
+        elif ours != theirs:
+            lines.append(f"  data.{key}={ours} stays, because it is set")
+    if adopted:
+        lines.append(f"  taken from the weights: {', '.join(f'data.{key}={value}' for key, value in adopted.items())}")
+    data = config.data.model_copy(update=adopted)
+    return config.model_copy(update={"data": data}), "\n".join(lines)
+
+
+def name_classes(manifests: dict[str, Manifest], names: tuple[str, ...]) -> dict[str, Manifest]:
+    """Manifests with `names` for their classes where those are bare numbers 0, 1, ... and as many; else as they are."""
+    classes = manifests["train"].classes
+    if classes != tuple(map(str, range(len(names)))):
+        return manifests
+    return {split: replace(manifest, classes=names) for split, manifest in manifests.items()}
