@@ -61,7 +61,7 @@ class TrainClips(Dataset):
         for _ in range(_REPLACEMENTS):
             clip = self.manifest.clips[index]
             try:
-                with open_video(clip.path, self.data.decode_timeout_s) as video:
+                with open_video(clip.path, timeout_s=self.data.decode_timeout_s) as video:
                     first, total = frame_range(clip, video)
                     frames = video.frames(first + self._indices(total, rng))
             except DecodeError as error:
@@ -102,7 +102,7 @@ def read_views(clip: Clip, data: DataConfig, num_clips: int, num_crops: int) -> 
     Raises:
         DecodeError: if the file cannot be read.
     """
-    with open_video(clip.path, data.decode_timeout_s) as video:
+    with open_video(clip.path, timeout_s=data.decode_timeout_s) as video:
         first, total = frame_range(clip, video)
         return sample_views(lambda indices: video.frames(first + indices), total, data, num_clips, num_crops)
 
