@@ -94,14 +94,9 @@ class Video:
         """None where decord would give other frames, or none."""
         if not index.decord_is_exact or self.path in _given_up:
             return None
-        size = None
-        if self._short_side is not None:
-            size = scaled(index.width, index.height, self._short_side)
-            quarter_turns = self._quarter_turns()
-            if quarter_turns == 2:  # decord gives four channels where it turns and scales
-                return None
-            if quarter_turns:
-                size = size[::-1]
+        if index.may_be_turned and self._is_turned():  # decord turns wrongly, or not at all, where it scales too
+            return None
+        size = None if self._short_side is None else scaled(index.width, index.height, self._short_side)
         try:
             reader = DecordReader(self.path, size, self._timeout_s)
             if reader.num_frames == index.num_frames:
@@ -111,10 +106,10 @@ class Video:
         _given_up.add(self.path)
         return None
 
-    def _quarter_turns(self) -> int:
+    def _is_turned(self) -> bool:
         with opened(self.path, self._timeout_s) as container:
             frame = next(container.decode(video_stream(container)), None)
-            return 0 if frame is None else round(frame.rotation / 90) % 4
+            return frame is not None and round(frame.rotation / 90) % 4 != 0
 
 
 _given_up: set[str] = set()  # files on which decord failed, hung or miscounted: nobody waits for it twice

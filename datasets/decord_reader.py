@@ -1,8 +1,8 @@
 """Frames through decord, in a process of its own.
 
 decord can hang on odd files (its issue 269), and nothing can stop a call into it but the end of its process. So each
-process that reads clips has one helper process, started when decord is first needed: it has one file open at a time, and
-is killed and forgotten when it does not answer in time. Frames come through a socket: about a millisecond for a clip.
+process that reads clips has one helper process, started when decord is first needed: it has one file open at a time,
+and is killed and forgotten when it does not answer in time. Frames come through a socket: a millisecond for a clip.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class DecordReader:
     """Reads any of the frames of a file; opening one closes the helper's last one.
 
     Args:
-        size: width and height, upright, that frames are scaled to (bilinear); None keeps their size.
+        size: width and height that frames are scaled to (bilinear); None keeps their size.
         timeout_s: seconds that a call may take.
 
     Raises:
@@ -41,7 +41,7 @@ class DecordReader:
         self.num_frames = self._helper.call("open", (path, size or (-1, -1)), timeout_s)
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """uint8 (T, H, W, 3), upright, of ascending indices without repeats."""
+        """uint8 (T, H, W, 3) of ascending indices without repeats."""
         shape = self._helper.call("read", indices.tolist(), self._timeout_s)
         pictures = np.empty(shape, np.uint8)
         self._helper.receive_into(pictures)

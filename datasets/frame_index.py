@@ -46,6 +46,7 @@ class FrameIndex:
     key_pts, key_seek: int64, presentation timestamps of the key frames, and where to seek for each.
     decord_is_exact: whether decord 0.6 counts these frames as they are shown.
     has_b_frames: whether the decoder has to reorder frames.
+    may_be_turned: whether the container can ask for a rotation.
     """
 
     times: np.ndarray
@@ -57,6 +58,7 @@ class FrameIndex:
     key_seek: np.ndarray
     decord_is_exact: bool
     has_b_frames: bool
+    may_be_turned: bool
 
     @property
     def num_frames(self) -> int:
@@ -96,7 +98,7 @@ def index_by_decoding(path: str, timeout_s: float = 30.0) -> FrameIndex:
         if not stamps:
             raise DecodeError(path, "its video stream has no frames")
         none = np.empty(0, np.int64)
-        index = FrameIndex(times, fps, context.height, context.width, None, none, none, False, True)
+        index = FrameIndex(times, fps, context.height, context.width, None, none, none, False, True, True)
     _remember(_identity(path), index)
     return index
 
@@ -190,7 +192,16 @@ def _from_packets(path: str, container) -> FrameIndex | None:
     fps = float(stream.average_rate or 25)
     times = _seconds((unique * float(stream.time_base)).tolist(), fps)
     return FrameIndex(
-        times, fps, context.height, context.width, unique, keys[:, 0], keys[:, 1], decord_is_exact, bool(reorders)
+        times,
+        fps,
+        context.height,
+        context.width,
+        unique,
+        keys[:, 0],
+        keys[:, 1],
+        decord_is_exact,
+        bool(reorders),
+        container_name != "avi",
     )
 
 

@@ -90,7 +90,7 @@ class PyAVReader:
         missing = set(wanted)
         back = 0
         while True:
-            # Where decoding cannot begin at this key frame (intra refresh), at an earlier one; at last, at the beginning.
+            # Where decoding cannot begin here (intra refresh), at an earlier key frame; at last, at the beginning.
             start = int(self.index.key_seek[key - back]) if key >= back else None
             for frame in self._frames(start, missing):
                 if frame.pts in missing and (start is None or not frame.is_corrupt):

@@ -133,7 +133,7 @@ def test_rotation_is_honoured_the_same_by_both(numbered, tmp_path, degrees):
         for reader in ("decord", "pyav"):
             with open_video(path, short_side=short_side, decoder=reader) as video:
                 turned = video.frames([5])[0].int()
-                assert video.decoder == reader or (degrees, short_side) == (180, 36)
+                assert video.decoder == "pyav"  # decord turns some of these wrongly
             assert turned.shape == upright.shape
             assert (turned - upright).abs().float().mean() < 1.5
 
@@ -442,7 +442,6 @@ def test_rotation_of_real_clips(real_clips):
         pictures = []
         for reader in ("decord", "pyav"):
             with open_video(path, decoder=reader) as video:
-                assert video.decoder == reader
                 pictures.append(video.frames([0, 2]).int())
         assert pictures[0].shape[2:] == pictures[1].shape[2:] == shape
         assert (pictures[0] - pictures[1]).abs().float().mean() < 2

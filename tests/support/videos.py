@@ -34,7 +34,7 @@ def write_numbered(
     times: list[int] | None = None,
     **options: str,
 ) -> Path:
-    """A video of `numbered_frames`; `times` are presentation timestamps in frames (not all the same apart, not from 0)."""
+    """A video of `numbered_frames`; `times`: when each is shown, in frames."""
     import av
 
     with av.open(str(path), "w") as container:
