@@ -124,8 +124,8 @@ def open_video(
         path: the file.
         short_side: pixels of the shorter side that frames are scaled to while they are decoded; None keeps their size.
         timeout_s: seconds after which a decoder counts as hung: PyAV takes over from decord, and gives up itself.
-        decoder: "auto" takes the faster one of those that are exact: decord for streams without B-frames; "decord" takes
-            it wherever it is exact, "pyav" never.
+        decoder: "auto" takes the faster one of those that are exact: decord for streams without B-frames; "decord"
+            takes it wherever it is exact, "pyav" never.
 
     Raises:
         DecodeError: if there is no such file, or it holds no video that can be decoded.

@@ -71,6 +71,7 @@ class DataConfig(Section):
     max_bad_fraction: Fraction = 0.1  # of a split's files that may turn out unreadable before the run stops
     split: Parts = [0.8, 0.1, 0.1]  # of a folder that is not split on disk: train, val, test
     split_seed: int = 0
+    official_split: Literal[1, 2, 3] = 1  # of HMDB51 and UCF101
     motion_clips: Counts = [400, 80, 80]  # train, val, test
     motion_seed: Annotated[int, Field(ge=0)] = 0
 
