@@ -6,7 +6,7 @@
 
 A folder of pictures (JPEG, PNG) counts as a video, its frames in the order of the numbers in their names. Without val
 the validation clips are split off from train; without test there is no test split. Class names are the folders' names,
-in sorted order, whatever letters they have.
+in sorted order, or in that of a classes.txt.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from softpool3d.datasets.manifest import Clip, Manifest, find_list, read_manifests_in
+from softpool3d.datasets.manifest import Clip, Manifest, find_list, read_classes, read_manifests_in
 from softpool3d.datasets.videos import data_root, find_videos
 from softpool3d.errors import UsageError
 
@@ -62,6 +62,13 @@ def read_folder(
         parts = {"train": train, "val": val} | ({"test": test} if test_part else {})
 
     classes = tuple(sorted(parts["train"]))
+    ordered = read_classes(root / "classes.txt")
+    if ordered and classes:
+        if sorted(ordered) != list(classes):
+            odd = sorted(set(ordered) ^ set(classes))[0]
+            what = "has no folder of videos" if odd in ordered else "is missing"
+            raise UsageError(f"{root / 'classes.txt'}: the class {odd!r} {what}")
+        classes = ordered
     if not classes:
         raise UsageError(
             f"data.root: no videos in {root}; it has to hold <class>/*.mp4, or train/<class>/*.mp4 and "

@@ -23,15 +23,17 @@ _KEPT = 4096  # indices of files read last; one of 300 frames takes 5 KB
 
 
 class DecodeError(WorkError):
-    """A file that cannot be decoded, as one sentence: `path` and `reason`."""
+    """A file that cannot be decoded, as one sentence: `path`, `reason` and, if known, its `index` in the manifest."""
 
-    def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(f"cannot read {path}: {reason}")
+    def __init__(self, path: str | Path, reason: str, index: int | None = None) -> None:
+        which = "" if index is None else f" (clip {index})"
+        super().__init__(f"cannot read {path}: {reason}{which}")
         self.path = str(path)
         self.reason = reason
+        self.index = index
 
     def __reduce__(self):  # worker processes send it on, and an exception pickles its message alone
-        return type(self), (self.path, self.reason)
+        return type(self), (self.path, self.reason, self.index)
 
 
 @dataclass(frozen=True, eq=False)
