@@ -3,6 +3,8 @@
 manifest.py        the one list of clips that every data set becomes
 kinetics.py hmdb51.py ucf101.py ssv2.py folder.py   each: a folder on disk -> manifests (videos.py finds files)
 motion.py          the embedded data set
+verify.py reencode.py archives.py                      what `softpool3d prepare` does; pool.py runs it on all cores
+cache.py           copies of files that are faster to read
 decoder.py         frames of a file: frame_index.py, pyav_reader.py, decord_reader.py, picture_folder.py
 encoder.py         frames to a file
 sampling.py        which frames
@@ -31,6 +33,17 @@ def read_manifests(data: DataConfig) -> dict[str, Manifest]:
     Raises:
         UsageError: for an unknown data set, or a folder that is not what the data set needs.
     """
+    if data.root is not None and data.dataset in _READERS and data.dataset != "motion":
+        prepared = prepared_folder(data)
+        if prepared.is_dir():
+            from softpool3d.datasets.manifest import read_manifests_in
+
+            return read_manifests_in(prepared)
+    return official_manifests(data)
+
+
+def official_manifests(data: DataConfig) -> dict[str, Manifest]:
+    """The same from the data set's own files alone."""
     try:
         read = _READERS[data.dataset]
     except KeyError:
@@ -39,13 +52,16 @@ def read_manifests(data: DataConfig) -> dict[str, Manifest]:
         raise UsageError(
             f"data.dataset: unknown data set {data.dataset!r}{hint} (known: {', '.join(_READERS)})"
         ) from None
-    if data.root is not None and data.dataset != "motion":
-        prepared = prepared_folder(data)
-        if prepared.is_dir():
-            from softpool3d.datasets.manifest import read_manifests_in
-
-            return read_manifests_in(prepared)
     return read(data)
+
+
+def unpack_archives(data: DataConfig) -> list[Path]:
+    """Unpacks what the data set comes in, where it lies in the root and is not unpacked; returns the archives."""
+    from softpool3d.datasets import archives, hmdb51, ucf101
+    from softpool3d.datasets.videos import data_root
+
+    known = {"hmdb51": hmdb51.ARCHIVES, "ucf101": ucf101.ARCHIVES}.get(data.dataset, [])
+    return archives.unpack_missing(data_root(data.root, data.dataset), known)
 
 
 def prepared_folder(data: DataConfig) -> Path:

@@ -130,12 +130,19 @@ def open_video(
     Raises:
         DecodeError: if there is no such file, or it holds no video that can be decoded.
     """
+    check_file(path)
+    return Video(path, short_side, timeout_s, decoder)
+
+
+def check_file(path: str | Path) -> None:
+    """Raises DecodeError for what is no file, cannot be opened, or is empty; a folder may be."""
     path = Path(path)
     try:
-        if not path.is_dir() and not path.open("rb").read(1):
-            raise DecodeError(path, "the file is empty")
+        if not path.is_dir():
+            with path.open("rb") as file:
+                if not file.read(1):
+                    raise DecodeError(path, "the file is empty")
     except OSError as error:
         if path.is_symlink() and not path.exists():
             raise DecodeError(path, f"it is a link to {os.readlink(path)}, which is not there") from None
         raise DecodeError(path, (error.strerror or str(error)).lower()) from None
-    return Video(path, short_side, timeout_s, decoder)

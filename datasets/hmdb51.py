@@ -17,6 +17,12 @@ from softpool3d.datasets.manifest import Clip, Manifest, read_text
 from softpool3d.datasets.videos import data_root, in_folder, index_videos
 from softpool3d.errors import UsageError
 
+ARCHIVES = [  # as archives.py takes them: a RAR of RARs, and the splits
+    ("hmdb51_org.rar", "hmdb51_org", "hmdb51_org/*"),
+    ("hmdb51_org/*.rar", "hmdb51_org", "hmdb51_org/{stem}/*"),
+    ("test_train_splits.rar", ".", "**/*_test_split1.txt"),
+]
+
 
 def read_hmdb51(root: str | Path | None, split: int = 1) -> dict[str, Manifest]:
     """The splits "train", "val" and "test" (the same clips) of official split 1, 2 or 3.

@@ -15,8 +15,8 @@ import csv
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +85,10 @@ class Manifest:
 
     def __len__(self) -> int:
         return len(self.clips)
+
+    def without(self, paths: Container[str]) -> Manifest:
+        """The same, less the clips of these files."""
+        return replace(self, clips=[clip for clip in self.clips if clip.path not in paths])
 
 
 def read_manifests_in(folder: str | Path) -> dict[str, Manifest]:

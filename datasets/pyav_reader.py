@@ -55,6 +55,18 @@ class PyAVReader:
                 pictures = self._by_counting(indices)
         return np.stack([pictures[i] for i in indices.tolist()])
 
+    def all_frames(self) -> Iterator:
+        """Every frame as PyAV decodes it, from the beginning, with `timeout_s` for each."""
+        with errors_of(self._path):
+            self._open()
+            frames = self._frames(None, None)
+            while True:
+                self._deadline = time.monotonic() + self._timeout_s
+                frame = next(frames, None)
+                if frame is None:
+                    return
+                yield frame
+
     def close(self) -> None:
         if self._container is not None:
             self._container.close()

@@ -19,6 +19,11 @@ from softpool3d.datasets.manifest import Clip, Manifest, read_text
 from softpool3d.datasets.videos import data_root, in_folder, index_videos
 from softpool3d.errors import UsageError
 
+ARCHIVES = [  # as archives.py takes them
+    ("UCF101.rar", ".", "UCF-101/*"),
+    ("UCF101TrainTestSplits-RecognitionTask.zip", ".", "**/trainlist01.txt"),
+]
+
 
 def read_ucf101(root: str | Path | None, split: int = 1) -> dict[str, Manifest]:
     """The splits "train", "val" and "test" (the same clips) of official split 1, 2 or 3.
