@@ -49,6 +49,7 @@ def bad_files(paths: Iterable[str], log: Path, workers: int | None = None) -> di
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file, lineterminator="\n")
+            file.write("\n" if file.tell() else "")  # after what a killed run left of its last line
             for path, reason in each(decode_whole, todo, "Decoding every file", workers):
                 if isinstance(reason, Crashed):
                     reason = "decoding it crashes the decoder"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from softpool3d.errors import WorkError
@@ -26,4 +27,5 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     except OSError as error:
         raise WorkError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
