@@ -65,6 +65,7 @@ class _Helper:
             [sys.executable, "-c", code],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,  # what it prints when it crashes: the file goes to PyAV
             start_new_session=True,  # Ctrl-C is not for it: it ends with its parent
         )
         theirs.close()

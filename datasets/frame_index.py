@@ -138,6 +138,8 @@ def open_container(path: str, timeout_s: float):
 def video_stream(container):
     """The default video stream, decoded in one thread: workers are the parallelism, and frames come one by one."""
     stream = container.streams.best("video") or container.streams.video[0]
+    if stream.codec_context is None:
+        raise DecodeError(container.name, "its codec is unknown here")
     stream.thread_type = "NONE"
     stream.codec_context.thread_count = 1
     return stream

@@ -6,6 +6,8 @@ A sample depends on (seed, epoch, index) alone, not on how many workers or proce
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -309,3 +311,12 @@ def _start_worker(_: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)  # one core a worker: resizing must not fight the network for the others
+
+
+@atexit.register
+def _end_workers() -> None:
+    """Where an error keeps a loader alive to the end of the process, multiprocessing would send its workers SIGTERM,
+    which they ignore, and wait for them for ever."""
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
