@@ -5,7 +5,7 @@
 
 frame_index.py      which frames there are, and when each is shown
 pyav_reader.py      PyAV: reads nearly everything, leaves out B-frames that nobody wants
-decord_reader.py    decord: faster where there are no B-frames; knows the files that it counts rightly
+decord_reader.py    decord: the files of which it counts the frames rightly; never faster where we measured
 picture_folder.py   frames as JPEG or PNG
 
 Frames count in the order in which they are shown. Open videos inside the worker that reads them.
@@ -29,7 +29,7 @@ from softpool3d.datasets.pyav_reader import PyAVReader, scaled
 
 __all__ = ["DecodeError", "Decoder", "Video", "open_video"]
 
-Decoder = Literal["auto", "decord", "pyav"]
+Decoder = Literal["pyav", "decord"]
 
 
 class Video:
@@ -45,7 +45,7 @@ class Video:
         self._index = index = frame_index(self.path, timeout_s)
         self.num_frames, self.fps, self.times = index.num_frames, index.fps, index.times
         self._reader = None
-        if decoder == "decord" or decoder == "auto" and not index.has_b_frames:
+        if decoder == "decord":
             self._reader = self._decord(index)
         if self._reader is None:
             self._reader = self._pyav()
@@ -116,7 +116,7 @@ _given_up: set[str] = set()  # files on which decord failed, hung or miscounted:
 
 
 def open_video(
-    path: str | Path, short_side: int | None = None, timeout_s: float = 30.0, decoder: Decoder = "auto"
+    path: str | Path, short_side: int | None = None, timeout_s: float = 30.0, decoder: Decoder = "pyav"
 ) -> Video:
     """Opens a video file, or a folder of pictures.
 
@@ -124,8 +124,7 @@ def open_video(
         path: the file.
         short_side: pixels of the shorter side that frames are scaled to while they are decoded; None keeps their size.
         timeout_s: seconds after which a decoder counts as hung: PyAV takes over from decord, and gives up itself.
-        decoder: "auto" takes the faster one of those that are exact: decord for streams without B-frames; "decord"
-            takes it wherever it is exact, "pyav" never.
+        decoder: "decord" reads the files in which it is exact, and PyAV the others, and those in which decord fails.
 
     Raises:
         DecodeError: if there is no such file, or it holds no video that can be decoded.

@@ -45,9 +45,8 @@ class FrameIndex:
     height, width: as stored, before any rotation.
     pts: int64 (num_frames,), the presentation timestamps by which decoded frames are recognised, ascending and each
         there once; None where frames have to be counted from the beginning.
-    key_pts, key_seek: int64, presentation timestamps of the key frames, and where to seek for each.
+    key_pts: int64, presentation timestamps of the key frames, ascending.
     decord_is_exact: whether decord 0.6 counts these frames as they are shown.
-    has_b_frames: whether the decoder has to reorder frames.
     may_be_turned: whether the container can ask for a rotation.
     """
 
@@ -57,9 +56,7 @@ class FrameIndex:
     width: int
     pts: np.ndarray | None
     key_pts: np.ndarray
-    key_seek: np.ndarray
     decord_is_exact: bool
-    has_b_frames: bool
     may_be_turned: bool
 
     @property
@@ -99,8 +96,7 @@ def index_by_decoding(path: str, timeout_s: float = 30.0) -> FrameIndex:
         times = _seconds(stamps, fps)
         if not stamps:
             raise DecodeError(path, "its video stream has no frames")
-        none = np.empty(0, np.int64)
-        index = FrameIndex(times, fps, context.height, context.width, None, none, none, False, True, True)
+        index = FrameIndex(times, fps, context.height, context.width, None, np.empty(0, np.int64), False, True)
     _remember(_identity(path), index)
     return index
 
@@ -162,7 +158,7 @@ def _from_packets(path: str, container) -> FrameIndex | None:
     plain = plain and context.field_order in (0, 1)  # and in interlaced pictures
     alone = len(container.streams.video) == 1  # decord has its own idea of which is the default one
     decord_is_exact = told and plain and alone and container_name != "mpegts"
-    pts, seek_points, spans = [], [], []
+    pts, keys, spans = [], [], []
     key = None
     for packet in container.demux(stream):
         if packet.pts is None:
@@ -178,13 +174,12 @@ def _from_packets(path: str, container) -> FrameIndex | None:
             decord_is_exact = False
         if packet.is_keyframe:
             key = packet.pts
-            # mov's own index counts in decoding time, the others' in presentation time
-            seek_points.append((key, packet.dts if "mp4" in container_name and packet.dts is not None else key))
+            keys.append(key)
         elif key is None:
             told = False  # whether anything comes out before the first key frame is the decoder's to say
         elif packet.pts < key:
             decord_is_exact = False
-            told &= len(seek_points) > 1
+            told &= len(keys) > 1
         if not packet.is_discard:
             pts.append(packet.pts)
     if spans:
@@ -192,7 +187,6 @@ def _from_packets(path: str, container) -> FrameIndex | None:
     unique = np.unique(np.array(pts, np.int64))
     if not told or len(unique) != len(pts) or not len(pts):
         return None
-    keys = np.array(sorted(seek_points), np.int64).reshape(-1, 2)
     fps = float(stream.average_rate or 25)
     times = _seconds((unique * float(stream.time_base)).tolist(), fps)
     return FrameIndex(
@@ -201,10 +195,8 @@ def _from_packets(path: str, container) -> FrameIndex | None:
         context.height,
         context.width,
         unique,
-        keys[:, 0],
-        keys[:, 1],
+        np.array(sorted(keys), np.int64),
         decord_is_exact,
-        bool(reorders),
         container_name != "avi",
     )
 

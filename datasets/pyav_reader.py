@@ -102,10 +102,11 @@ class PyAVReader:
         missing = set(wanted)
         back = 0
         while True:
-            # Where decoding cannot begin here (intra refresh), at an earlier key frame; at last, at the beginning.
-            start = int(self.index.key_seek[key - back]) if key >= back else None
+            # Where decoding cannot begin here (intra refresh: the decoder holds back what is not whole), at an earlier
+            # key frame; at last, at the beginning.
+            start = int(self.index.key_pts[key - back]) if key >= back else None
             for frame in self._frames(start, missing):
-                if frame.pts in missing and (start is None or not frame.is_corrupt):
+                if frame.pts in missing:
                     found[frame.pts] = self._picture(frame)
                     missing.discard(frame.pts)
             if not missing:

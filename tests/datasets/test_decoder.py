@@ -80,7 +80,7 @@ def numbered(tmp_path_factory):
     return files
 
 
-@pytest.mark.parametrize("reader", ["pyav", "decord", "auto"])
+@pytest.mark.parametrize("reader", ["pyav", "decord"])
 @pytest.mark.parametrize("name", [*CODECS, *REMUXED])
 def test_frames_are_exactly_those_asked_for(numbered, name, reader):
     path, first = numbered[name]
@@ -105,12 +105,6 @@ def test_both_decoders_give_the_same_pixels(numbered):
                 assert video.decoder == reader
         assert pictures[0].shape == (3, 3, 40, 53)
         assert (pictures[0] - pictures[1]).abs().float().mean() < 1
-
-
-def test_auto_takes_decord_where_no_frame_can_be_left_out(numbered):
-    for name, reader in (("h264_bframes.mp4", "pyav"), ("mpeg4.avi", "decord"), ("hevc.mp4", "pyav")):
-        with open_video(numbered[name][0]) as video:
-            assert video.decoder == reader
 
 
 def test_times_of_frames(numbered):
