@@ -1,15 +1,21 @@
 """Clips: a folder on disk -> manifest -> decode -> sample frames -> transform -> batch.
 
-manifest.py    the one list of clips that every data set becomes
-folder.py      class folders of videos              motion.py   the embedded data set
-decoder.py     frames of a file, by decord or PyAV  encoder.py  frames to a file
-sampling.py    which frames
-transforms.py  resize, crop, flip on uint8          loader.py   data set, sampler, batches
+manifest.py        the one list of clips that every data set becomes
+kinetics.py hmdb51.py ucf101.py ssv2.py folder.py   each: a folder on disk -> manifests (videos.py finds files)
+motion.py          the embedded data set
+verify.py reencode.py archives.py                      what `softpool3d prepare` does; pool.py runs it on all cores
+cache.py           copies of files that are faster to read
+decoder.py         frames of a file: frame_index.py, pyav_reader.py, decord_reader.py, picture_folder.py
+encoder.py         frames to a file
+sampling.py        which frames
+transforms.py      resize, crop, flip on uint8
+loader.py          data set, sampler, batches
 """
 
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from softpool3d.errors import UsageError
@@ -22,9 +28,22 @@ if TYPE_CHECKING:
 def read_manifests(data: DataConfig) -> dict[str, Manifest]:
     """The splits of the data set that the configuration names: "train", "val" and, where there is one, "test".
 
+    A manifest that `softpool3d prepare` wrote into the root comes first, else it is read from the data set's own files.
+
     Raises:
         UsageError: for an unknown data set, or a folder that is not what the data set needs.
     """
+    if data.root is not None and data.dataset in _READERS and data.dataset != "motion":
+        prepared = prepared_folder(data)
+        if prepared.is_dir():
+            from softpool3d.datasets.manifest import read_manifests_in
+
+            return read_manifests_in(prepared)
+    return official_manifests(data)
+
+
+def official_manifests(data: DataConfig) -> dict[str, Manifest]:
+    """The same from the data set's own files alone."""
     try:
         read = _READERS[data.dataset]
     except KeyError:
@@ -36,6 +55,21 @@ def read_manifests(data: DataConfig) -> dict[str, Manifest]:
     return read(data)
 
 
+def unpack_archives(data: DataConfig) -> list[Path]:
+    """Unpacks what the data set comes in, where it lies in the root and is not unpacked; returns the archives."""
+    from softpool3d.datasets import archives, hmdb51, ucf101
+    from softpool3d.datasets.videos import data_root
+
+    known = {"hmdb51": hmdb51.ARCHIVES, "ucf101": ucf101.ARCHIVES}.get(data.dataset, [])
+    return archives.unpack_missing(data_root(data.root, data.dataset), known)
+
+
+def prepared_folder(data: DataConfig) -> Path:
+    """Where `softpool3d prepare` keeps the manifest: root/manifest, or root/manifest-split<N> of official split N."""
+    name = f"manifest-split{data.official_split}" if data.dataset in ("hmdb51", "ucf101") else "manifest"
+    return Path(data.root).expanduser() / name
+
+
 def _motion(data: DataConfig) -> dict[str, Manifest]:
     from softpool3d.datasets.motion import read_motion
 
@@ -45,9 +79,40 @@ def _motion(data: DataConfig) -> dict[str, Manifest]:
 def _folder(data: DataConfig) -> dict[str, Manifest]:
     from softpool3d.datasets.folder import read_folder
 
-    if data.root is None:
-        raise UsageError("data.root is not set: data.dataset=folder needs the folder that holds the videos")
     return read_folder(data.root, data.split, data.split_seed)
 
 
-_READERS = {"motion": _motion, "folder": _folder}
+def _kinetics(data: DataConfig) -> dict[str, Manifest]:
+    from softpool3d.datasets.kinetics import read_kinetics
+
+    return read_kinetics(data.root, int(data.dataset.removeprefix("kinetics")))
+
+
+def _hmdb51(data: DataConfig) -> dict[str, Manifest]:
+    from softpool3d.datasets.hmdb51 import read_hmdb51
+
+    return read_hmdb51(data.root, data.official_split)
+
+
+def _ucf101(data: DataConfig) -> dict[str, Manifest]:
+    from softpool3d.datasets.ucf101 import read_ucf101
+
+    return read_ucf101(data.root, data.official_split)
+
+
+def _ssv2(data: DataConfig) -> dict[str, Manifest]:
+    from softpool3d.datasets.ssv2 import read_ssv2
+
+    return read_ssv2(data.root)
+
+
+_READERS = {
+    "motion": _motion,
+    "folder": _folder,
+    "kinetics400": _kinetics,
+    "kinetics600": _kinetics,
+    "kinetics700": _kinetics,
+    "hmdb51": _hmdb51,
+    "ucf101": _ucf101,
+    "ssv2": _ssv2,
+}

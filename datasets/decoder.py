@@ -1,63 +1,58 @@
-"""Frames of a video file: decord first, PyAV where decord cannot.
+"""Frames of a video file, or of a folder of pictures, exactly those asked for.
 
-    with open_video("clip.mp4") as video:
+    with open_video("clip.mp4", short_side=128) as video:
         frames = video.frames([0, 8, 16])        # uint8 (3, C, H, W), upright
 
-decord seeks and is fast; PyAV decodes from the beginning and reads nearly everything. Frames count in the order in
-which they are shown; files in which decord would lose count go to PyAV. Open videos inside the worker that reads them:
-decord's readers do not survive a fork (its issue 294).
+frame_index.py      which frames there are, and when each is shown
+pyav_reader.py      PyAV: reads nearly everything, leaves out B-frames that nobody wants
+decord_reader.py    decord: the files of which it counts the frames rightly; never faster where we measured
+picture_folder.py   frames as JPEG or PNG
+
+Frames count in the order in which they are shown. Open videos inside the worker that reads them.
 """
 
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager, suppress
-from functools import lru_cache
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from softpool3d.errors import WorkError
+from softpool3d.datasets.decord_reader import DecordFailed, DecordReader
+from softpool3d.datasets.frame_index import DecodeError, FrameIndex, frame_index, opened, video_stream
+from softpool3d.datasets.picture_folder import PictureFolderReader
+from softpool3d.datasets.pyav_reader import PyAVReader, scaled
 
-T = TypeVar("T")
+__all__ = ["DecodeError", "Decoder", "Video", "open_video"]
 
-
-class DecodeError(WorkError):
-    """A file that cannot be decoded, as one sentence: `path` and `reason`."""
-
-    def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(f"cannot read {path}: {reason}")
-        self.path = str(path)
-        self.reason = reason
-
-    def __reduce__(self):  # worker processes send it on, and an exception pickles its message alone
-        return type(self), (self.path, self.reason)
+Decoder = Literal["pyav", "decord"]
 
 
 class Video:
-    """An open video: `num_frames`, `fps` and any of its frames."""
+    """An open video: `num_frames`, `fps`, `times` and any of its frames."""
 
-    def __init__(self, path: str | Path, timeout_s: float = 30.0) -> None:
+    def __init__(self, path: str | Path, short_side: int | None, timeout_s: float, decoder: Decoder) -> None:
         self.path = str(path)
-        self._timeout_s = timeout_s
-        self._reader = self._open_decord() or PyAVReader(self.path)
-
-    @property
-    def num_frames(self) -> int:
-        return self._reader.num_frames
-
-    @property
-    def fps(self) -> float:
-        return self._reader.fps
+        self._short_side, self._timeout_s = short_side, timeout_s
+        if os.path.isdir(self.path):
+            self._reader = PictureFolderReader(self.path, short_side)
+            self.num_frames, self.fps, self.times = self._reader.num_frames, self._reader.fps, self._reader.times
+            return
+        self._index = index = frame_index(self.path, timeout_s)
+        self.num_frames, self.fps, self.times = index.num_frames, index.fps, index.times
+        self._reader = None
+        if decoder == "decord":
+            self._reader = self._decord(index)
+        if self._reader is None:
+            self._reader = self._pyav()
 
     @property
     def decoder(self) -> str:
-        """ "decord" or "pyav": what reads this file."""
+        """ "decord", "pyav" or "pictures": what reads this file."""
         return self._reader.name
 
     def frames(self, indices: Sequence[int] | np.ndarray) -> Tensor:
@@ -65,18 +60,23 @@ class Video:
 
         Raises:
             IndexError: for an index outside [0, num_frames).
-            DecodeError: where neither decoder can read them.
+            DecodeError: where they cannot be decoded.
         """
         wanted = np.asarray(indices, dtype=np.int64)
-        if wanted.size and not (wanted.min() >= 0 and wanted.max() < self.num_frames):
+        if not wanted.size:
+            raise IndexError(f"{self.path}: no frames asked for")
+        if not (wanted.min() >= 0 and wanted.max() < self.num_frames):
             raise IndexError(f"{self.path} has frames 0 to {self.num_frames - 1}, asked for {wanted.tolist()}")
         unique, back = np.unique(wanted, return_inverse=True)  # each is decoded once, in order
         try:
             pictures = self._reader.read(unique)
-        except _DecordFailed:
-            self._reader = PyAVReader(self.path, num_frames=self.num_frames)
+        except DecordFailed:
+            _given_up.add(self.path)
+            self._reader = self._pyav()
             pictures = self._reader.read(unique)
-        return torch.from_numpy(pictures[back]).permute(0, 3, 1, 2)
+        if len(unique) != len(wanted) or (back[1:] < back[:-1]).any():
+            pictures = pictures[back]
+        return torch.from_numpy(pictures).permute(0, 3, 1, 2)
 
     def close(self) -> None:
         self._reader.close()
@@ -87,177 +87,61 @@ class Video:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _open_decord(self) -> DecordReader | None:
-        try:
-            file = os.stat(self.path)
-            exact = _decord_is_exact(self.path, file.st_size, file.st_mtime_ns)
-            return DecordReader(self.path, self._timeout_s) if exact else None
-        except _DecordFailed:
+    def _pyav(self) -> PyAVReader:
+        return PyAVReader(self.path, self._index, self._short_side, self._timeout_s)
+
+    def _decord(self, index: FrameIndex) -> DecordReader | None:
+        """None where decord would give other frames, or none."""
+        if not index.decord_is_exact or self.path in _given_up:
             return None
+        if index.may_be_turned and self._is_turned():  # decord turns wrongly, or not at all, where it scales too
+            return None
+        size = None if self._short_side is None else scaled(index.width, index.height, self._short_side)
+        try:
+            reader = DecordReader(self.path, size, self._timeout_s)
+            if reader.num_frames == index.num_frames:
+                return reader
+        except DecordFailed:
+            pass
+        _given_up.add(self.path)
+        return None
+
+    def _is_turned(self) -> bool:
+        with opened(self.path, self._timeout_s) as container:
+            frame = next(container.decode(video_stream(container)), None)
+            return frame is not None and round(frame.rotation / 90) % 4 != 0
 
 
-def open_video(path: str | Path, timeout_s: float = 30.0) -> Video:
-    """Opens a video file.
+_given_up: set[str] = set()  # files on which decord failed, hung or miscounted: nobody waits for it twice
+
+
+def open_video(
+    path: str | Path, short_side: int | None = None, timeout_s: float = 30.0, decoder: Decoder = "pyav"
+) -> Video:
+    """Opens a video file, or a folder of pictures.
 
     Args:
         path: the file.
-        timeout_s: seconds after which a call to decord counts as hung (its issue 269) and PyAV takes over.
+        short_side: pixels of the shorter side that frames are scaled to while they are decoded; None keeps their size.
+        timeout_s: seconds after which a decoder counts as hung: PyAV takes over from decord, and gives up itself.
+        decoder: "decord" reads the files in which it is exact, and PyAV the others, and those in which decord fails.
 
     Raises:
         DecodeError: if there is no such file, or it holds no video that can be decoded.
     """
+    check_file(path)
+    return Video(path, short_side, timeout_s, decoder)
+
+
+def check_file(path: str | Path) -> None:
+    """Raises DecodeError for what is no file, cannot be opened, or is empty; a folder may be."""
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            if not file.read(1):
-                raise DecodeError(path, "the file is empty")
+        if not path.is_dir():
+            with path.open("rb") as file:
+                if not file.read(1):
+                    raise DecodeError(path, "the file is empty")
     except OSError as error:
+        if path.is_symlink() and not path.exists():
+            raise DecodeError(path, f"it is a link to {os.readlink(path)}, which is not there") from None
         raise DecodeError(path, (error.strerror or str(error)).lower()) from None
-    return Video(path, timeout_s)
-
-
-# --- decord ----------------------------------------------------------------------------------------------------------
-
-
-class _DecordFailed(Exception):
-    """decord could not, or took too long: PyAV's turn."""
-
-
-class DecordReader:
-    """Frame-exact random access through decord, one thread a reader."""
-
-    name = "decord"
-
-    def __init__(self, path: str, timeout_s: float) -> None:
-        try:
-            import decord
-        except ImportError:  # it has no wheels for some machines
-            raise _DecordFailed from None
-        decord.logging.set_level(decord.logging.QUIET)  # errors reach the user as exceptions, once
-        self._timeout_s = timeout_s
-        self._reader = self._call(lambda: decord.VideoReader(path, decord.cpu(0), num_threads=1))
-        self.num_frames = len(self._reader)
-        if self.num_frames < 1:
-            raise _DecordFailed
-        self.fps = float(self._reader.get_avg_fps()) or 25.0
-
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        batch = self._call(lambda: self._reader.get_batch(indices.tolist()))
-        # another library may have set decord's global bridge to torch; it is not ours to change
-        return batch.asnumpy() if hasattr(batch, "asnumpy") else batch.numpy()
-
-    def close(self) -> None:
-        self._reader = None
-
-    def _call(self, work: Callable[[], T]) -> T:
-        """`work` in a thread that is left behind if it hangs: nothing else can stop a call into decord."""
-        result: list[Any] = []
-
-        def target() -> None:
-            with suppress(Exception):  # decord raises its own type, RuntimeError and others
-                result.append(work())
-
-        thread = threading.Thread(target=target, daemon=True)
-        thread.start()
-        thread.join(self._timeout_s)
-        if not result:
-            raise _DecordFailed
-        return result[0]
-
-
-# --- which of the two ------------------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=100_000)
-def _decord_is_exact(path: str, size: int, modified: int) -> bool:
-    """Whether decord counts this file's frames as they are shown; from its packets, without decoding any.
-
-    Asked once for each file: `size` and `modified` (nanoseconds) are there to tell a file from one that replaces it.
-
-    decord 0.6 loses count after a seek where frames that are shown before a key frame are stored behind it (open GOPs:
-    MPEG-2, MPEG-4 part 2 with B-frames, much of HEVC), or where B-frames come in a container that does not say when
-    they are shown (AVI, MPEG). It shows the frames that an edit list hides, and hangs at the first seek in an MPEG
-    transport stream.
-
-    Raises:
-        DecodeError: if the file cannot be opened, holds no video, or has lost its end.
-    """
-    with _opened(path) as container:
-        stream = container.streams.best("video")
-        timed = any(name in container.format.name for name in ("mp4", "matroska", "flv"))
-        exact = container.format.name != "mpegts" and (timed or not stream.codec_context.has_b_frames)
-        key = None
-        times = []
-        for packet in container.demux(stream):
-            if packet.pts is None:  # unknown, or the end
-                continue
-            times += packet.pts, packet.pts + (packet.duration or 0)
-            if packet.is_keyframe:
-                key = packet.pts
-            elif key is not None and packet.pts < key:
-                exact = False
-            exact &= not packet.is_discard
-        if stream.duration and times:
-            length = float(stream.duration * stream.time_base)
-            there = float((max(times) - min(times)) * stream.time_base)
-            if there < 0.9 * length - 1:
-                raise DecodeError(path, f"it breaks off after {there:.1f} of {length:.1f} seconds")
-    return exact
-
-
-@contextmanager
-def _opened(path: str):
-    """The file as a PyAV container with a video stream; FFmpeg's errors become DecodeErrors."""
-    import av
-
-    try:
-        with av.open(path, metadata_errors="replace") as container:
-            if not container.streams.video:
-                raise DecodeError(path, "it has no video stream")
-            yield container
-    except (av.error.FFmpegError, OSError) as error:
-        raise DecodeError(path, (error.strerror or str(error)).lower()) from None
-
-
-# --- PyAV ------------------------------------------------------------------------------------------------------------
-
-
-class PyAVReader:
-    """Sequential decoding through PyAV: slower, reads nearly everything."""
-
-    name = "pyav"
-
-    def __init__(self, path: str, num_frames: int | None = None) -> None:
-        self._path = path
-        self.fps = 25.0
-        self.num_frames = self._count() if num_frames is None else num_frames
-
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        wanted = set(indices.tolist())
-        pictures = []
-        size = None
-        number = -1
-        for number, frame in enumerate(self._decode()):
-            if number in wanted:
-                size = size or (frame.width, frame.height)  # of the first, should it change in the middle
-                turns = round(frame.rotation / 90) % 4  # counter-clockwise, as numpy turns
-                pictures.append(np.rot90(frame.reformat(*size, format="rgb24").to_ndarray(), turns))
-                if len(pictures) == len(wanted):
-                    return np.stack(pictures)
-        raise DecodeError(self._path, f"only {number + 1} of its {self.num_frames} frames can be decoded")
-
-    def close(self) -> None:
-        """Nothing stays open between reads."""
-
-    def _count(self) -> int:
-        count = sum(1 for _ in self._decode())
-        if not count:
-            raise DecodeError(self._path, "its video stream has no frames")
-        return count
-
-    def _decode(self):
-        """The frames of the default video stream, in the order in which they are shown."""
-        with _opened(self._path) as container:
-            stream = container.streams.best("video")
-            self.fps = float(stream.average_rate or 25)
-            yield from container.decode(stream)

@@ -6,8 +6,11 @@ A sample depends on (seed, epoch, index) alone, not on how many workers or proce
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,10 +19,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from softpool3d.config import Config, DataConfig
+from softpool3d.datasets.cache import FileCache, make_cache
 from softpool3d.datasets.decoder import DecodeError, Video, open_video
 from softpool3d.datasets.manifest import Clip, Manifest
-from softpool3d.datasets.sampling import random_clip, segment_frames, spaced_clips
-from softpool3d.datasets.transforms import EvalTransform, TrainTransform
+from softpool3d.datasets.sampling import Timeline, train_indices, view_indices
+from softpool3d.datasets.transforms import EvalTransform, Recipe, TrainTransform
 
 _REPLACEMENTS = 20  # unreadable files in a row before a training sample is given up
 
@@ -29,30 +33,36 @@ class Batch:
     """Clips of one step, and the files that turned out unreadable while it was made.
 
     video: uint8 (N, C, T, H, W) in training, (N, V, C, T, H, W) with V views in evaluation; None if there was no
-        readable file.
+        readable file. With `data.transforms_on_device` what was decoded, a tensor for each clip, until `to_device`.
     label, index: int64 (N,); `index` counts into the manifest.
+    recipes: in training, what is still to be done to each clip.
     """
 
-    video: Tensor | None
+    video: Tensor | list[Tensor] | None
     label: Tensor
     index: Tensor
     bad: list[DecodeError] = field(default_factory=list)
+    recipes: list[Recipe] = field(default_factory=list)
 
     def pin_memory(self) -> Batch:
-        if self.video is not None:
+        if isinstance(self.video, list):
+            self.video = [video.pin_memory() for video in self.video]
+        elif self.video is not None:
             self.video = self.video.pin_memory()
         return self
 
 
 class TrainClips(Dataset):
-    """Random clips of a manifest: (epoch, index) -> one augmented clip, uint8 (C, T, H, W).
+    """Random clips of a manifest: (epoch, index) -> `repeats` augmented clips of one video, uint8 (N, C, T, H, W).
 
     An unreadable file is replaced by another one, so that batches keep their size, and reported.
     """
 
-    def __init__(self, manifest: Manifest, data: DataConfig, seed: int) -> None:
-        self.manifest, self.data, self.seed = manifest, data, seed
-        self.transform = TrainTransform(data.train_short_side, data.crop_size, data.flip)
+    def __init__(
+        self, manifest: Manifest, data: DataConfig, seed: int, repeats: int = 1, cache: FileCache | None = None
+    ) -> None:
+        self.manifest, self.data, self.seed, self.repeats, self.cache = manifest, data, seed, repeats, cache
+        self.transform = TrainTransform(data, manifest.classes)
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
         epoch, index = key
@@ -61,84 +71,146 @@ class TrainClips(Dataset):
         for _ in range(_REPLACEMENTS):
             clip = self.manifest.clips[index]
             try:
-                with open_video(clip.path, self.data.decode_timeout_s) as video:
-                    first, total = frame_range(clip, video)
-                    frames = video.frames(first + self._indices(total, rng))
+                with _naming(clip, index):
+                    recipes = [self.transform.recipe(clip.label, rng) for _ in range(self.repeats)]
+                    clips = self._decode(clip, max(recipe.short_side for recipe in recipes), rng)
+                    video = self._finish(clips, recipes)
             except DecodeError as error:
                 bad.append(error)
                 index = int(rng.integers(len(self.manifest)))
                 continue
-            generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
-            picture = self.transform(frames, generator).transpose(0, 1)
-            return Batch(picture, torch.tensor(clip.label), torch.tensor(index), bad)
-        return Batch(None, torch.empty(0), torch.empty(0), bad)
+            repeated = torch.ones(self.repeats, dtype=torch.int64)
+            return Batch(video, repeated * clip.label, repeated * index, bad, recipes)
+        return _nothing(bad)
 
-    def _indices(self, total: int, rng: np.random.Generator) -> np.ndarray:
-        data = self.data
-        if data.sampling == "uniform":
-            return segment_frames(total, data.num_frames, rng)
-        return random_clip(total, data.num_frames, data.sampling_rate, rng, data.short_clip)
+    def _decode(self, clip: Clip, short_side: int, rng: np.random.Generator) -> list[Tensor]:
+        with _opened(clip, self.data, short_side, self.cache) as video:
+            first, timeline = timeline_of(clip, video, self.data)
+            indices = [first + train_indices(timeline, self.data, rng) for _ in range(self.repeats)]
+            needed, places = np.unique(np.concatenate(indices), return_inverse=True)
+            frames = video.frames(needed)
+        return [frames[part] for part in places.reshape(self.repeats, -1)]
+
+    def _finish(self, clips: list[Tensor], recipes: list[Recipe]) -> Tensor | list[Tensor]:
+        if self.data.transforms_on_device:
+            return clips
+        return augmented(self.transform, clips, recipes)
 
 
 class EvalClips(Dataset):
-    """The views of each video: (epoch, index) -> uint8 (V, C, T, H, W) with V = num_clips * num_crops."""
+    """The views of each video: (epoch, index) -> uint8 (1, V, C, T, H, W) with V = num_clips * num_crops."""
 
-    def __init__(self, manifest: Manifest, data: DataConfig, num_clips: int = 1, num_crops: int = 1) -> None:
-        self.manifest, self.data = manifest, data
+    def __init__(
+        self,
+        manifest: Manifest,
+        data: DataConfig,
+        num_clips: int = 1,
+        num_crops: int = 1,
+        cache: FileCache | None = None,
+    ) -> None:
+        self.manifest, self.data, self.cache = manifest, data, cache
         self.num_clips, self.num_crops = num_clips, num_crops
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
-        clip = self.manifest.clips[key[1]]
+        index = key[1]
+        clip = self.manifest.clips[index]
         try:
-            views = read_views(clip, self.data, self.num_clips, self.num_crops)
+            with _naming(clip, index):
+                clips = _read_clips(clip, self.data, self.num_clips, self.cache)
+                if self.data.transforms_on_device:
+                    views = [clips]
+                else:
+                    views = crop_views(clips, self.data, self.num_crops).unsqueeze(0)
         except DecodeError as error:
-            return Batch(None, torch.empty(0), torch.empty(0), [error])
-        return Batch(views, torch.tensor(clip.label), torch.tensor(key[1]))
+            return _nothing([error])
+        return Batch(views, torch.tensor([clip.label]), torch.tensor([index]))
+
+
+def to_device(batch: Batch, data: DataConfig, device: torch.device, num_crops: int | None = None) -> Tensor:
+    """The batch's clips on the device, and there whatever `data.transforms_on_device` left to do.
+
+    Args:
+        num_crops: of evaluation; None in training.
+    """
+    if isinstance(batch.video, Tensor):
+        return batch.video.to(device, non_blocking=True)
+    clips = [video.to(device, non_blocking=True) for video in batch.video]
+    if num_crops is None:
+        return augmented(TrainTransform(data), clips, batch.recipes)
+    return torch.stack([crop_views(video, data, num_crops) for video in clips])
+
+
+def augmented(transform: TrainTransform, clips: list[Tensor], recipes: list[Recipe]) -> Tensor:
+    """Clips as decoded, (T, C, H, W) each -> (N, C, T, crop_size, crop_size); all uint8."""
+    pairs = zip(clips, recipes, strict=True)
+    return torch.stack([transform(clip, recipe).transpose(0, 1) for clip, recipe in pairs])
+
+
+def crop_views(clips: Tensor, data: DataConfig, num_crops: int) -> Tensor:
+    """Each clip's crops, one clip after another: uint8 (K, T, C, H, W) -> (V, C, T, crop_size, crop_size)."""
+    crops = EvalTransform(data.short_side, data.crop_size, num_crops)(clips)
+    return torch.stack(crops, 1).flatten(0, 1).transpose(1, 2)
 
 
 def read_views(clip: Clip, data: DataConfig, num_clips: int, num_crops: int) -> Tensor:
-    """The views of a video file, as `sample_views` draws them.
+    """The views of a video file, as in testing: uint8 (V, C, T, H, W), V = `num_views(...)`.
 
     Raises:
         DecodeError: if the file cannot be read.
     """
-    with open_video(clip.path, data.decode_timeout_s) as video:
-        first, total = frame_range(clip, video)
-        return sample_views(lambda indices: video.frames(first + indices), total, data, num_clips, num_crops)
+    return crop_views(_read_clips(clip, data, num_clips), data, num_crops)
 
 
-def sample_views(
-    frames: Callable[[np.ndarray], Tensor], total: int, data: DataConfig, num_clips: int, num_crops: int
-) -> Tensor:
-    """`num_clips` clips evenly spaced in time, each in `num_crops` crops: uint8 (V, C, T, H, W).
-
-    With `sampling: uniform` every clip would be the same one, so there is one.
-
-    Args:
-        frames: gives the frames of ascending indices, uint8 (T, C, H, W); each is asked for once.
-        total: how many there are.
-    """
-    if data.sampling == "uniform":
-        clips = [segment_frames(total, data.num_frames)]
-    else:
-        clips = spaced_clips(total, data.num_frames, data.sampling_rate, num_clips, data.short_clip)
-    needed = np.unique(np.concatenate(clips))
-    decoded = frames(needed)
-    transform = EvalTransform(data.short_side, data.crop_size, num_crops)
-    crops = [transform(decoded[np.searchsorted(needed, indices)]) for indices in clips]
-    return torch.stack([crop.transpose(0, 1) for views in crops for crop in views])
+def sample_views(frames: Tensor, data: DataConfig, num_clips: int, num_crops: int, fps: float = 25.0) -> Tensor:
+    """The same of frames at hand, uint8 (T, C, H, W), shown at `fps`."""
+    timeline = Timeline(np.arange(len(frames)) / fps, fps, by_time=False)
+    clips = torch.stack([frames[indices] for indices in view_indices(timeline, data, num_clips)])
+    return crop_views(clips, data, num_crops)
 
 
 def num_views(data: DataConfig, num_clips: int, num_crops: int) -> int:
-    """How many views `sample_views` draws."""
+    """How many views of a video there are."""
     return num_crops * (1 if data.sampling == "uniform" else num_clips)
 
 
-def frame_range(clip: Clip, video: Video) -> tuple[int, int]:
-    """(first frame, number of frames) of the part of the video that belongs to the clip."""
-    first = 0 if clip.start is None else min(round(clip.start * video.fps), video.num_frames - 1)
-    end = video.num_frames if clip.end is None else min(round(clip.end * video.fps), video.num_frames)
-    return first, max(end - first, 1)
+def timeline_of(clip: Clip, video: Video, data: DataConfig) -> tuple[int, Timeline]:
+    """First frame, and the timeline, of the part of the video that belongs to the clip."""
+    first, end = 0, video.num_frames
+    if clip.start is not None:
+        first = min(int(np.searchsorted(video.times, clip.start - 1e-3)), end - 1)
+    if clip.end is not None:
+        end = max(int(np.searchsorted(video.times, clip.end - 1e-3)), first + 1)
+    return first, Timeline(video.times[first:end], video.fps, data.sample_by == "time")
+
+
+def _read_clips(clip: Clip, data: DataConfig, num_clips: int, cache: FileCache | None = None) -> Tensor:
+    """uint8 (K, T, C, H, W), all read at once: each frame is decoded once."""
+    with _opened(clip, data, data.short_side, cache) as video:
+        first, timeline = timeline_of(clip, video, data)
+        indices = first + np.stack(view_indices(timeline, data, num_clips))
+        needed, places = np.unique(indices, return_inverse=True)
+        return video.frames(needed)[places.reshape(indices.shape)]
+
+
+def _opened(clip: Clip, data: DataConfig, short_side: int, cache: FileCache | None) -> Video:
+    path = cache.path(clip.path) if cache else clip.path
+    return open_video(path, short_side, data.decode_timeout_s, data.decoder)
+
+
+@contextmanager
+def _naming(clip: Clip, index: int) -> Iterator[None]:
+    """Errors say which clip they are about: its own file, not a cached copy, and its number in the manifest."""
+    try:
+        yield
+    except DecodeError as error:
+        raise DecodeError(clip.path, error.reason, index) from None
+    except Exception as error:
+        raise RuntimeError(f"{clip.path} (clip {index}): {type(error).__name__}: {error}") from error
+
+
+def _nothing(bad: list[DecodeError]) -> Batch:
+    empty = torch.empty(0, dtype=torch.int64)
+    return Batch(None, empty, empty, bad)
 
 
 class TrainBatches(Sampler):
@@ -183,23 +255,27 @@ class EvalBatches(Sampler):
 
 
 def collate(samples: list[Batch]) -> Batch:
-    """Samples without their first dimension -> one batch; unreadable ones are left out but stay reported."""
+    """One batch of several; unreadable ones are left out but stay reported."""
     good = [sample for sample in samples if sample.video is not None]
     bad = [error for sample in samples for error in sample.bad]
     if not good:
-        return Batch(None, torch.empty(0), torch.empty(0), bad)
+        return _nothing(bad)
+    videos = [sample.video for sample in good]
+    video = torch.cat(videos) if isinstance(videos[0], Tensor) else [one for some in videos for one in some]
     return Batch(
-        torch.stack([sample.video for sample in good]),
-        torch.stack([sample.label for sample in good]),
-        torch.stack([sample.index for sample in good]),
+        video,
+        torch.cat([sample.label for sample in good]),
+        torch.cat([sample.index for sample in good]),
         bad,
+        [recipe for sample in good for recipe in sample.recipes],
     )
 
 
 def train_loader(manifest: Manifest, config: Config, rank: int = 0, world_size: int = 1) -> DataLoader:
-    clips = TrainClips(manifest, config.data, config.seed)
-    batches = TrainBatches(len(manifest), config.train.batch_size, config.seed, rank, world_size)
-    return _loader(clips, batches, config.data.num_workers)
+    repeats = config.train.repeats
+    clips = TrainClips(manifest, config.data, config.seed, repeats, make_cache(config.data))
+    batches = TrainBatches(len(manifest), config.train.batch_size // repeats, config.seed, rank, world_size)
+    return _loader(clips, batches, config.data)
 
 
 def eval_loader(
@@ -210,20 +286,22 @@ def eval_loader(
     rank: int = 0,
     world_size: int = 1,
 ) -> DataLoader:
-    clips = EvalClips(manifest, config.data, num_clips, num_crops)
+    clips = EvalClips(manifest, config.data, num_clips, num_crops, make_cache(config.data))
     batches = EvalBatches(len(manifest), config.test.batch_size, rank, world_size)
-    return _loader(clips, batches, config.data.num_workers)
+    return _loader(clips, batches, config.data)
 
 
-def _loader(clips: Dataset, batches: Sampler, num_workers: int) -> DataLoader:
+def _loader(clips: Dataset, batches: Sampler, data: DataConfig) -> DataLoader:
+    workers = data.num_workers
     return DataLoader(
         clips,
         batch_sampler=batches,
-        num_workers=num_workers,
+        num_workers=workers,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
-        persistent_workers=num_workers > 0,
-        worker_init_fn=_start_worker if num_workers else None,
+        persistent_workers=workers > 0,
+        prefetch_factor=data.prefetch if workers else None,
+        worker_init_fn=_start_worker if workers else None,
         generator=torch.Generator(),  # so that starting workers draws nothing from the state that dropout uses
     )
 
@@ -233,3 +311,12 @@ def _start_worker(_: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)  # one core a worker: resizing must not fight the network for the others
+
+
+@atexit.register
+def _end_workers() -> None:
+    """Where an error keeps a loader alive to the end of the process, multiprocessing would send its workers SIGTERM,
+    which they ignore, and wait for them for ever."""
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()

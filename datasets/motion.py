@@ -15,9 +15,6 @@ import math
 import os
 import shutil
 import socket
-import threading
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +22,7 @@ import numpy as np
 from softpool3d.datasets.encoder import write_video
 from softpool3d.datasets.folder import read_folder
 from softpool3d.datasets.manifest import Manifest
+from softpool3d.datasets.pool import each
 from softpool3d.errors import WorkError
 
 CLASSES = (
@@ -156,8 +154,6 @@ def _texture(rng: np.random.Generator, contrast: float) -> np.ndarray:
 
 def _generate(root: Path, clips: tuple[int, int, int], seed: int) -> None:
     """Writes the set into a folder beside `root` and renames it: it is there as a whole or not at all."""
-    from rich.progress import track
-
     root.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(root)
     partial = root.with_name(f"{root.name}.partial-{socket.gethostname()}-{os.getpid()}")
@@ -169,30 +165,17 @@ def _generate(root: Path, clips: tuple[int, int, int], seed: int) -> None:
             label = index % len(CLASSES)
             path = partial / split / CLASSES[label] / f"{index:05d}.mp4"
             jobs.append((str(path), label, (seed, number, index)))
-    pool = ProcessPoolExecutor(_cores(), mp_context=get_context("spawn"), initializer=_end_with_parent)
     try:
-        done = pool.map(_render_to_file, jobs, chunksize=8)
-        for _ in track(done, "Generating the data set `motion`", total=len(jobs), transient=True):
-            pass
-        pool.shutdown()
+        for _, failure in each(_render_to_file, jobs, "Generating the data set `motion`"):
+            if failure is not None:
+                raise failure if isinstance(failure, OSError) else WorkError(f"a process died: {failure!r}")
         try:
             partial.rename(root)
         except OSError:
             if not root.is_dir():  # else another process was faster
                 raise
     finally:
-        pool.shutdown(cancel_futures=True)
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-
-    def watch() -> None:
-        parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _render_to_file(job: tuple[str, int, tuple[int, int, int]]) -> None:
@@ -209,7 +192,3 @@ def _remove_abandoned(root: Path) -> None:
             shutil.rmtree(partial, ignore_errors=True)
         except PermissionError:
             pass  # somebody else's, alive
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,46 +1,56 @@
 """Which frames of a video make a clip: pure index arithmetic, no I/O.
 
-A clip of `num_frames` at `sampling_rate` spans (num_frames - 1) * sampling_rate + 1 frames of the video. Where the
-video is shorter, the indices "loop" (start again) or "hold" (stay on the last frame).
+A clip of `num_frames` at `rate` spans (num_frames - 1) * rate + 1 frames of the video; the rate need not be whole.
+Where the video is shorter, the indices "loop" (start again) or "hold" (stay on the last frame).
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from softpool3d.config import DataConfig
 
 Short = Literal["loop", "hold"]
 
 
-def clip_span(num_frames: int, sampling_rate: int) -> int:
+def clip_span(num_frames: int, rate: float) -> int:
     """Frames of the video from the clip's first to its last, both counted."""
-    return (num_frames - 1) * sampling_rate + 1
+    return int((num_frames - 1) * rate + 1e-6) + 1
 
 
-def frames_from(start: int, total: int, num_frames: int, sampling_rate: int, short: Short = "loop") -> np.ndarray:
+def frames_from(start: int, total: int, num_frames: int, rate: float, short: Short = "loop") -> np.ndarray:
     """Indices start, start + rate, ...; those past the end of the video looped or held. int64, (num_frames,)."""
-    if total < 1:
-        raise ValueError(f"a video of {total} frames has no clips")
-    indices = start + np.arange(num_frames, dtype=np.int64) * sampling_rate
-    return indices % total if short == "loop" else np.minimum(indices, total - 1)
+    return _fit(start + np.arange(num_frames) * rate, total, short)
 
 
 def random_clip(
-    total: int, num_frames: int, sampling_rate: int, rng: np.random.Generator, short: Short = "loop"
+    total: int,
+    num_frames: int,
+    rate: float,
+    rng: np.random.Generator,
+    short: Short = "loop",
+    jitter: float = 0.0,
 ) -> np.ndarray:
-    """A clip that starts anywhere in the video where it fits."""
-    start = int(rng.integers(max(total - clip_span(num_frames, sampling_rate), 0) + 1))
-    return frames_from(start, total, num_frames, sampling_rate, short)
+    """A clip that starts anywhere in the video where it fits; each frame moved by up to `jitter * rate / 2`."""
+    start = int(rng.integers(max(total - clip_span(num_frames, rate), 0) + 1))
+    if not jitter:
+        return frames_from(start, total, num_frames, rate, short)
+    moves = rng.uniform(-0.5, 0.5, num_frames) * jitter * rate
+    positions = start + np.arange(num_frames) * rate + moves
+    if clip_span(num_frames, rate) <= total:  # a clip that fits stays within the video
+        positions = positions.clip(0, total - 1)
+    return _fit(np.round(positions).clip(0), total, short)
 
 
-def spaced_clips(
-    total: int, num_frames: int, sampling_rate: int, num_clips: int, short: Short = "loop"
-) -> list[np.ndarray]:
+def spaced_clips(total: int, num_frames: int, rate: float, num_clips: int, short: Short = "loop") -> list[np.ndarray]:
     """`num_clips` clips spaced evenly from the first possible start to the last; a single one is centred."""
-    room = max(total - clip_span(num_frames, sampling_rate), 0)
+    room = max(total - clip_span(num_frames, rate), 0)
     starts = [room // 2] if num_clips == 1 else np.linspace(0, room, num_clips).round().astype(int)
-    return [frames_from(int(start), total, num_frames, sampling_rate, short) for start in starts]
+    return [frames_from(int(start), total, num_frames, rate, short) for start in starts]
 
 
 def segment_frames(total: int, num_frames: int, rng: np.random.Generator | None = None) -> np.ndarray:
@@ -48,7 +58,66 @@ def segment_frames(total: int, num_frames: int, rng: np.random.Generator | None 
 
     A random frame of each segment with `rng`, else its middle. int64, (num_frames,), ascending.
     """
+    offsets = rng.random(num_frames) if rng is not None else np.full(num_frames, 0.5)
+    return _fit((np.arange(num_frames) + offsets) * total / num_frames, total, "hold")
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """A video, or the part of it that is a clip's, as the sampling functions see it: `total` frames at one rate.
+
+    Sampled by time, the frames are those of a video that shows the same at a constant `fps`.
+
+    Args:
+        times: float64, ascending, seconds at which the frames are shown.
+        fps: frames a second, on average.
+    """
+
+    times: np.ndarray
+    fps: float
+    by_time: bool
+
+    @property
+    def total(self) -> int:
+        return round((self.times[-1] - self.times[0]) * self.fps) + 1 if self.by_time else len(self.times)
+
+    def frames(self, indices: np.ndarray) -> np.ndarray:
+        """What the video shows when the frames asked for are due: its own frames, counted from the first of `times`."""
+        if not self.by_time:
+            return indices
+        # half a frame late, so that rounded timestamps do not show the frame before
+        due = self.times[0] + (indices + 0.5) / self.fps
+        return np.searchsorted(self.times, due, "right").clip(1) - 1
+
+
+def train_indices(timeline: Timeline, data: DataConfig, rng: np.random.Generator) -> np.ndarray:
+    """A training clip, as `data` says: int64 (data.num_frames,), counted from the first frame of the timeline."""
+    total, rate = timeline.total, _rate(timeline, data)
+    if data.sampling == "uniform":
+        indices = segment_frames(total, data.num_frames, rng)
+    elif data.sampling == "centred":
+        (indices,) = spaced_clips(total, data.num_frames, rate, 1, data.short_clip)
+    else:
+        indices = random_clip(total, data.num_frames, rate, rng, data.short_clip, data.jitter)
+    return timeline.frames(indices)
+
+
+def view_indices(timeline: Timeline, data: DataConfig, num_clips: int) -> list[np.ndarray]:
+    """The clips of evaluation. With `sampling: uniform` every clip would be the same one, so there is one."""
+    total = timeline.total
+    if data.sampling == "uniform":
+        clips = [segment_frames(total, data.num_frames)]
+    else:
+        clips = spaced_clips(total, data.num_frames, _rate(timeline, data), num_clips, data.short_clip)
+    return [timeline.frames(indices) for indices in clips]
+
+
+def _rate(timeline: Timeline, data: DataConfig) -> float:
+    return data.sampling_rate * (timeline.fps / data.target_fps if data.target_fps else 1)
+
+
+def _fit(positions: np.ndarray, total: int, short: Short) -> np.ndarray:
     if total < 1:
         raise ValueError(f"a video of {total} frames has no clips")
-    offsets = rng.random(num_frames) if rng is not None else np.full(num_frames, 0.5)
-    return np.minimum((np.arange(num_frames) + offsets) * total / num_frames, total - 1).astype(np.int64)
+    indices = np.floor(positions + 1e-6).astype(np.int64)
+    return indices % total if short == "loop" else np.minimum(indices, total - 1)

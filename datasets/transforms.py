@@ -1,12 +1,30 @@
-"""What happens to a clip after decoding. Clips are uint8 (T, C, H, W) until `normalize`, on the device, at the end."""
+"""What happens to a clip after decoding. Clips are uint8 (T, C, H, W) until `normalize`, on the device, at the end.
+
+Every random choice is drawn once for a clip, so that all its frames are treated alike, from a seed of its own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 import torchvision.transforms.v2.functional as TF
 from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from softpool3d.datasets.pyav_reader import scaled
+from softpool3d.errors import UsageError
+
+if TYPE_CHECKING:
+    from softpool3d.config import DataConfig
+
+_DIRECTIONS = re.compile(r"\b(left|right|leftwards?|rightwards?|(counter|anti)?-?clockwise)\b", re.IGNORECASE)
 
 
 def resize_short_side(clip: Tensor, size: int) -> Tensor:
@@ -14,44 +32,84 @@ def resize_short_side(clip: Tensor, size: int) -> Tensor:
     height, width = clip.shape[-2:]
     if min(height, width) == size:
         return clip
-    scale = size / min(height, width)
-    new = [size, max(size, round(width * scale))] if height <= width else [max(size, round(height * scale)), size]
-    return TF.resize(clip, new, antialias=True)
+    new_width, new_height = scaled(width, height, size)
+    return TF.resize(clip, [new_height, new_width], antialias=True)
 
 
-def crops_along_longer_side(clip: Tensor, size: int, count: int) -> list[Tensor]:
-    """Square crops: the centre (1), or start, centre and end of the longer side (3), as in arXiv 1812.03982."""
-    height, width = clip.shape[-2:]
-    top, left = round((height - size) / 2), round((width - size) / 2)
+def crop_boxes(height: int, width: int, size: int, count: int) -> list[tuple[int, int]]:
+    """(top, left) of square crops: the centre (1), or along the longer side left, centre and right, or top, centre and
+    bottom (3): PySlowFast's `uniform_crop`, to the pixel (arXiv 1812.03982)."""
+    top, left = math.ceil((height - size) / 2), math.ceil((width - size) / 2)
     if count == 1:
-        corners = [(top, left)]
-    elif height > width:
-        corners = [(0, left), (top, left), (height - size, left)]
-    else:
-        corners = [(top, 0), (top, left), (top, width - size)]
-    return [clip[..., y : y + size, x : x + size] for y, x in corners]
+        return [(top, left)]
+    if height > width:
+        return [(0, left), (top, left), (height - size, left)]
+    return [(top, 0), (top, left), (top, width - size)]
+
+
+class Recipe(NamedTuple):
+    """How one clip is treated: its short side before cropping, whether it may be flipped, and a seed for the rest."""
+
+    short_side: int
+    may_flip: bool
+    seed: int
 
 
 class TrainTransform:
-    """Random scale, random crop, random flip; the same for every frame of a clip, drawn anew for every clip."""
+    """Random scale, crop, flip, colour, policy and erasing, as `data` and `data.augment` say.
 
-    def __init__(self, short_side: Sequence[int], crop_size: int, flip: bool) -> None:
-        self.short_side = tuple(short_side)
-        self.crop_size = crop_size
-        self.flip = flip
+    Args:
+        classes: names, of which some may not be flipped.
 
-    def __call__(self, clip: Tensor, generator: torch.Generator) -> Tensor:
-        """(T, C, H, W) uint8 -> (T, C, crop_size, crop_size) uint8."""
+    Raises:
+        UsageError: if `data.no_flip_classes` names a class that is not there.
+    """
 
-        def draw(low: int, high: int) -> int:
-            return int(torch.randint(low, high + 1, (), generator=generator))
+    def __init__(self, data: DataConfig, classes: Sequence[str] = ()) -> None:
+        self.data = data
+        augment, fill = data.augment, [round(255 * mean) for mean in data.mean]
+        self.never_flipped = frozenset(_never_flipped(data, classes))
+        if augment.crop == "area":
+            self._crop = v2.RandomResizedCrop(data.crop_size, tuple(augment.area), tuple(augment.ratio))
+        else:
+            self._crop = v2.RandomCrop(data.crop_size)
+        steps: list[v2.Transform] = []
+        if any(augment.color_jitter):
+            steps.append(v2.ColorJitter(*augment.color_jitter))
+        if augment.policy == "randaugment":
+            steps.append(
+                v2.RandAugment(
+                    augment.operations, augment.magnitude, interpolation=v2.InterpolationMode.BILINEAR, fill=fill
+                )
+            )
+        if augment.policy == "augmix":
+            steps.append(_AugMix(severity=augment.magnitude, mixture_width=augment.operations, fill=fill))
+        if augment.erase_probability:
+            steps.append(v2.RandomErasing(augment.erase_probability, value=fill))
+        self._steps = steps
 
-        clip = resize_short_side(clip, draw(*self.short_side))
-        size = self.crop_size
-        top, left = draw(0, clip.shape[-2] - size), draw(0, clip.shape[-1] - size)
-        clip = clip[..., top : top + size, left : left + size]
-        if self.flip and draw(0, 1):
-            clip = clip.flip(-1)
+    def recipe(self, label: int, rng: np.random.Generator) -> Recipe:
+        """Drawn before decoding, so that frames are decoded at the size that they need."""
+        low, high = self.data.train_short_side
+        augment = self.data.augment
+        if augment.crop == "area":
+            short_side = high
+        elif augment.inverse_scale:
+            short_side = round(1 / rng.uniform(1 / high, 1 / low))
+        else:
+            short_side = int(rng.integers(low, high + 1))
+        may_flip = self.data.flip and label not in self.never_flipped
+        return Recipe(short_side, may_flip, int(rng.integers(2**63)))
+
+    def __call__(self, clip: Tensor, recipe: Recipe) -> Tensor:
+        """(T, C, H, W) uint8 -> (T, C, crop_size, crop_size) uint8, on the clip's own device."""
+        clip = resize_short_side(clip, recipe.short_side)
+        with seeded(recipe.seed):
+            clip = self._crop(clip)
+            if recipe.may_flip and torch.rand(()) < 0.5:
+                clip = clip.flip(-1)
+            for step in self._steps:
+                clip = step(clip)
         return clip
 
 
@@ -65,7 +123,35 @@ class EvalTransform:
 
     def __call__(self, clip: Tensor) -> list[Tensor]:
         """(T, C, H, W) uint8 -> `num_crops` clips (T, C, crop_size, crop_size) uint8."""
-        return crops_along_longer_side(resize_short_side(clip, self.short_side), self.crop_size, self.num_crops)
+        clip = resize_short_side(clip, self.short_side)
+        size = self.crop_size
+        boxes = crop_boxes(*clip.shape[-2:], size, self.num_crops)
+        return [clip[..., top : top + size, left : left + size] for top, left in boxes]
+
+
+class BatchMix:
+    """Mixup (arXiv 1710.09412) or CutMix (arXiv 1905.04899) of a batch; with both, each batch draws one of them.
+
+    Args:
+        mixup, cutmix: alpha of the beta distribution that the share is drawn from; 0 leaves it out.
+    """
+
+    def __init__(self, num_classes: int, mixup: float, cutmix: float) -> None:
+        self._mixes = [
+            kind(alpha=alpha, num_classes=num_classes)
+            for kind, alpha in ((v2.MixUp, mixup), (v2.CutMix, cutmix))
+            if alpha and num_classes > 1
+        ]
+
+    def __call__(self, clips: Tensor, label: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """float (N, C, T, H, W) and int64 (N,) -> the same, and targets: float32 (N, classes), or the labels themselves
+        where nothing is mixed."""
+        if not self._mixes:
+            return clips, label
+        with seeded(seed):
+            mix = self._mixes[int(torch.randint(len(self._mixes), ()))]
+            mixed, target = mix(tv_tensors.Video(clips), label)
+        return mixed.as_subclass(Tensor), target
 
 
 def normalize(clips: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -74,3 +160,34 @@ def normalize(clips: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
     scale = 1 / (255 * torch.tensor(std, device=clips.device).view(shape))
     offset = torch.tensor(mean, device=clips.device).view(shape) * 255
     return (clips.float() - offset) * scale
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """torchvision draws from torch's own state on the CPU; inside, from a seed, and afterwards it is as it was."""
+    state = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(state)
+
+
+class _AugMix(v2.AugMix):
+    """For a clip: torchvision would mix each of its frames differently, and draw on the clip's device."""
+
+    def forward(self, clip: Tensor) -> Tensor:
+        return super().forward(tv_tensors.Video(clip)).as_subclass(Tensor)
+
+    def _sample_dirichlet(self, params: Tensor) -> Tensor:
+        return torch._sample_dirichlet(params.cpu()).to(params.device)
+
+
+def _never_flipped(data: DataConfig, classes: Sequence[str]) -> Iterator[int]:
+    if data.no_flip_classes is None:
+        yield from (number for number, name in enumerate(classes) if _DIRECTIONS.search(name))
+        return
+    for name in data.no_flip_classes:
+        if name not in classes:
+            raise UsageError(f"data.no_flip_classes: {name!r} is none of the {len(classes)} classes")
+        yield classes.index(name)

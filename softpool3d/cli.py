@@ -12,14 +12,21 @@ from collections.abc import Callable
 import typer
 
 from softpool3d.errors import SoftPool3dError
-from softpool3d.tools import classify, doctor, models, train, visualize
+from softpool3d.tools import classify, doctor, models, prepare, train, visualize
 
 # OpenMP's idle threads spin for their next piece of work; beside decoding workers, or anybody else's programs, they
 # take the cores that the others need, and a step takes several times as long. Read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 _HELP = "Train video networks with SoftPool, classify files, look at what pooling does."
-_VERBS = {"train": train, "classify": classify, "visualize": visualize, "models": models, "doctor": doctor}
+_VERBS = {
+    "prepare": prepare,
+    "train": train,
+    "classify": classify,
+    "visualize": visualize,
+    "models": models,
+    "doctor": doctor,
+}
 _NEED_NO_ARGUMENT = ("models", "doctor")
 
 

@@ -28,6 +28,7 @@ Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Parts = Annotated[list[Fraction], Field(min_length=3, max_length=3)]
 Counts = Annotated[list[Annotated[int, Field(ge=8)]], Field(min_length=3, max_length=3)]
+Range = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)]
 Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 
@@ -72,34 +73,80 @@ class ModelConfig(Section):
     pool: PoolConfig = PoolConfig()
 
 
+class AugmentConfig(Section):
+    """What else happens to a training clip, the same for all its frames (datasets/transforms.py)."""
+
+    # scale: the short side is drawn from data.train_short_side and a square cut out; area: part of the picture is cut
+    # out, by area and aspect ratio, and resized (RandomResizedCrop)
+    crop: Literal["scale", "area"] = "scale"
+    inverse_scale: bool = False  # draw 1 / short side, as SlowFast does
+    area: Range = [0.08, 1.0]
+    ratio: Range = [0.75, 1.3333]
+    color_jitter: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=4, max_length=4)] = [0, 0, 0, 0]
+    policy: Literal["none", "randaugment", "augmix"] = "none"
+    operations: Annotated[int, Field(ge=1, le=10)] = 2  # of randaugment, one after another; chains of augmix
+    magnitude: Annotated[int, Field(ge=1, le=30)] = 9  # of randaugment; of augmix at most 10
+    erase_probability: Fraction = 0.0  # of a box in the mean colour
+
+    @model_validator(mode="after")
+    def _consistent(self) -> AugmentConfig:
+        for key in ("area", "ratio"):
+            low, high = getattr(self, key)
+            if low > high:
+                raise ValueError(f"{key} is [from, to] and {low:g} > {high:g}")
+        if self.area[1] > 1:
+            raise ValueError(f"area {self.area} is a part of the picture, at most 1")
+        if self.color_jitter[3] > 0.5:
+            raise ValueError("color_jitter is [brightness, contrast, saturation, hue], and hue is at most 0.5")
+        if self.policy == "augmix" and self.magnitude > 10:
+            raise ValueError(f"magnitude {self.magnitude} is too large for augmix (1 to 10)")
+        return self
+
+
 class DataConfig(Section):
     dataset: str = "motion"
     root: str | None = None  # of a dataset on disk; `motion` makes its own
     num_frames: Positive = 16
     sampling_rate: Positive = 4  # every n-th frame of the video
-    # dense: num_frames at sampling_rate; uniform: one frame of each of num_frames equal segments
-    sampling: Literal["dense", "uniform"] = "dense"
+    # dense: num_frames at sampling_rate from a random place; centred: from the middle; uniform: one frame of each of
+    # num_frames equal segments (TSN)
+    sampling: Literal["dense", "centred", "uniform"] = "dense"
+    sample_by: Literal["index", "time"] = "index"  # time: evenly in seconds where the frame rate varies
+    target_fps: Annotated[float, Field(gt=0)] | None = None  # sampling_rate counts frames of this rate, not the video's
+    jitter: Fraction = 0.0  # in training, frames move by up to half of this times sampling_rate, each by itself
     short_clip: Literal["loop", "hold"] = "loop"  # videos with fewer frames than a clip spans
     train_short_side: Annotated[list[Positive], Field(min_length=2, max_length=2)] = [128, 160]  # drawn from
     short_side: Positive = 128  # in evaluation
     crop_size: Positive = 112
-    flip: bool = True  # horizontally, one clip in two; off where left and right are classes
+    flip: bool = True  # horizontally, one clip in two
+    # classes that are never flipped; null: those whose names have the words left, right, clockwise, ...
+    no_flip_classes: list[str] | None = None
+    augment: AugmentConfig = AugmentConfig()
+    transforms_on_device: bool = False  # crops, flips and augmentation on the GPU instead of in the workers
     # where they are not set and model.weights tell theirs, a run takes those
     mean: Channels = [0.45, 0.45, 0.45]
     std: Channels = [0.225, 0.225, 0.225]
     num_workers: Annotated[int, Field(ge=0)] = 2
+    prefetch: Positive = 2  # batches that each worker has ready
+    decoder: Literal["pyav", "decord"] = "pyav"  # decord falls back on PyAV for files that it counts wrongly
+    # copies of the files, made when they are first read: in memory (of all workers together), or in a folder on a
+    # local disk; up to cache_gb
+    cache: Literal["none", "memory", "folder"] = "none"
+    cache_gb: Annotated[float, Field(gt=0)] = 8.0
+    cache_folder: str | None = None
     decode_timeout_s: Annotated[float, Field(gt=0)] = 30.0  # a decoder that takes longer has hung
     max_bad_fraction: Fraction = 0.1  # of a split's files that may turn out unreadable before the run stops
     split: Parts = [0.8, 0.1, 0.1]  # of a folder that is not split on disk: train, val, test
     split_seed: int = 0
+    official_split: Literal[1, 2, 3] = 1  # of HMDB51 and UCF101
     motion_clips: Counts = [400, 80, 80]  # train, val, test
     motion_seed: Annotated[int, Field(ge=0)] = 0
 
-    @field_validator("root")
+    @field_validator("root", "cache_folder")
     @classmethod
-    def _absolute(cls, root: str | None) -> str | None:
+    def _absolute(cls, folder: str | None) -> str | None:
         # so that a run can be resumed from another folder
-        return None if root is None else os.path.abspath(os.path.expanduser(root))
+        return None if folder is None else os.path.abspath(os.path.expanduser(folder))
 
     @model_validator(mode="after")
     def _consistent(self) -> DataConfig:
@@ -111,6 +158,8 @@ class DataConfig(Section):
                 f"crop_size {self.crop_size} does not fit into a short side of {min(low, self.short_side)} "
                 "(short_side and train_short_side have to be at least crop_size)"
             )
+        if (self.cache == "folder") != (self.cache_folder is not None):
+            raise ValueError("cache: folder and cache_folder belong together; set both or neither")
         if min(self.std) <= 0:
             raise ValueError("std has to be above 0")
         if abs(sum(self.split) - 1) > 1e-6 or 0 in self.split[:2]:
@@ -132,9 +181,18 @@ class OptimConfig(Section):
 class TrainConfig(Section):
     epochs: Positive = 30
     batch_size: Positive = 16
+    repeats: Positive = 1  # clips of each video in a batch, decoded together (repeated augmentation, arXiv 1901.09335)
+    mixup: Annotated[float, Field(ge=0)] = 0.0  # alpha of arXiv 1710.09412; 0: off
+    cutmix: Annotated[float, Field(ge=0)] = 0.0  # alpha of arXiv 1905.04899; with both, each batch draws one
     accumulate: Positive = 1  # batches per optimiser step
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     memory_format: Literal["channels_last_3d", "contiguous"] = "channels_last_3d"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainConfig:
+        if self.batch_size % self.repeats:
+            raise ValueError(f"batch_size {self.batch_size} cannot be divided into {self.repeats} clips of each video")
+        return self
 
 
 class TestConfig(Section):

@@ -3,6 +3,7 @@
 python tools/benchmark.py op                  the operator on this machine's CPU
 python tools/benchmark.py op --device cuda --save
 python tools/benchmark.py model r3d_50 slow_r50   networks with SoftPool at every place, against their own pooling
+python tools/benchmark.py loader --clips videos
 """
 
 import itertools
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -322,6 +324,32 @@ def model(
         body = "\n".join([about, "", _bench_model.LEGEND, "", table])
         saved = save_section(f"Networks on {device.value}: {', '.join(names)}", body, document)
         console.print(f"Written to {saved}", markup=False)
+
+
+@app.command()
+def loader(
+    clips: Annotated[
+        Path | None, typer.Option(help="A folder of videos to measure on, beside `motion`; or $SOFTPOOL3D_CLIPS.")
+    ] = None,
+    save: Annotated[bool, typer.Option("--save", help="Write the tables to docs/benchmarks.md.")] = False,
+    seconds: Annotated[float, typer.Option(min=0.0, help="Time for each file's rounds.")] = 2.0,
+) -> None:
+    """Reading clips: ours, decord and PyAV alone, pytorchvideo; and the whole loader by number of workers."""
+    from softpool3d.tools import _bench_loader
+
+    console = Console() if sys.stdout.isatty() else Console(width=200)
+    about = f"{machine(torch.device('cpu'))}. Command: `{_command()}`."
+    folder = _bench_loader.clips_folder(clips)
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    say(about)
+    tables = _bench_loader.report(folder, seconds, say)
+    say(tables)
+    if save:
+        saved = save_section("Loading clips", f"{about}\n\n{tables}")
+        say(f"Written to {saved}")
 
 
 def _command() -> str:

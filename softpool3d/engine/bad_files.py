@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from softpool3d.datasets.decoder import DecodeError
 from softpool3d.errors import WorkError
+from softpool3d.files import write_atomically
 
 
 class TooManyBadFiles(WorkError):
@@ -19,28 +23,44 @@ class BadFiles:
         split: its name, for messages.
         total: how many clips it has.
         max_fraction: of them that may be bad.
-        say: prints a line.
-        known: paths that were found earlier, in the part of the run before an interruption.
+        say: is called with a line for the user, for each file that was not known to be bad.
+        known: files that were found earlier, in the part of the run before an interruption.
     """
 
     def __init__(
-        self, split: str, total: int, max_fraction: float, say: Callable[[str], None], known: Iterable[str] = ()
+        self,
+        split: str,
+        total: int,
+        max_fraction: float,
+        say: Callable[[str], None],
+        known: dict[str, tuple[int | None, str]] | None = None,
     ) -> None:
         self.split, self.total, self.max_fraction, self.say = split, total, max_fraction, say
-        self.paths = set(known)
+        self.files = dict(known or {})  # path -> index in the manifest, what is wrong
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.files)
 
     def add(self, errors: list[DecodeError]) -> None:
         """Raises TooManyBadFiles once more than `max_fraction` of the split's files are bad."""
         for error in errors:
-            if error.path not in self.paths:
-                self.paths.add(error.path)
+            if error.path not in self.files:
+                self.files[error.path] = error.index, error.reason
                 self.say(f"skipped: {error}")
-        if len(self.paths) > self.max_fraction * self.total:
+        if len(self) > self.max_fraction * self.total:
             raise TooManyBadFiles(
-                f"{len(self.paths)} of the {self.total} {self.split} files cannot be read, more than "
+                f"{len(self)} of the {self.total} {self.split} files cannot be read, more than "
                 f"data.max_bad_fraction={self.max_fraction:g} allows; repair or remove them, or go on with "
                 "--resume FOLDER data.max_bad_fraction=..."
             )
+
+
+def write_bad_files(path: Path, splits: Iterable[BadFiles]) -> None:
+    """A CSV file with every file that was found unreadable: split, index in its manifest, path, reason."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["split", "index", "path", "reason"])
+    for bad in splits:
+        for file, (index, reason) in sorted(bad.files.items()):
+            writer.writerow([bad.split, "" if index is None else index, file, reason])
+    write_atomically(path, text.getvalue().encode(errors="surrogateescape"))

@@ -7,7 +7,6 @@ metadata, so that `classify` needs that file alone. A run's state (`last/checkpo
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from torch import Tensor, nn
 
 from softpool3d import __version__
 from softpool3d.config import Config, validate
-from softpool3d.errors import UsageError, WorkError
+from softpool3d.errors import UsageError
+from softpool3d.files import write_atomically
 
 FORMAT = "1"
 
@@ -31,27 +31,6 @@ class Weights:
     state: dict[str, Tensor]
     config: Config
     classes: tuple[str, ...]
-
-
-def write_atomically(path: str | Path, content: bytes) -> None:
-    """The file is replaced as a whole: a temporary one beside it is written, flushed to the disk and renamed.
-
-    Raises:
-        WorkError: if the folder cannot be written.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise WorkError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save_weights(path: str | Path, model: nn.Module, config: Config, classes: tuple[str, ...]) -> None:

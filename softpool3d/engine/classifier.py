@@ -70,7 +70,7 @@ class Classifier:
         if isinstance(video, Tensor):
             if video.dtype != torch.uint8 or video.ndim != 4 or video.shape[1] != 3 or not len(video):
                 raise ValueError(f"frames are uint8 (T, 3, H, W), not {video.dtype} {tuple(video.shape)}")
-            clips = sample_views(lambda indices: video[indices], len(video), data, *views)
+            clips = sample_views(video, data, *views)
         else:
             clips = read_views(Clip(str(video), 0), data, *views)
         clips = clips.unsqueeze(0).to(self.device)

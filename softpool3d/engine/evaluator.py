@@ -15,6 +15,7 @@ from torchmetrics.functional.classification import multiclass_accuracy
 
 from softpool3d.config import Config
 from softpool3d.datasets.decoder import DecodeError
+from softpool3d.datasets.loader import to_device
 from softpool3d.datasets.transforms import normalize
 from softpool3d.engine.devices import MEMORY_FORMATS
 
@@ -75,7 +76,7 @@ def evaluate(
         if batch.bad:
             on_bad(batch.bad)
         if batch.video is not None:
-            video = batch.video.to(accelerator.device, non_blocking=True)
+            video = to_device(batch, config.data, accelerator.device, loader.dataset.num_crops)
             with accelerator.autocast():
                 probabilities.append(view_probabilities(model, video, config).cpu())
             labels.append(batch.label)

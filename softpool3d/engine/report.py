@@ -24,9 +24,10 @@ def header(config: Config, folder: Path, manifests: dict[str, Manifest], model: 
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     sizes = ", ".join(f"{len(manifest)} {name}" for name, manifest in manifests.items())
     classes = manifests["train"].classes
+    source = f", from {manifests['train'].source}" if config.data.root else ""
     return (
         f"{config.model.name} with {pooling}, {millions:.2f} M parameters, on {device}\n"
-        f"{config.data.dataset}: {sizes} clips, {len(classes)} classes ({few(classes)})\n"
+        f"{config.data.dataset}: {sizes} clips, {len(classes)} classes ({few(classes)}){source}\n"
         f"writing to {folder}"
     )
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from softpool3d.config import Config, load_config, override_config
-from softpool3d.engine.checkpoint import write_atomically
 from softpool3d.errors import UsageError, WorkError
+from softpool3d.files import write_atomically
 
 # What may be changed when a run is resumed: none of it changes what is learned.
 RESUME_KEYS = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -14,9 +15,9 @@ from rich.console import Console
 
 from softpool3d.config import Config
 from softpool3d.datasets import read_manifests
-from softpool3d.datasets.loader import eval_loader, num_views, train_loader
-from softpool3d.datasets.transforms import normalize
-from softpool3d.engine.bad_files import BadFiles, TooManyBadFiles
+from softpool3d.datasets.loader import eval_loader, num_views, to_device, train_loader
+from softpool3d.datasets.transforms import BatchMix, normalize
+from softpool3d.engine.bad_files import BadFiles, TooManyBadFiles, write_bad_files
 from softpool3d.engine.checkpoint import FORMAT, load_into, load_state, load_weights, save_state, save_weights
 from softpool3d.engine.devices import (
     MEMORY_FORMATS,
@@ -60,6 +61,7 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
     if resume:
         manifests = name_classes(manifests, tuple(state["classes"]))
         classes = manifests["train"].classes
+        _check_order(resume.checkpoint, state["classes"], classes)
     if tuple(state["classes"]) != classes:
         raise UsageError(
             f"{resume.checkpoint} was trained on {len(state['classes'])} classes ({few(state['classes'])}) and "
@@ -74,6 +76,7 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
         config, adopted = adopt_statistics(config, loaded)
         manifests = name_classes(manifests, loaded.classes)
         classes = manifests["train"].classes
+        _check_order(f"model.weights: {config.model.weights}", loaded.classes, classes)
         state["classes"] = list(classes)
         if accelerator.is_main_process:
             console.print(f"{loaded}\n{adopted}".rstrip(), markup=False, highlight=False, soft_wrap=True)
@@ -92,6 +95,7 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
     val_clips = eval_loader(manifests["val"], config, rank=rank, world_size=world_size)
     steps, epochs = len(train_clips.batch_sampler), config.train.epochs
     accumulate = config.train.accumulate
+    mix = BatchMix(len(classes), config.train.mixup, config.train.cutmix)
     warmup = round(config.optim.warmup_epochs * steps)
 
     run = resume or _new_run(config, accelerator)
@@ -105,7 +109,7 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
             state["optimizer"] = optimizer.state_dict()
             state["scaler"] = accelerator.scaler.state_dict() if accelerator.scaler else None
             state["rng"] = random_state(accelerator.device)
-            state["bad"] = {name: sorted(files.paths) for name, files in bad.items()}
+            state["bad"] = {name: files.files for name, files in bad.items()}
             state["seconds"] = started + time.perf_counter()
             save_state(run.checkpoint, state)
 
@@ -115,13 +119,19 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
 
     done = state["epoch"] * steps + state["step"]
     display = Display(epochs * steps, done, console, accelerator.is_main_process)
+
+    def note_bad_file(text: str) -> None:
+        display.line(text, "yellow")
+        if accelerator.is_main_process:
+            write_bad_files(run.folder / "bad_files.csv", bad.values())
+
     bad = {
         name: BadFiles(
             name,
             len(manifest),
             config.data.max_bad_fraction,
-            lambda text: display.line(text, "yellow"),
-            state["bad"].get(name, ()),
+            note_bad_file,
+            state["bad"].get(name),
         )
         for name, manifest in manifests.items()
     }
@@ -139,15 +149,19 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
                     bad["train"].add(batch.bad)
                     if batch.video is None:
                         raise WorkError("no readable file was found for a whole batch of training clips")
-                    video = batch.video.to(accelerator.device, non_blocking=True)
+                    video = to_device(batch, config.data, accelerator.device)
                     label = batch.label.to(accelerator.device, non_blocking=True)
-                    clips = normalize(video, config.data.mean, config.data.std).contiguous(memory_format=memory_format)
+                    clips = normalize(video, config.data.mean, config.data.std)
+                    # as an interrupted run draws it again, and each process differently
+                    draw = ((config.seed * epochs + epoch) * steps + step) * world_size + rank
+                    clips, target = mix(clips, label, draw)
+                    clips = clips.contiguous(memory_format=memory_format)
                     together = min(accumulate, steps - step // accumulate * accumulate)  # the epoch's last may be fewer
                     update = (step + 1) % accumulate == 0 or step + 1 == steps
                     with nullcontext() if update else accelerator.no_sync(model):
                         with accelerator.autocast():
                             logits = model(clips)
-                        loss = F.cross_entropy(logits.float(), label, label_smoothing=config.optim.label_smoothing)
+                        loss = F.cross_entropy(logits.float(), target, label_smoothing=config.optim.label_smoothing)
                         accelerator.backward(loss / together)
                     if update:
                         if config.optim.clip_grad_norm:
@@ -239,7 +253,7 @@ def _fresh_state(classes: tuple[str, ...]) -> dict[str, Any]:
         "optimizer": None,
         "scaler": None,
         "rng": None,
-        "bad": {},  # split -> paths of unreadable files
+        "bad": {},  # split -> unreadable files: path -> index, reason
     }
 
 
@@ -247,3 +261,13 @@ def _new_run(config: Config, accelerator: Accelerator) -> Run:
     """The first process makes the folder; the others learn its name."""
     folder = [Run.create(config).folder if accelerator.is_main_process else None]
     return Run(broadcast_object_list(folder)[0])
+
+
+def _check_order(source: object, theirs: Sequence[str], ours: Sequence[str]) -> None:
+    """Raises UsageError for the same classes in another order: every answer of the network would be a wrong one."""
+    if tuple(theirs) != tuple(ours) and sorted(theirs) == sorted(ours):
+        at = next(n for n, pair in enumerate(zip(theirs, ours, strict=True)) if pair[0] != pair[1])
+        raise UsageError(
+            f"{source} has the data set's classes in another order: number {at} is {theirs[at]!r} there and "
+            f"{ours[at]!r} here; put the names in that order into the data set's classes.txt"
+        )

@@ -2,8 +2,16 @@ import pytest
 import torch
 from videos import damaged_files, read_numbers, write_numbered
 
-from softpool3d.config import load_config
-from softpool3d.datasets.loader import EvalBatches, TrainBatches, eval_loader, frame_range, read_views, train_loader
+from softpool3d.config import DataConfig, load_config
+from softpool3d.datasets.decoder import open_video
+from softpool3d.datasets.loader import (
+    EvalBatches,
+    TrainBatches,
+    eval_loader,
+    read_views,
+    timeline_of,
+    train_loader,
+)
 from softpool3d.datasets.manifest import Clip, Manifest
 from softpool3d.datasets.motion import read_motion
 
@@ -81,12 +89,15 @@ def test_unreadable_files_are_replaced_and_reported(config, tmp_path):
 
 def test_part_of_a_video(tmp_path):
     path = write_numbered(tmp_path / "a.mp4", 100, rate=25)
-    from softpool3d.datasets.decoder import open_video
-
+    whole = DataConfig()
     with open_video(path) as video:
-        assert frame_range(Clip(str(path), 0, 1.0, 3.0), video) == (25, 50)
-        assert frame_range(Clip(str(path), 0), video) == (0, 100)
-        assert frame_range(Clip(str(path), 0, 90.0, 95.0), video) == (99, 1)
+        for clip, expected in (
+            (Clip(str(path), 0, 1.0, 3.0), (25, 50)),
+            (Clip(str(path), 0), (0, 100)),
+            (Clip(str(path), 0, 90.0, 95.0), (99, 1)),
+        ):
+            first, timeline = timeline_of(clip, video, whole)
+            assert (first, timeline.total) == expected
 
     data = load_config(
         "r3d_softpool", ["data.short_side=64", "data.crop_size=48", "data.train_short_side=[64,64]"]

@@ -21,7 +21,7 @@ def test_the_set_is_complete_and_read_as_any_other(monkeypatch, tmp_path):
     assert set(splits["train"].classes) == set(CLASSES)
     clip = splits["val"].clips[0]
     with open_video(clip.path) as video:
-        assert (video.num_frames, video.fps, video.decoder) == (32, 25, "decord")
+        assert (video.num_frames, video.fps, video.decoder) == (32, 25, "pyav")
         assert video.frames([0]).shape == (1, 3, 112, 112)
     assert len(list(tmp_path.iterdir())) == 1  # nothing half done is left
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.mp4")}

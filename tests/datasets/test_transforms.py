@@ -1,13 +1,32 @@
+import numpy as np
 import pytest
 import torch
 
+from softpool3d.config import DataConfig
 from softpool3d.datasets.transforms import (
+    BatchMix,
     EvalTransform,
+    Recipe,
     TrainTransform,
-    crops_along_longer_side,
+    crop_boxes,
     normalize,
     resize_short_side,
 )
+from softpool3d.errors import UsageError
+
+
+def settings(**keys) -> DataConfig:
+    """Of `data` and of `data.augment`."""
+    data = {"crop_size": 48, "train_short_side": [48, 64], "short_side": 48}
+    data |= {key: value for key, value in keys.items() if key in DataConfig.model_fields}
+    return DataConfig(**data, augment={key: value for key, value in keys.items() if key not in data})
+
+
+def noise(frames: int = 1, height: int = 64, width: int = 80) -> torch.Tensor:
+    """The same picture in every frame, smooth enough that colours matter: uint8 (frames, 3, H, W)."""
+    picture = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 255
+    picture = torch.nn.functional.interpolate(picture, (height, width), mode="bilinear").to(torch.uint8)
+    return picture.expand(frames, -1, -1, -1).contiguous()
 
 
 def ramp(height: int, width: int) -> torch.Tensor:
@@ -27,32 +46,133 @@ def test_nothing_is_resampled_at_the_right_size():
     assert resize_short_side(clip, 64) is clip
 
 
-def test_three_crops_are_start_centre_and_end_of_the_longer_side():
-    assert [int(c[0, 0, 0, 0]) for c in crops_along_longer_side(ramp(64, 100), 64, 3)] == [0, 18, 36]
-    tall = ramp(64, 100).transpose(2, 3)
-    assert [int(c[0, 0, 0, 0]) for c in crops_along_longer_side(tall, 64, 3)] == [0, 18, 36]
-    assert [int(c[0, 0, 0, 0]) for c in crops_along_longer_side(ramp(64, 100), 64, 1)] == [18]
+# PySlowFast's uniform_crop, worked out by hand: (height, width), size -> (top, left) of its spatial index 0, 1, 2
+PYSLOWFAST_BOXES = [
+    ((256, 340), 256, [(0, 0), (0, 42), (0, 84)]),
+    ((256, 341), 256, [(0, 0), (0, 43), (0, 85)]),
+    ((340, 256), 256, [(0, 0), (42, 0), (84, 0)]),
+    ((341, 256), 256, [(0, 0), (43, 0), (85, 0)]),
+    ((256, 340), 224, [(16, 0), (16, 58), (16, 116)]),
+    ((257, 340), 224, [(17, 0), (17, 58), (17, 116)]),
+    ((455, 256), 224, [(0, 16), (116, 16), (231, 16)]),
+    ((256, 256), 256, [(0, 0), (0, 0), (0, 0)]),
+    ((128, 170), 112, [(8, 0), (8, 29), (8, 58)]),
+]
 
 
-def test_training_is_repeatable_and_the_same_for_all_frames():
-    frame = torch.randint(0, 256, (1, 3, 80, 100), dtype=torch.uint8)
-    clip = frame.expand(4, -1, -1, -1)
-    transform = TrainTransform([64, 80], 56, flip=True)
-    outputs = [transform(clip, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
-    assert outputs[0].shape == (4, 3, 56, 56) and outputs[0].dtype == torch.uint8
+@pytest.mark.parametrize(("picture", "size", "boxes"), PYSLOWFAST_BOXES)
+def test_crops_lie_where_pyslowfast_places_them(picture, size, boxes):
+    assert crop_boxes(*picture, size, 3) == boxes
+    assert crop_boxes(*picture, size, 1) == boxes[1:2]
+
+
+@pytest.mark.parametrize(
+    ("picture", "resized"), [((240, 320), (256, 341)), ((320, 240), (341, 256)), ((360, 640), (256, 455))]
+)
+def test_sizes_are_rounded_down_as_pyslowfast_does(picture, resized):
+    assert resize_short_side(torch.zeros(1, 3, *picture, dtype=torch.uint8), 256).shape[2:] == resized
+
+
+AUGMENTATIONS = {
+    "scale": {},
+    "area": {"crop": "area"},
+    "color": {"color_jitter": [0.4, 0.4, 0.4, 0.1]},
+    "randaugment": {"policy": "randaugment"},
+    "augmix": {"policy": "augmix", "operations": 3, "magnitude": 3},
+    "erasing": {"erase_probability": 1.0},
+}
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_training_is_repeatable_and_the_same_for_all_frames(name):
+    transform = TrainTransform(settings(**AUGMENTATIONS[name]))
+    clip = noise(frames=4)
+    before = clip.clone()
+    state = torch.get_rng_state()
+    outputs = [transform(clip, Recipe(56, True, seed)) for seed in (5, 5, 6, 7)]
+    assert all(out.shape == (4, 3, 48, 48) and out.dtype == torch.uint8 for out in outputs)
     assert torch.equal(outputs[0], outputs[1])
-    assert not torch.equal(outputs[0], outputs[2])
-    assert all(torch.equal(outputs[0][0], other) for other in outputs[0])
+    assert len({out.numpy().tobytes() for out in outputs}) == 3
+    assert all(torch.equal(out[0], frame) for out in outputs for frame in out)
+    assert torch.equal(clip, before)
+    assert torch.equal(torch.get_rng_state(), state)  # dropout's draws are not disturbed
+    assert type(outputs[0]) is torch.Tensor
+
+
+def test_augmentations_change_the_picture():
+    plain = TrainTransform(settings(flip=False))(noise(), Recipe(48, False, 1)).float()
+    for name in ("color", "randaugment", "augmix", "erasing"):
+        changed = [
+            (TrainTransform(settings(**AUGMENTATIONS[name]))(noise(), Recipe(48, False, seed)).float() - plain)
+            .abs()
+            .mean()
+            for seed in range(6)
+        ]
+        assert max(changed) > 3, name
+
+
+def test_an_erased_box_has_the_mean_colour():
+    data = settings(erase_probability=1.0, mean=[0.2, 0.4, 0.6])
+    outputs = [TrainTransform(data)(noise(), Recipe(48, False, seed)) for seed in range(5)]
+    colour = torch.tensor([51, 102, 153], dtype=torch.uint8).view(1, 3, 1, 1)
+    assert all(((out == colour).all(1)).float().mean() > 0.015 for out in outputs)
+
+
+def test_short_sides_are_drawn_from_the_range():
+    rng = np.random.default_rng(0)
+    draws = {}
+    for inverse in (False, True):
+        transform = TrainTransform(settings(inverse_scale=inverse, train_short_side=[48, 96]))
+        draws[inverse] = [transform.recipe(0, rng).short_side for _ in range(4000)]
+        assert min(draws[inverse]) == 48 and max(draws[inverse]) == 96
+    assert np.mean(draws[False]) == pytest.approx(72, abs=1)
+    assert np.mean(draws[True]) == pytest.approx(np.log(2) / (1 / 48 - 1 / 96), abs=1)  # the mean of 1 / uniform
+
+
+def test_areas_and_ratios_are_those_asked_for():
+    """A crop of the whole area and of the picture's own ratio is the picture."""
+    clip = noise(height=48, width=96)
+    transform = TrainTransform(settings(crop="area", area=[1.0, 1.0], ratio=[2.0, 2.0], flip=False))
+    whole = torch.nn.functional.interpolate(clip.float(), (48, 48), mode="bilinear", antialias=True)
+    assert (transform(clip, Recipe(48, False, 0)).float() - whole).abs().max() <= 1
 
 
 def test_flip_only_where_it_is_on():
-    def rising(flip: bool) -> set[bool]:
-        transform = TrainTransform([64, 64], 64, flip)
-        rows = [transform(ramp(64, 64), torch.Generator().manual_seed(s))[0, 0, 0] for s in range(20)]
+    def rising(data, label: int) -> set[bool]:
+        transform = TrainTransform(data, classes)
+        rng = np.random.default_rng(0)
+        rows = [transform(ramp(48, 48), transform.recipe(label, rng))[0, 0, 0] for _ in range(30)]
         return {bool(row[0] < row[-1]) for row in rows}
 
-    assert rising(flip=False) == {True}
-    assert rising(flip=True) == {True, False}
+    classes = ("waving", "Moving something from left to right", "turn Counterclockwise", "leftover food")
+    plain = settings(train_short_side=[48, 48])
+    assert [rising(plain, label) for label in range(4)] == [{True, False}, {True}, {True}, {True, False}]
+    assert rising(settings(train_short_side=[48, 48], flip=False), 0) == {True}
+    named = settings(train_short_side=[48, 48], no_flip_classes=["waving"])
+    assert [rising(named, label) for label in range(2)] == [{True}, {True, False}]
+    with pytest.raises(UsageError, match="data.no_flip_classes: 'wavin' is none of the 4 classes"):
+        TrainTransform(settings(no_flip_classes=["wavin"]), classes)
+
+
+@pytest.mark.parametrize(("mixup", "cutmix"), [(0.8, 0.0), (0.0, 1.0), (0.8, 1.0)])
+def test_mixing_a_batch(mixup, cutmix):
+    clips = torch.arange(4.0).view(4, 1, 1, 1, 1).expand(4, 3, 2, 16, 16).contiguous()
+    label = torch.tensor([0, 1, 2, 3])
+    mix = BatchMix(5, mixup, cutmix)
+    state = torch.get_rng_state()
+    kinds = set()
+    for seed in range(12):
+        mixed, target = mix(clips, label, seed)
+        again, _ = mix(clips, label, seed)
+        assert torch.equal(mixed, again) and type(mixed) is torch.Tensor
+        assert mixed.shape == clips.shape and target.shape == (4, 5)
+        torch.testing.assert_close(target.sum(1), torch.ones(4))
+        # a clip of constant value k has label k: the mean value is the mean label
+        torch.testing.assert_close(mixed.mean((1, 2, 3, 4)), target @ torch.arange(5.0))
+        kinds.add("cutmix" if (mixed == mixed.round()).all() else "mixup")
+    assert kinds == {name for name, on in (("mixup", mixup), ("cutmix", cutmix)) if on}
+    assert torch.equal(torch.get_rng_state(), state)
+    assert BatchMix(5, 0, 0)(clips, label, 0) == (clips, label)
 
 
 def test_views_in_evaluation():

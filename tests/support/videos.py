@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -24,18 +25,61 @@ def read_numbers(frames) -> list[int]:
     return ((cells > 128) << np.arange(BITS)).sum(axis=1).tolist()
 
 
-def write_numbered(path: Path, count: int = 40, codec: str = "libx264", rate: int = 25, **options: str) -> Path:
-    """A video of `numbered_frames`."""
+def write_numbered(
+    path: Path,
+    count: int = 40,
+    codec: str = "libx264",
+    rate: int = 25,
+    pix_fmt: str = "yuv420p",
+    times: list[int] | None = None,
+    **options: str,
+) -> Path:
+    """A video of `numbered_frames`; `times`: when each is shown, in frames."""
     import av
 
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate)
-        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        stream.height, stream.width, stream.pix_fmt = 48, 64, pix_fmt
         stream.options = options
-        for picture in numbered_frames(count):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for number, picture in enumerate(numbered_frames(count)):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            if times:
+                frame.pts, frame.time_base = times[number], 1 / Fraction(rate)
+            container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def copy_packets(source: Path, target: Path, begin: float = 0.0, delay: float = 0.0, **options: str) -> Path:
+    """Another container around the same packets, from the key frame before `begin` on; an edit list hides what comes
+    before `begin`, where the container has one. Timestamps move by `delay` seconds."""
+    import av
+
+    with av.open(str(source)) as old, av.open(str(target), "w", options=options) as new:
+        track = old.streams.video[0]
+        stream = new.add_stream_from_template(track)
+        shift = round((delay - begin) / track.time_base)
+        old.seek(round(begin / track.time_base), stream=track)
+        for packet in old.demux(track):
+            if packet.dts is not None:
+                packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+                packet.stream = stream
+                new.mux(packet)
+    return target
+
+
+def rotated(source: Path, target: Path, degrees: int) -> Path:
+    """The same packets with rotation metadata."""
+    import av
+
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        stream.set_display_rotation(degrees)
+        for packet in old.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                new.mux(packet)
+    return target
 
 
 def write_audio_only(path: Path) -> Path:

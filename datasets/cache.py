@@ -1,0 +1,129 @@
+"""Copies of video files that are faster to read: in memory, or on a local disk before a slow network disk."""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import os
+import shutil
+import tempfile
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from softpool3d.errors import WorkError
+
+if TYPE_CHECKING:
+    from softpool3d.config import DataConfig
+
+_PREFIX = "softpool3d-cache-"
+
+
+class FileCache:
+    """Copies files into a folder until `limit` bytes are there; what comes later is read from where it lies.
+
+    Nothing is thrown out: an epoch visits every file once, and a cache that keeps the last ones would have lost each
+    before it is wanted again. All processes that share the folder share the copies and the limit.
+
+    Raises:
+        WorkError: if the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder, self.limit = folder, limit
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "bytes").touch()
+        except OSError as error:
+            raise WorkError(
+                f"data.cache_folder: cannot write {folder}: {(error.strerror or str(error)).lower()}"
+            ) from None
+
+    def path(self, original: str) -> str:
+        """Where to read the file: its copy, made now if there is none, or itself."""
+        try:
+            file = os.stat(original)
+            if not os.path.isfile(original):  # a folder of pictures
+                return original
+            key = hashlib.sha1(
+                f"{os.path.abspath(original)}\0{file.st_size}\0{file.st_mtime_ns}".encode(errors="replace")
+            )
+            name = key.hexdigest()
+            copy = self.folder / name[:2] / (name + os.path.splitext(original)[1])
+            if copy.exists():
+                return str(copy)
+            if not self._reserve(file.st_size):
+                return original
+        except OSError:
+            return original  # whoever reads it says what is wrong
+        partial = copy.with_name(f"{copy.name}.{os.getpid()}")
+        try:
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(original, partial)
+            partial.replace(copy)
+            return str(copy)
+        except OSError:  # the disk is full
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            self._reserve(-file.st_size)
+            return original
+
+    def _reserve(self, size: int) -> bool:
+        """Adds to the bytes that all processes have taken, unless that is too much."""
+        with open(self.folder / "bytes", "r+", encoding="ascii") as file:
+            with suppress(ImportError):  # without locks the limit is approximate
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX)
+            taken = int(file.read().strip() or 0) + size
+            if taken > self.limit:
+                return False
+            file.seek(0)
+            file.truncate()
+            file.write(str(max(taken, 0)))
+        return True
+
+
+def make_cache(data: DataConfig) -> FileCache | None:
+    """What `data.cache` asks for. A cache in memory goes with the process that calls this; its workers share it.
+
+    Raises:
+        WorkError: if the folder cannot be written.
+    """
+    limit = int(data.cache_gb * 2**30)
+    if data.cache == "folder":
+        return FileCache(Path(data.cache_folder), limit)
+    if data.cache == "memory":
+        return FileCache(_folder_in_memory(), limit)
+    return None
+
+
+@lru_cache
+def _folder_in_memory() -> Path:
+    """A folder of this process's own where files are kept in memory, removed at its end; one for all its loaders."""
+    base = Path("/dev/shm")
+    if not os.access(base, os.W_OK):
+        base = Path(tempfile.gettempdir())
+    for left in base.glob(f"{_PREFIX}*"):  # by processes that were killed
+        if not _alive(left.name.removeprefix(_PREFIX).partition("-")[0]):
+            shutil.rmtree(left, ignore_errors=True)
+    owner = os.getpid()
+    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{owner}-", dir=base))
+
+    def remove() -> None:
+        if os.getpid() == owner:  # not at the end of its forked workers
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    return folder
+
+
+def _alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, ValueError):
+        pass  # somebody else's
+    return True

@@ -1,0 +1,172 @@
+"""Frames through PyAV: from the key frame before each, recognised by their presentation timestamps.
+
+Frames that are not asked for and that no other frame refers to are not decoded: in H.264 and HEVC with B-frames that is
+up to every second one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from softpool3d.datasets.frame_index import (
+    DecodeError,
+    FrameIndex,
+    errors_of,
+    index_by_decoding,
+    open_container,
+    video_stream,
+)
+
+_GAP = 8  # frames up to the next key frame from which on a seek to it pays
+
+
+class PyAVReader:
+    """Reads any of the frames of a `FrameIndex`; the file stays open until `close`.
+
+    Args:
+        short_side: pixels that frames are scaled to (bilinear) while they are converted; None keeps their size.
+        timeout_s: seconds that one call of `read` may take.
+    """
+
+    name = "pyav"
+
+    def __init__(self, path: str, index: FrameIndex, short_side: int | None = None, timeout_s: float = 30.0) -> None:
+        self._path, self.index, self._short_side, self._timeout_s = path, index, short_side, timeout_s
+        self._size: tuple[int, int] | None = None  # width, height of every picture: the first one's
+        self._container = None
+        with errors_of(path):
+            self._open()
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """uint8 (T, H, W, 3), upright, of ascending indices without repeats.
+
+        Raises:
+            DecodeError: if one of them cannot be decoded, or it takes too long.
+        """
+        self._deadline = time.monotonic() + self._timeout_s
+        with errors_of(self._path):
+            pictures = self._by_pts(indices) if self.index.pts is not None else None
+            if pictures is None:
+                if self.index.pts is not None:  # the packets promised frames that do not come
+                    self.index = index_by_decoding(self._path, self._timeout_s)
+                pictures = self._by_counting(indices)
+        return np.stack([pictures[i] for i in indices.tolist()])
+
+    def all_frames(self) -> Iterator:
+        """Every frame as PyAV decodes it, from the beginning, with `timeout_s` for each."""
+        with errors_of(self._path):
+            self._open()
+            frames = self._frames(None, None)
+            while True:
+                self._deadline = time.monotonic() + self._timeout_s
+                frame = next(frames, None)
+                if frame is None:
+                    return
+                yield frame
+
+    def close(self) -> None:
+        if self._container is not None:
+            self._container.close()
+            self._container = None
+
+    def _open(self) -> None:
+        self.close()
+        self._container = open_container(self._path, self._timeout_s)
+        self._stream = video_stream(self._container)
+        self._at_start = True
+
+    def _by_pts(self, indices: np.ndarray) -> dict[int, np.ndarray] | None:
+        """None if some frame is not there."""
+        index = self.index
+        wanted = index.pts[indices]
+        # Everything that is shown from a key frame on can be decoded from that key frame on.
+        keys = np.searchsorted(index.key_pts, wanted, "right") - 1
+        key_frames = np.searchsorted(index.pts, index.key_pts)
+        seeks = [0] + [
+            n for n in range(1, len(indices)) if keys[n] != keys[n - 1] and key_frames[keys[n]] - indices[n - 1] > _GAP
+        ]
+        pictures: dict[int, np.ndarray] = {}
+        for begin, end in zip(seeks, [*seeks[1:], len(indices)], strict=True):
+            group = self._group(int(keys[begin]), wanted[begin:end].tolist())
+            if group is None:
+                return None
+            pictures |= zip(indices[begin:end].tolist(), group, strict=True)
+        return pictures
+
+    def _group(self, key: int, wanted: list[int]) -> list[np.ndarray] | None:
+        """Pictures of ascending timestamps, none before the key frame's; None if one does not come."""
+        found: dict[int, np.ndarray] = {}
+        missing = set(wanted)
+        back = 0
+        while True:
+            # Where decoding cannot begin here (intra refresh: the decoder holds back what is not whole), at an earlier
+            # key frame; at last, at the beginning.
+            start = int(self.index.key_pts[key - back]) if key >= back else None
+            for frame in self._frames(start, missing):
+                if frame.pts in missing:
+                    found[frame.pts] = self._picture(frame)
+                    missing.discard(frame.pts)
+            if not missing:
+                return [found[pts] for pts in wanted]
+            if start is None:
+                return None
+            back = 2 * back + 1
+
+    def _frames(self, start: int | None, wanted: set[int] | None) -> Iterator:
+        """Decoded frames from a seek point on (None: the beginning), as long as some of the timestamps are wanted.
+
+        With `wanted` None it is all frames.
+        """
+        if start is not None:
+            self._container.seek(start, stream=self._stream, backward=True)
+        elif not self._at_start:
+            self._open()
+        self._at_start = False
+        context = self._stream.codec_context
+        last = max(wanted) if wanted else None
+        skipping = "DEFAULT"
+        for packet in self._container.demux(self._stream):
+            if time.monotonic() > self._deadline:
+                raise DecodeError(
+                    self._path, f"decoding takes longer than {self._timeout_s:g} s (data.decode_timeout_s)"
+                )
+            if wanted is not None:
+                needed = "DEFAULT" if packet.pts is None or packet.pts in wanted else "NONREF"
+                if needed != skipping:
+                    context.skip_frame = skipping = needed
+            for frame in packet.decode():
+                yield frame
+                if wanted is not None and (not wanted or frame.pts is not None and frame.pts > last):
+                    return
+
+    def _by_counting(self, indices: np.ndarray) -> dict[int, np.ndarray]:
+        there = self.index.num_frames
+        if len(indices) and indices[-1] >= there:
+            raise DecodeError(self._path, f"only {there} of its frames can be decoded")
+        wanted = set(indices.tolist())
+        pictures: dict[int, np.ndarray] = {}
+        self._open()
+        for number, frame in enumerate(self._frames(None, None)):
+            if number in wanted:
+                pictures[number] = self._picture(frame)
+                if len(pictures) == len(wanted):
+                    return pictures
+        raise DecodeError(self._path, f"only {len(pictures)} of {len(wanted)} frames could be decoded")
+
+    def _picture(self, frame) -> np.ndarray:
+        if self._size is None:
+            self._size = scaled(frame.width, frame.height, self._short_side)
+        picture = frame.reformat(*self._size, format="rgb24", interpolation="BILINEAR").to_ndarray()
+        return np.rot90(picture, round(frame.rotation / 90) % 4)  # counter-clockwise, as numpy turns
+
+
+def scaled(width: int, height: int, short_side: int | None) -> tuple[int, int]:
+    """Width and height with the shorter one given and the other one rounded down, as PySlowFast has it."""
+    if short_side is None or min(width, height) == short_side:
+        return width, height
+    if width < height:
+        return short_side, height * short_side // width
+    return width * short_side // height, short_side

@@ -1,0 +1,167 @@
+"""Copies for training, and files that are checked."""
+
+import os
+from pathlib import Path
+
+import av
+import pytest
+from videos import damaged_files, read_numbers, rotated, write_audio_only, write_numbered
+
+from softpool3d.datasets import pool
+from softpool3d.datasets.cache import FileCache
+from softpool3d.datasets.decoder import open_video
+from softpool3d.datasets.manifest import Clip, Manifest
+from softpool3d.datasets.reencode import Encoding, encode_copy, reencode
+from softpool3d.datasets.verify import bad_files
+from softpool3d.errors import UsageError, WorkError
+
+SMALL = Encoding(short_side=48, gop=8, crf=15)
+VARIABLE = [0, 1, 2, 9, 10, 14] + list(range(20, 74))
+
+
+def copied(clip: Clip, tmp_path, encoding=SMALL) -> str:
+    target = str(tmp_path / "copies" / "copy.mp4")
+    encode_copy(clip, target, encoding)
+    assert os.listdir(tmp_path / "copies") == ["copy.mp4"]  # nothing unfinished
+    return target
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("a.mp4", "libx264", {"times": VARIABLE, "bf": "2"}),
+        ("a.avi", "mpeg4", {"bf": "2", "g": "12", "q": "2"}),
+        ("a.mkv", "libx265", {"x265-params": "log-level=none", "pix_fmt": "yuv420p10le"}),
+    ],
+)
+def test_a_copy_shows_the_same_frames_at_the_same_times(tmp_path, name, codec, options):
+    original = write_numbered(tmp_path / name, 60, codec, **options)
+    copy = copied(Clip(str(original), 0), tmp_path)
+    with open_video(original) as a, open_video(copy) as b:
+        assert read_numbers(b.frames(range(60))) == list(range(60))
+        assert b.times == pytest.approx(a.times, abs=1e-4)
+        assert (a.frames([7]).int() - b.frames([7]).int()).abs().float().mean() < 4
+    with av.open(copy) as container:
+        assert [stream.type for stream in container.streams] == ["video"]
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    assert [n for n, packet in enumerate(packets) if packet.is_keyframe] == list(range(0, 60, 8))
+    with av.open(copy) as container:
+        container.streams.video[0].codec_context.skip_frame = "NONREF"
+        assert sum(1 for _ in container.decode(video=0)) <= 24  # the others may stay undecoded
+
+
+def test_sizes(tmp_path):
+    original = str(write_numbered(tmp_path / "a.mp4", 4))  # 64x48
+    for short_side, expected in ((24, (24, 32)), (30, (30, 40)), (256, (48, 64))):
+        with open_video(copied(Clip(original, 0), tmp_path, Encoding(short_side))) as video:
+            assert tuple(video.frames([0]).shape[2:]) == expected
+
+
+def test_a_turned_video_is_upright_and_a_part_is_cut_out(tmp_path):
+    original = write_numbered(tmp_path / "a.mp4", 50, g="10")
+    turned = rotated(original, tmp_path / "turned.mp4", 90)
+    with open_video(turned) as a, open_video(copied(Clip(str(turned), 0), tmp_path)) as b:
+        assert b.frames([0]).shape[2:] == (64, 48)
+        assert (a.frames([9]).int() - b.frames([9]).int()).abs().float().mean() < 4
+    with open_video(copied(Clip(str(original), 0, 0.4, 1.2), tmp_path)) as video:
+        assert read_numbers(video.frames(range(video.num_frames))) == list(range(10, 30))
+        assert video.times[0] == 0
+
+
+def test_copies_of_a_data_set(tmp_path):
+    root, out = tmp_path / "root", tmp_path / "out"
+    (root / "a & b").mkdir(parents=True)
+    names = ["a & b/1.avi", "a & b/1.mp4", "a & b/(2) #!.mp4"]
+    for name in names:
+        write_numbered(root / name, 12, "mpeg4")
+    write_audio_only(root / "a & b" / "3.mp4")
+    clips = [Clip(str(root / name), n % 2) for n, name in enumerate([*names, "a & b/3.mp4"])]
+    parts = [Clip(clips[0].path, 0, 0.0, 0.2), Clip(clips[0].path, 0, 0.2, 0.4)]
+    manifests = {"train": Manifest(("x", "y"), [*clips, *parts]), "val": Manifest(("x", "y"), clips[:2])}
+    copies, bad = reencode(manifests, root, out, SMALL, workers=2)
+    assert bad == {clips[3].path: "it has no video stream"}
+    train = copies["train"].clips
+    assert len({clip.path for clip in train}) == 5 and [clip.label for clip in train] == [0, 1, 0, 0, 0]
+    assert all(clip.path.startswith(f"{out}/a & b/") and clip.start is None for clip in train)
+    assert list(copies["val"].clips) == list(train)[:2]
+    before = {clip.path: os.stat(clip.path).st_mtime_ns for clip in train}
+    os.unlink(train[1].path)
+    again, _ = reencode(manifests, root, out, SMALL, workers=1)
+    assert again == copies
+    changed = {path for path, modified in before.items() if os.stat(path).st_mtime_ns != modified}
+    assert changed == {train[1].path}  # the others are not made again
+    with pytest.raises(UsageError, match="holds copies made with .*; name another folder with --out"):
+        reencode(manifests, root, out, Encoding(short_side=32), workers=1)
+    with pytest.raises(WorkError, match="cannot write"):
+        reencode(manifests, root, root / names[0] / "below a file", SMALL, workers=1)
+
+
+def test_bad_files_are_found_and_good_ones_not_read_twice(tmp_path):
+    good = write_numbered(tmp_path / "good.mp4", 20)
+    damaged = damaged_files(tmp_path)
+    log = tmp_path / "manifest" / "checked.csv"
+    paths = [str(path) for path in (good, *damaged.values())]
+    bad = bad_files(paths, log, workers=1)
+    assert bad.keys() == {str(path) for path in damaged.values()}
+    assert bad[str(damaged["empty"])] == "the file is empty"
+    lines = log.read_text().splitlines()
+    assert len([line for line in lines if line]) == 5
+    log.write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:10])  # as a killed run leaves it
+    assert bad_files(paths, log, workers=1) == bad
+    write_numbered(damaged["text"], 20)  # repaired
+    assert bad_files(paths, log, workers=1).keys() == bad.keys() - {str(damaged["text"])}
+    assert str(damaged["text"]) in log.read_text().splitlines()[-1]
+
+
+def crash(job: int) -> int:
+    if job == 3:
+        os.abort()
+    if job == 5:
+        raise ValueError("five")
+    return job * job
+
+
+def test_a_process_that_dies_takes_no_other_file_with_it():
+    results = dict(pool.each(crash, range(8), "", workers=2))
+    assert isinstance(results[3], pool.Crashed) and isinstance(results[5], ValueError)
+    assert {job: result for job, result in results.items() if job not in (3, 5)} == {
+        n: n * n for n in (0, 1, 2, 4, 6, 7)
+    }
+
+
+# --- the cache -------------------------------------------------------------------------------------------------------
+
+
+def test_a_cache_copies_up_to_its_limit(tmp_path):
+    files = []
+    for number in range(3):
+        files.append(tmp_path / f"{number}.mp4")
+        files[-1].write_bytes(bytes([number]) * 100)
+    cache = FileCache(tmp_path / "cache", 250)
+    places = [cache.path(str(file)) for file in files]
+    assert [place == str(file) for place, file in zip(places, files, strict=True)] == [False, False, True]
+    assert [Path(place).read_bytes() for place in places] == [file.read_bytes() for file in files]
+    assert [cache.path(str(file)) for file in files] == places
+    assert FileCache(tmp_path / "cache", 250).path(str(files[0])) == places[0]  # shared
+    files[0].write_bytes(b"changed")
+    assert Path(cache.path(str(files[0]))).read_bytes() == b"changed"
+    assert cache.path(str(tmp_path)) == str(tmp_path) and cache.path("absent") == "absent"
+    with pytest.raises(WorkError, match="data.cache_folder: cannot write"):
+        FileCache(files[1] / "x", 1)
+
+
+def test_a_cache_in_memory_goes_with_its_process(tmp_path):
+    import subprocess
+    import sys
+
+    file = write_numbered(tmp_path / "a.mp4", 5)
+    code = (
+        "import os\nfrom softpool3d.config import DataConfig\nfrom softpool3d.datasets.cache import make_cache\n"
+        f"place = make_cache(DataConfig(cache='memory')).path({str(file)!r})\n"
+        "assert os.path.exists(place)\nprint(place)\n"
+        "assert make_cache(DataConfig(cache='memory')).path('x') == 'x'"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    place = result.stdout.strip()
+    assert place != str(file) and not os.path.exists(os.path.dirname(place))

@@ -1,0 +1,127 @@
+"""Find the clips of a data set, check them, and write the manifest that training reads.
+
+python tools/prepare.py hmdb51 --root /data/hmdb51 --split 1
+python tools/prepare.py kinetics400 --root /data/k400 --verify
+python tools/prepare.py folder --root videos --reencode --short-side 256 --gop 16
+"""
+
+import csv
+import io
+import shlex
+from enum import Enum
+from pathlib import Path
+
+import typer
+
+from softpool3d.errors import UsageError
+
+
+class DatasetName(str, Enum):
+    kinetics400 = "kinetics400"
+    kinetics600 = "kinetics600"
+    kinetics700 = "kinetics700"
+    hmdb51 = "hmdb51"
+    ucf101 = "ucf101"
+    ssv2 = "ssv2"
+    folder = "folder"
+
+
+def main(
+    dataset: DatasetName = typer.Argument(help="The data set."),
+    root: Path = typer.Option(help="The folder that holds its videos and lists."),
+    split: int = typer.Option(1, min=1, max=3, help="Official split of HMDB51 or UCF101."),
+    verify: bool = typer.Option(False, "--verify", help="Decode every file; the bad ones are listed and left out."),
+    reencode: bool = typer.Option(False, "--reencode", help="Make copies for training, and a manifest of them."),
+    short_side: int = typer.Option(256, min=16, help="Of the copies, in pixels; never enlarged."),
+    gop: int = typer.Option(16, min=1, help="Of the copies: frames from one key frame to the next."),
+    crf: int = typer.Option(20, min=0, max=51, help="Of the copies: x264's quality, the lower the better."),
+    out: Path | None = typer.Option(None, help="Where to write; without it ROOT, and for copies ROOT-<short side>px."),
+    workers: int | None = typer.Option(None, min=1, help="Processes; without it one for each core."),
+) -> None:
+    """Find a data set's clips, check them, write the manifest that training reads."""
+    from softpool3d.config import DataConfig
+    from softpool3d.datasets import official_manifests, prepared_folder, unpack_archives
+    from softpool3d.datasets.reencode import Encoding
+    from softpool3d.datasets.reencode import reencode as make_copies
+    from softpool3d.datasets.verify import bad_files, obviously_bad
+    from softpool3d.engine.interrupt import Interrupted
+
+    if reencode and short_side % 2:
+        raise UsageError(f"--short-side {short_side} has to be even: H.264 stores colours for squares of 2x2 pixels")
+    data = DataConfig(dataset=dataset.value, root=str(root), official_split=split)
+    root = Path(data.root)
+    if out is None:
+        out = root.with_name(f"{root.name}-{short_side}px") if reencode else root
+    try:
+        for archive in unpack_archives(data):
+            print(f"unpacked {archive}")
+        manifests = official_manifests(data)
+        folder = prepared_folder(data.model_copy(update={"root": str(out)}))
+        paths = {clip.path for manifest in manifests.values() for clip in manifest.clips}
+        bad = obviously_bad(paths)
+        if verify:
+            bad |= bad_files(paths - bad.keys(), folder / "checked.csv", workers)
+        manifests = {name: manifest.without(bad) for name, manifest in manifests.items()}
+        if reencode:
+            manifests, undecodable = make_copies(manifests, root, out, Encoding(short_side, gop, crf), workers)
+            bad |= undecodable
+    except KeyboardInterrupt:
+        raise Interrupted("stopped; the same command goes on where it was") from None
+    _write(folder, manifests, bad)
+    _report(dataset.value, out, folder, manifests, bad, split)
+
+
+def _write(folder: Path, manifests: dict, bad: dict[str, str]) -> None:
+    from softpool3d.datasets.manifest import write_manifests
+    from softpool3d.files import write_atomically
+
+    for name, manifest in manifests.items():
+        if not len(manifest):
+            raise UsageError(f"none of the {name} clips can be used; see {folder / 'bad_files.csv'}")
+    for file, header, rows in (
+        ("missing.csv", ["split", "clip"], [(s, clip) for s, m in manifests.items() for clip in m.missing]),
+        ("bad_files.csv", ["path", "reason"], sorted(bad.items())),
+    ):
+        text = io.StringIO(newline="")
+        csv.writer(text, lineterminator="\n").writerows([header, *rows])
+        write_atomically(folder / file, text.getvalue().encode(errors="surrogateescape"))
+    write_manifests(folder, manifests)
+
+
+def _report(dataset: str, root: Path, folder: Path, manifests: dict, bad: dict[str, str], split: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("split")
+    for name in ("clips", "missing", "classes"):
+        table.add_column(name, justify="right")
+    for name, manifest in manifests.items():
+        used = len({clip.label for clip in manifest.clips})
+        table.add_row(name, str(len(manifest)), str(len(manifest.missing)), f"{used} of {len(manifest.classes)}")
+    console = Console()
+    console.print(table)
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    train = {clip.path for clip in manifests["train"].clips}
+    for name, manifest in manifests.items():
+        both = train & {clip.path for clip in manifest.clips} if name != "train" else ()
+        if both:
+            say(f"warning: {len(both)} files are in train and in {name}, {sorted(both)[0]} first")
+    if any(manifest.missing for manifest in manifests.values()):
+        say(f"the missing ones are listed in {folder / 'missing.csv'}")
+    if bad:
+        path, reason = sorted(bad.items())[0]
+        say(f"{len(bad)} bad files left out ({path}: {reason}), all listed in {folder / 'bad_files.csv'}")
+    say(f"written: {folder}")
+    overrides = [f"data.dataset={dataset}", f"data.root={root}"]
+    overrides += [f"data.official_split={split}"] if dataset in ("hmdb51", "ucf101") and split != 1 else []
+    say(f"train with: softpool3d train --cfg CONFIG {shlex.join(overrides)}")
+
+
+if __name__ == "__main__":
+    from softpool3d.cli import run_tool
+
+    run_tool(main)
