@@ -82,7 +82,12 @@ class AugmentConfig(Section):
     inverse_scale: bool = False  # draw 1 / short side, as SlowFast does
     area: Range = [0.08, 1.0]
     ratio: Range = [0.75, 1.3333]
-    color_jitter: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=4, max_length=4)] = [0, 0, 0, 0]
+    color_jitter: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=4, max_length=4)] = [
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+    ]
     policy: Literal["none", "randaugment", "augmix"] = "none"
     operations: Annotated[int, Field(ge=1, le=10)] = 2  # of randaugment, one after another; chains of augmix
     magnitude: Annotated[int, Field(ge=1, le=30)] = 9  # of randaugment; of augmix at most 10
