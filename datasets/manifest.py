@@ -55,7 +55,9 @@ class Clips(Sequence[Clip]):
     def __len__(self) -> int:
         return len(self._labels)
 
-    def __getitem__(self, index: int) -> Clip:
+    def __getitem__(self, index: int | slice) -> Clip | list[Clip]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
         index = range(len(self))[index]
         path = os.fsdecode(self._paths[self._ends[index] : self._ends[index + 1]].tobytes())
         start, end = (None if np.isnan(time) else float(time) for time in self._times[index])

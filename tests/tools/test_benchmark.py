@@ -2,6 +2,7 @@
 
 import re
 import sys
+import time
 
 import pytest
 import torch
@@ -17,9 +18,17 @@ def test_contenders_take_turns():
     order = []
     calls = {name: lambda name=name: order.append(name) for name in "abc"}
     times = _measure.interleaved(calls, CPU, seconds=0.0, rounds=(4, 9))
-    assert order[:3] == ["a", "b", "c"]  # the warm-up
-    assert order[3:] == list("abc" + "bca" + "cab" + "abc")
+    assert order[:6] == list("aabbcc")  # the warm-up, and whether it is too slow for rounds
+    assert order[6:] == list("abc" + "bca" + "cab" + "abc")
     assert {timing.rounds for timing in times.values()} == {4}
+
+
+def test_a_slow_contender_is_timed_once():
+    calls = []
+    contenders = {"slow": lambda: (calls.append("slow"), time.sleep(0.05)), "fast": lambda: None}
+    times = _measure.interleaved(contenders, CPU, seconds=0.02, rounds=(3, 5))
+    assert calls == ["slow"] * 2 and times["slow"].rounds == 1 and times["slow"].median >= 0.05
+    assert times["fast"].rounds >= 3
 
 
 def test_rounds_end_when_there_are_enough_of_them():

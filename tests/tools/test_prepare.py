@@ -174,7 +174,7 @@ def test_ctrl_c_and_on(tmp_path):
     for label in "ab":
         (root / label).mkdir(parents=True)
         first = write_numbered(root / label / "0.mp4", 100)
-        for index in range(1, 50):
+        for index in range(1, 200):
             os.link(first, root / label / f"{index}.mp4")
     command = [sys.executable, "-m", "softpool3d.tools.prepare", "folder", "--root", root, "--verify", "--workers", "1"]
     process = subprocess.Popen(
@@ -189,7 +189,7 @@ def test_ctrl_c_and_on(tmp_path):
     assert process.returncode == 130
     assert errors.strip() == "error: stopped; the same command goes on where it was"
     done = log.read_text().count("\n")
-    assert done < 100 and not (root / "manifest" / "train.csv").exists()
+    assert done < 400 and not (root / "manifest" / "train.csv").exists()
     works(subprocess.run(command, capture_output=True, text=True))
-    assert len({line for line in log.read_text().splitlines() if line}) == 100
-    assert len(read_manifests_in(root / "manifest")["train"]) == 80
+    assert len({line for line in log.read_text().splitlines() if line}) == 400
+    assert len(read_manifests_in(root / "manifest")["train"]) == 320
