@@ -45,6 +45,8 @@ class BlockNet(Staged):
         for name, module in list(self.named_modules()):
             if isinstance(module, nn.Conv3d):  # torch.compile takes the numpy integers in there for data
                 module.stride = per_dimension(module.stride, 3)
+            if type(module).__name__ == "Swish":  # its backward is Python that torch.compile cannot trace
+                self.set_submodule(name, nn.SiLU())
             if isinstance(module, nn.AvgPool3d):
                 heads.append(name)
                 kernel, stride, padding = (

@@ -1,6 +1,6 @@
 """What all networks here share: a stem and four stages that run one after the other, then a head.
 
-The classes of r3d.py, resnet3d.py and so on are the original libraries' networks with this mixed in: parameter names
+The classes of r3d.py, blocknet.py and so on are the original libraries' networks with this mixed in: parameter names
 and values of the outputs are theirs.
 """
 

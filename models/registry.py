@@ -188,8 +188,12 @@ def create(
         raise UsageError(f"inflate: {name} takes clips already; image networks are inflated ({', '.join(_images())})")
     if head not in ("classifier", "none"):
         raise UsageError(f"head: {head!r} is neither 'classifier' nor 'none'")
-    frames = (num_frames or 8) if inflate else num_frames or entry.frames or 1
-    options = Options(num_classes, in_channels, frames, crop_size or entry.crop, width or entry.width, dropout)
+    published = 8 if inflate else entry.frames or 1
+    frames, crop, channels = (
+        default if given is None else given
+        for given, default in ((num_frames, published), (crop_size, entry.crop), (width, entry.width))
+    )
+    options = Options(num_classes, in_channels, frames, crop, channels, dropout)
     _check(name, entry, options)
     network = entry.build(options)
     if inflate:
@@ -197,7 +201,7 @@ def create(
     if head == "none":
         network.set_submodule(network.logits_layer(), nn.Identity())
     if pool is not None:
-        chosen = pool_config(kind=pool) if isinstance(pool, str) else pool
+        chosen = pool if isinstance(pool, PoolConfig) else pool_config(kind=pool)
         time = () if entry.is_image and not inflate else (frames,)
         clip = (1, in_channels, *time, entry.least[1], entry.least[1])
         network.pooling = place_pooling(network, chosen, name, clip, entry.frames_step)
@@ -252,9 +256,12 @@ def _images() -> list[str]:
 
 def _check(name: str, entry: Spec, options: Options) -> None:
     least_frames, least_crop = entry.least
-    for argument, value in (("num_classes", options.num_classes), ("in_channels", options.in_channels)):
+    for argument in ("num_classes", "in_channels", "width"):
+        value = getattr(options, argument)
         if value < 1:
             raise UsageError(f"{argument}: {value} is none; give 1 at least")
+    if not 0 <= options.dropout < 1:
+        raise UsageError(f"dropout: {options.dropout} is no probability from 0 to below 1")
     if options.num_frames < least_frames:
         raise UsageError(f"num_frames: {name} needs {least_frames} frames at least, not {options.num_frames}")
     if options.num_frames % entry.frames_step:

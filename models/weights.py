@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,11 +113,15 @@ def _read_file(path: Path) -> Source:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the pickle's protocol; what matters is said below
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = found[1] if found else "they need code to be run"
         raise UsageError(
-            f"weights: {path} holds Python objects beside tensors, and those are not run ({_first_line(error)}); save "
-            "its state_dict alone with torch.save"
+            f"weights: {path} holds Python objects beside tensors, and those are not run ({what}); save the network's "
+            "state_dict() alone with torch.save"
         ) from None
     except Exception as error:  # damaged bytes surface as any of a dozen types
         raise UsageError(f"weights: {path} is no file of torch.save, or it is damaged ({_first_line(error)})") from None
@@ -277,13 +283,14 @@ def _fit(key: str, tensor: Tensor, wanted: Tensor) -> tuple[Tensor | None, str]:
     if tensor.dim() == 4 and len(shape) == 5 and tensor.shape[2:] == shape[3:]:
         tensor = inflate_weight(tensor, shape[2])
         how.append(f"inflated to {shape[2]} frames")
-    first = tensor.dim() >= 4 and tensor.shape[1] == 3 and tensor.shape[0] == shape[0] and tensor.shape[2:] == shape[2:]
-    if tensor.shape != wanted.shape and first:
-        count = shape[1]
+    # grey, flow or RGB: no other convolution has so few input channels and another size of the same layer
+    first = tensor.dim() >= 4 and tensor.shape[1] <= 3
+    if first and tensor.shape[0] == shape[0] and tensor.shape[1] != shape[1] and tensor.shape[2:] == shape[2:]:
+        had, count = tensor.shape[1], shape[1]
         if count == 1:
             tensor = tensor.sum(1, keepdim=True)
-            how.append("three input channels summed into one, as for a grey picture")
+            how.append(f"{had} input channels summed into one, as for a grey picture")
         else:
-            tensor = tensor.repeat(1, -(-count // 3), *[1] * (tensor.dim() - 2))[:, :count] * (3 / count)
-            how.append(f"three input channels repeated to {count}, scaled by 3/{count}")
+            tensor = tensor.repeat(1, -(-count // had), *[1] * (tensor.dim() - 2))[:, :count] * (had / count)
+            how.append(f"{had} input channels repeated to {count}, scaled by {had}/{count}")
     return (tensor, ", ".join(how)) if tuple(tensor.shape) == shape else (None, "")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from softpool3d.models.network import Staged
     from softpool3d.models.registry import Spec
 
+_POOL_COLUMNS = ["kind", "what it does", "learns", "paper"]
 _COLUMNS = ["name", "input", "parameters, M", "GFLOPs", "published", "can pool at", "public weights", "paper"]
 
 
@@ -123,7 +124,7 @@ def _print_pools() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("kind", "what it does", "learns", "paper", box=None, header_style="bold", padding=(0, 1))
+    table = Table(*_POOL_COLUMNS, box=None, header_style="bold", padding=(0, 1))
     for row in _pool_rows():
         table.add_row(*row)
     (Console() if sys.stdout.isatty() else Console(width=200)).print(table)
@@ -176,12 +177,14 @@ def _show(config: Config) -> None:
     from rich.table import Table
 
     from softpool3d.engine.devices import MEMORY_FORMATS, pick_device
+    from softpool3d.models import load_pretrained
     from softpool3d.models.flops import count_flops
     from softpool3d.models.pooling import find_sites, places
     from softpool3d.models.registry import spec
     from softpool3d.tools._measure import interleaved, machine, peak_bytes
 
     network, shape = _build(config)
+    loaded = load_pretrained(network, config) if config.model.weights else None
     entry, device = spec(config.model.name), pick_device(config.device)
     clip = torch.randn(shape)
     counted = count_flops(network, clip)
@@ -230,7 +233,9 @@ def _show(config: Config) -> None:
             window = f"stride of {geometry.split(' / ')[0]}" if place == "downsample" else geometry
             table.add_row("", place, path, f"{kind} {window}")
     console.print(table)
-    if entry.weights:
+    if loaded:
+        line(f"weights: {loaded}")
+    elif entry.weights:
         line(f"public weights: {', '.join(entry.weights)}")
 
 
@@ -330,7 +335,7 @@ def _save(path: Path) -> None:
     text = _PAGE.format(
         networks=markdown_table(_COLUMNS, rows),
         differences=markdown_table(_DIFFERENCES, differences),
-        kinds=markdown_table(["kind", "what it does", "learns", "paper"], _pool_rows()),
+        kinds=markdown_table(_POOL_COLUMNS, [[cell.replace("|", "\\|") for cell in row] for row in _pool_rows()]),
     )
     write_atomically(path, text.encode())
     print(f"{path}: {len(rows)} networks")

@@ -3,12 +3,13 @@
 import pytest
 import torch
 import torchvision
+from fvcore.nn import FlopCountAnalysis
 from originals import IMAGES
 
 from softpool3d.config import ModelConfig, PoolConfig, load_config
 from softpool3d.errors import UsageError
 from softpool3d.models import build_model, create, names
-from softpool3d.models.flops import count_flops
+from softpool3d.models.flops import count_flops, training_total
 from softpool3d.models.registry import SPECS
 
 # parameters in millions and multiply-adds of one clip in billions: fvcore's, on the original library's own network
@@ -50,6 +51,15 @@ def test_parameters_and_flops(name):
     assert round(sum(p.numel() for p in network.parameters()) / 1e6, 2) == millions
     counted = count_flops(network, torch.zeros(SPECS[name].clip_shape())).total() / 1e9
     assert counted == pytest.approx(gflops, rel=1e-3, abs=0.005)  # the table has two decimals
+
+
+def test_the_zoo_counted_c2d_in_training_mode():
+    """docs/models.md says why the zoo's figure is above what evaluation counts."""
+    network, clip = create("c2d_r50"), torch.zeros(SPECS["c2d_r50"].clip_shape())
+    assert training_total(count_flops(network, clip)) / 1e9 == pytest.approx(SPECS["c2d_r50"].gflops, abs=0.005)
+    network, clip = create("c2d_r50", width=8, num_frames=2, crop_size=64), torch.zeros(1, 3, 2, 64, 64)
+    counted = FlopCountAnalysis(network.train(), clip).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    assert training_total(count_flops(network, clip)) == counted.total()
 
 
 @pytest.mark.parametrize("name", IMAGES)
@@ -184,6 +194,11 @@ def test_what_is_wrong_with_arguments():
         create("r3d_18", head="linear")
     with pytest.raises(UsageError, match="^num_classes: 0 is none"):
         create("r3d_18", 0)
+    for argument in ("num_frames", "crop_size", "width", "in_channels"):
+        with pytest.raises(UsageError, match=f"^{argument}: "):
+            create("r3d_18", **{argument: 0})
+    with pytest.raises(UsageError, match="^dropout: 1.5 is no probability"):
+        create("r3d_18", dropout=1.5)
     with pytest.raises(UsageError, match="kind = 'softmax': input should be 'soft', 'avg'"):
         create("r3d_18", pool="softmax")
     assert ModelConfig().pool == PoolConfig()

@@ -107,6 +107,14 @@ def test_compile(name):
         torch.testing.assert_close(a, b)
 
 
+def test_compile_of_x3d_s_activation():
+    """pytorchvideo's Swish has a backward that torch.compile cannot trace; a block that has one stands for all."""
+    block = create("x3d_xs", 5, width=8, num_frames=4, crop_size=32).blocks[1].res_blocks[0]
+    clip = torch.randn(2, 8, 4, 16, 16, requires_grad=True)
+    torch.compile(block, fullgraph=True, backend="aot_eager")(clip).sum().backward()
+    assert clip.grad.abs().sum() > 0
+
+
 def test_channels_last_is_kept():
     clip = clips("x3d_xs").contiguous(memory_format=torch.channels_last_3d)
     network = make("x3d_xs", pool=PoolConfig(where=["downsample", "head"])).to(memory_format=torch.channels_last_3d)

@@ -4,11 +4,12 @@ import json
 import re
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from softpool3d.config import load_config
 from softpool3d.errors import UsageError
-from softpool3d.models import registry
+from softpool3d.models import create, registry
 from softpool3d.models.pools import KINDS
 from softpool3d.models.registry import SPECS
 from softpool3d.tools import models, train
@@ -77,6 +78,14 @@ def test_one_network():
     assert "640x2x4x4 and 64x8x4x4" in plain and not re.search(r"^ \* ", plain, re.M)
 
 
+def test_one_network_with_weights(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save(create("x3d_xs", 400, width=8).state_dict(), path)
+    small = ["--set", "model.width=8", "--set", "data.num_frames=4", "--set", "data.crop_size=32"]
+    printed = invoke("x3d_xs", *small, "--set", f"model.weights={path}").output
+    assert "(pytorchvideo): " in printed and "tensors loaded" in printed
+
+
 def test_the_kinds_of_pooling():
     printed = invoke("--pools").output
     assert all(re.search(rf"^ {kind} ", printed, re.M) for kind in KINDS)
@@ -99,6 +108,7 @@ def test_the_page(monkeypatch, tmp_path):
         (["x3d_m", "--set", "optim.lr=1"], "--set optim.lr: what is shown depends on model, data, device"),
         (["x3d_m", "--set", "model.pool.where=stem"], "override model.pool.where=stem: model.pool.where"),
         (["x3d_m", "--set", "data.crop_size=16"], "data.crop_size: x3d_m needs 32 pixels at least, not 16"),
+        (["r3d_18", "--set", "model.weights=no.pth"], "model.weights: no weights file no.pth"),
         (["mvit_v2_s", "--set", "model.pool.where=head"], "mvit_v2_s has no place 'head'"),
     ],
 )
