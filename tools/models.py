@@ -321,7 +321,7 @@ size) and what starts anew; a layer of the body that does not fit is an error th
 def _save(path: Path) -> None:
     from rich.progress import track
 
-    from softpool3d.engine.checkpoint import write_atomically
+    from softpool3d.files import write_atomically
     from softpool3d.models.registry import SPECS
     from softpool3d.tools._measure import markdown_table
 

@@ -29,8 +29,8 @@ def make_accelerator(config: Config) -> Accelerator:
         # bfloat16 gradients of 3x3x3 convolutions over two frames come from memory that oneDNN 3.12 (torch 2.14.1)
         # never wrote: NaN in one run, wrong in the next.
         raise UsageError(
-            f"train.precision={config.train.precision} needs a GPU: on a CPU, PyTorch has no fp16 and its bf16 gradients "
-            "of 3-D convolutions can be wrong; set train.precision=fp32"
+            f"train.precision={config.train.precision} needs a GPU: on a CPU, PyTorch has no fp16 and its bf16 "
+            "gradients of 3-D convolutions can be wrong; set train.precision=fp32"
         )
     if device.index is not None:
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
