@@ -174,11 +174,17 @@ def test_ctrl_c_and_on(tmp_path):
     for label in "ab":
         (root / label).mkdir(parents=True)
         first = write_numbered(root / label / "0.mp4", 100)
-        for index in range(1, 200):
+        for index in range(1, 100):
             os.link(first, root / label / f"{index}.mp4")
     command = [sys.executable, "-m", "softpool3d.tools.prepare", "folder", "--root", root, "--verify", "--workers", "1"]
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+        # A shell ignores Ctrl-C for what it runs in the background, and so would all that is started from there.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     log = root / "manifest" / "checked.csv"
     while not (log.is_file() and log.read_text().count("\n") > 5):
@@ -189,7 +195,7 @@ def test_ctrl_c_and_on(tmp_path):
     assert process.returncode == 130
     assert errors.strip() == "error: stopped; the same command goes on where it was"
     done = log.read_text().count("\n")
-    assert done < 400 and not (root / "manifest" / "train.csv").exists()
+    assert done < 200 and not (root / "manifest" / "train.csv").exists()
     works(subprocess.run(command, capture_output=True, text=True))
-    assert len({line for line in log.read_text().splitlines() if line}) == 400
-    assert len(read_manifests_in(root / "manifest")["train"]) == 320
+    assert len({line for line in log.read_text().splitlines() if line}) == 200
+    assert len(read_manifests_in(root / "manifest")["train"]) == 160
