@@ -338,27 +338,25 @@ def _pool_time(network: Staged, options: PoolConfig, name: str, clip: tuple[int,
                 "pool.temporal: the stem is where the clip enters; name stages behind it (stage1 to stage4)"
             )
 
-    window = strided((2, 1, 1))
-    temporal, before = nn.ModuleDict(), []
+    window, stages = strided((2, 1, 1)), sorted(options.temporal)
+    temporal = nn.ModuleDict()
+    for stage, features in zip(names[1:], _features(network, clip), strict=False):
+        if stage in stages:
+            pools = [make_pool(options, window, part.shape[1]) for part in _parts(features)]
+            temporal[stage] = pools[0] if isinstance(features, Tensor) else _EachPathway(pools)
     network.temporal = temporal
-    for stage in sorted(options.temporal):
-        features = _features(network, clip)[names.index(stage) - 1]
-        parts = _parts(features)
-        pools = [make_pool(options, window, part.shape[1]) for part in parts]
-        temporal[stage] = pools[0] if isinstance(features, Tensor) else _EachPathway(pools)
-        before.append(min(part.shape[2] for part in parts))
-    if min(before) < 2:
+    if not _has_time(network, clip, clip[2]):
         longer = range((clip[2] // step + 1) * step, 1024, step)
-        least = next(n for n in longer if _least_time(network, clip, n) >= 2)
-        stage = sorted(options.temporal)[before.index(min(before))]
+        least = next(frames for frames in longer if _has_time(network, clip, frames))
         raise UsageError(
-            f"num_frames: {name} has no time left to halve before {stage} with {clip[2]} frames; give {least} at least"
+            f"num_frames: {name} has no time left to halve before {' and '.join(stages)} with {clip[2]} frames; "
+            f"give {least} at least"
         )
-    return [Change(stage, "temporal", "-", f"{options.kind} {window}") for stage in sorted(options.temporal)]
+    return [Change(stage, "temporal", "-", f"{options.kind} {window}") for stage in stages]
 
 
-def _least_time(network: Staged, clip: tuple[int, ...], frames: int) -> int:
-    """The fewest frames that any temporal pooling sees."""
+def _has_time(network: Staged, clip: tuple[int, ...], frames: int) -> bool:
+    """Whether each temporal pooling sees two frames, and the network's own layers behind them find enough."""
     seen: list[int] = []
     hooks = [
         pool.register_forward_pre_hook(lambda _, inputs: seen.extend(p.shape[2] for p in _parts(inputs[0])))
@@ -366,10 +364,12 @@ def _least_time(network: Staged, clip: tuple[int, ...], frames: int) -> int:
     ]
     try:
         _features(network, (*clip[:2], frames, *clip[3:]))
+    except RuntimeError:  # "output size is too small"
+        return False
     finally:
         for hook in hooks:
             hook.remove()
-    return min(seen)
+    return min(seen) >= 2
 
 
 def _features(network: Staged, clip: tuple[int, ...]) -> list:

@@ -145,13 +145,20 @@ def test_temporal_pooling_halves_time(name):
     networks[1].features_only = False
     assert networks[1](clip).shape == (1, 5)
     with pytest.raises(
-        UsageError, match=r"^num_frames: .* no time left to halve before stage\d with \d+ frames; give"
+        UsageError, match=r"^num_frames: .* no time left to halve before stage2 and stage4 with \d+ frames; give"
     ) as e:
         create(name, 5, pool=pool, **{**settings, "num_frames": 4})
     least = int(str(e.value).split("give ")[1].split()[0])
     create(name, 5, pool=pool, **{**settings, "num_frames": least})
     with pytest.raises(UsageError, match="num_frames: "):
         create(name, 5, pool=pool, **{**settings, "num_frames": least - SPECS[name].frames_step})
+
+
+def test_temporal_pooling_leaves_time_for_the_networks_own():
+    pool = PoolConfig(where=["temporal"], temporal=["stage2"])
+    with pytest.raises(UsageError, match=r"^num_frames: s3d has no time left .* with 8 frames; give 9 at least"):
+        create("s3d", 5, pool=pool, num_frames=8, crop_size=32)
+    assert create("s3d", 5, pool=pool, num_frames=9, crop_size=32).eval()(torch.randn(1, 3, 9, 32, 32)).shape == (1, 5)
 
 
 def test_places_that_are_not_there():
