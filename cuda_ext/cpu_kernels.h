@@ -11,7 +11,8 @@
 // the maximum subtracted: vectors of windows where values are finite and not very large, else one by one with window.h.
 //
 // Rows. Contiguous: W numbers of one channel; sums of a window's rows column by column, then along W. channels_last:
-// W positions of some channels; vectors of channels all the way. Where no two windows share a row of inputs, a row of
+// W positions of some channels; vectors of channels all the way, or (`in_rows`) numbers again, W times all channels of
+// them, column by column as if contiguous, which fills vectors whatever the number of channels. Where no two windows share a row of inputs, a row of
 // outputs is made at once from all of its rows (`direct`); else each row is summed along W once and added to all the
 // rows of outputs that it belongs to. Some rows go through each step together, so that what one step has stored is
 // there when the next one loads it with another alignment.

@@ -143,7 +143,7 @@ Cut cut_of(const Kernels& kernels, const Call& call, int64_t batch, size_t acc_b
   const auto& g = call.geometry;
   const int64_t channels = call.channels;
   if (call.small_planes) return {kernels.vector_bytes / static_cast<int64_t>(acc_bytes), g.t.out, g.h.out, g.w.out};
-  constexpr int64_t kRow = 4096;        // inputs of a row that stay in the first-level cache with their sums
+  constexpr int64_t kRow = 4096;           // inputs of a row that stay in the first-level cache with their sums
   constexpr int64_t kSums = 384 << 10;     // bytes of sums that stay in the second-level cache
   constexpr int64_t kInputs = 128 << 10;   // inputs that are worth a task
   const auto at_least_one = [](int64_t n) { return std::max<int64_t>(n, 1); };

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from softpool3d.errors import UsageError
+from softpool3d.files import write_atomically
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
@@ -199,9 +200,7 @@ def save_section(heading: str, body: str, document: Path | None = None) -> Path:
     else:
         sections.append(new)
     parts = [part.strip() + "\n" for part in [head, *sections]]
-    temporary = document.with_suffix(".tmp")
-    temporary.write_text("\n".join(parts), encoding="utf-8")
-    temporary.replace(document)
+    write_atomically(document, "\n".join(parts).encode())
     return document
 
 
