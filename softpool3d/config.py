@@ -123,6 +123,7 @@ class DataConfig(Section):
     train_short_side: Annotated[list[Positive], Field(min_length=2, max_length=2)] = [128, 160]  # drawn from
     short_side: Positive = 128  # in evaluation
     crop_size: Positive = 112
+    test_crop_size: Positive | None = None  # in evaluation; crop_size if not set
     flip: bool = True  # horizontally, one clip in two
     # classes that are never flipped; null: those whose names have the words left, right, clockwise, ...
     no_flip_classes: list[str] | None = None
@@ -162,6 +163,10 @@ class DataConfig(Section):
             raise ValueError(
                 f"crop_size {self.crop_size} does not fit into a short side of {min(low, self.short_side)} "
                 "(short_side and train_short_side have to be at least crop_size)"
+            )
+        if self.test_crop_size is not None and self.test_crop_size > self.short_side:
+            raise ValueError(
+                f"test_crop_size {self.test_crop_size} does not fit into a short_side of {self.short_side}"
             )
         if (self.cache == "folder") != (self.cache_folder is not None):
             raise ValueError("cache: folder and cache_folder belong together; set both or neither")

@@ -2,7 +2,7 @@ import pytest
 import torch
 from videos import damaged_files, read_numbers, write_numbered
 
-from softpool3d.config import DataConfig, load_config
+from softpool3d.config import DataConfig, load_config, override_config
 from softpool3d.datasets.decoder import open_video
 from softpool3d.datasets.loader import (
     EvalBatches,
@@ -14,6 +14,7 @@ from softpool3d.datasets.loader import (
 )
 from softpool3d.datasets.manifest import Clip, Manifest
 from softpool3d.datasets.motion import read_motion
+from softpool3d.errors import UsageError
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,14 @@ def test_shapes(config, motion):
     batch = next(iter(eval_loader(motion["val"], config, num_clips=2, num_crops=3)))
     assert batch.video.shape == (4, 6, 3, 8, 64, 64)
     assert batch.index.tolist() == [0, 1, 2, 3]
+
+
+def test_evaluation_may_have_crops_of_another_size(config, motion):
+    larger = override_config(config, ["data.short_side=72", "data.test_crop_size=72"])
+    assert next(iter(train_loader(motion["train"], larger))).video.shape[-2:] == (64, 64)
+    assert next(iter(eval_loader(motion["val"], larger))).video.shape[-2:] == (72, 72)
+    with pytest.raises(UsageError, match="test_crop_size 80 does not fit into a short_side of 72"):
+        override_config(larger, ["data.test_crop_size=80"])
 
 
 def test_unreadable_files_are_replaced_and_reported(config, tmp_path):
