@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from softpool3d.models.pooling import evaluating
+from softpool3d.models.network import evaluating
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # it scripts functions with torch.jit, now deprecated

@@ -105,3 +105,15 @@ def _frozen_statistics(block: nn.Module) -> Iterator[None]:
             norm.momentum = momentum
             if batches is not None:
                 norm.num_batches_tracked.copy_(batches)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """eval() for a while; each module's own mode comes back."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -12,7 +12,7 @@ from softpool3d.config import pool_config
 from softpool3d.errors import UsageError
 
 if TYPE_CHECKING:
-    from softpool3d.models.pooling import PoolingReport
+    from softpool3d.models.sites import PoolingReport
 
 
 def replace_pooling(
@@ -51,7 +51,7 @@ def replace_pooling(
     Raises:
         UsageError: nothing matches; or an argument is wrong. The network is then as it was.
     """
-    from softpool3d.models.pooling import find_sites, swap
+    from softpool3d.models.sites import find_sites, swap
 
     places = [where] if isinstance(where, str) else list(where)
     options = pool_config(kind=kind, where=places, beta=beta, p=p)

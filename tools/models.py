@@ -179,8 +179,9 @@ def _show(config: Config) -> None:
     from softpool3d.engine.devices import MEMORY_FORMATS, pick_device
     from softpool3d.models import load_pretrained
     from softpool3d.models.flops import count_flops
-    from softpool3d.models.pooling import find_sites, places
+    from softpool3d.models.pooling import places
     from softpool3d.models.registry import spec
+    from softpool3d.models.sites import find_sites
     from softpool3d.tools._measure import interleaved, machine, peak_bytes
 
     network, shape = _build(config)
@@ -242,7 +243,7 @@ def _show(config: Config) -> None:
 def _stage_shapes(network: Staged, clip) -> dict[str, str]:
     import torch
 
-    from softpool3d.models.pooling import evaluating
+    from softpool3d.models.network import evaluating
 
     network.features_only = True
     with evaluating(network), torch.no_grad():

@@ -11,10 +11,11 @@ import softpool3d
 from softpool3d.config import PoolConfig
 from softpool3d.errors import UsageError
 from softpool3d.models import create
-from softpool3d.models.pooling import PooledConv2d, PooledConv3d, find_sites, places
+from softpool3d.models.pooling import places
 from softpool3d.models.pools import KINDS
 from softpool3d.models.pools.geometry import Pool
 from softpool3d.models.registry import SPECS
+from softpool3d.models.sites import PooledConv2d, PooledConv3d, find_sites
 from softpool3d.modules import AdaptiveSoftPool2d, AdaptiveSoftPool3d, SoftPool1d, SoftPool2d, SoftPool3d
 
 # one of each family, as narrow as it goes
