@@ -214,38 +214,86 @@ def _nothing(bad: list[DecodeError]) -> Batch:
 
 
 class TrainBatches(Sampler):
-    """Batches of (epoch, index) in an order that depends on (seed, epoch) alone.
+    """Batches of (epoch, index) in an order that depends on (seed, epoch) alone; each clip comes once an epoch.
 
-    Each process takes its share of every global batch. An incomplete last batch is left out, unless it is the only one.
+    The epoch's clips are dealt out to updates of the optimiser: as few as hold at most `batch_size` for each process and
+    step, their sizes at most one apart. The same clips make an update under any number of processes and accumulated
+    steps: each process takes its share of them, in `accumulate` parts.
+
+    Args:
+        batch_size: clips of one step of one process, at most.
+        accumulate: steps of an update.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
-        self.count, self.batch_size, self.seed = count, batch_size, seed
+    def __init__(
+        self, count: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, accumulate: int = 1
+    ) -> None:
+        self.count, self.seed, self.accumulate = count, seed, accumulate
         self.rank, self.world_size = rank, world_size
-        self.epoch, self.start = 0, 0
+        self.update_size = batch_size * world_size * accumulate
+        self.set_position(0)
 
-    def set_position(self, epoch: int, start: int = 0) -> None:
-        """The epoch to draw next, and how many of its batches were done before an interruption."""
-        self.epoch, self.start = epoch, start
+    def set_position(self, epoch: int, done: int = 0) -> None:
+        """The epoch to draw next, and how many of its clips were drawn before an interruption, by all processes."""
+        self.epoch = epoch
+        left = self.count - done
+        # the larger ones come first, so that what is left divides as it would have without the interruption
+        updates, larger = divmod(left, self._updates(left)) if left else (0, 0)
+        sizes = [updates + (n < larger) for n in range(self._updates(left))]
+        self._bounds = [done]
+        for size in sizes:
+            self._bounds.append(self._bounds[-1] + size)
+        self.first = self.steps_in(epoch) - len(sizes) * self.accumulate
+
+    def steps_in(self, epoch: int) -> int:
+        """Steps of a whole epoch."""
+        return self._updates(self.count) * self.accumulate
+
+    def done(self, step: int) -> int:
+        """Clips of the epoch that all processes have drawn after `step` steps of it, whole updates alone."""
+        return self._bounds[(step - self.first) // self.accumulate]
+
+    def weight(self, step: int) -> float:
+        """What the mean loss of this process's step counts for, so that the mean over the processes of the sum over an
+        update's steps is the mean over its clips."""
+        begin, end = self._update(step)
+        return len(self._share(begin, end, step)) * self.world_size / (end - begin)
 
     def __len__(self) -> int:
-        """Batches of a whole epoch."""
-        return max(self.count // (self.batch_size * self.world_size), 1)
+        """Steps from the position on."""
+        return (len(self._bounds) - 1) * self.accumulate
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count).tolist()
-        size = self.batch_size * self.world_size
-        for number in range(self.start, len(self)):
-            mine = order[number * size : (number + 1) * size][self.rank :: self.world_size]
-            yield [(self.epoch, index) for index in mine]
+        epoch = self.epoch
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.count).tolist()
+        for step in range(self.first, self.first + len(self)):
+            begin, end = self._update(step)
+            # no step is empty: where there are fewer clips than processes, some draw one that has no weight
+            places = self._share(begin, end, step) or [begin]
+            yield [(epoch, order[place]) for place in places]
+
+    def _updates(self, clips: int) -> int:
+        return -(-clips // self.update_size)
+
+    def _update(self, step: int) -> tuple[int, int]:
+        number = (step - self.first) // self.accumulate
+        return self._bounds[number], self._bounds[number + 1]
+
+    def _share(self, begin: int, end: int, step: int) -> range:
+        mine = range(begin + self.rank, end, self.world_size)
+        part = step % self.accumulate
+        return mine[len(mine) * part // self.accumulate : len(mine) * (part + 1) // self.accumulate]
 
 
 class EvalBatches(Sampler):
-    """Every clip once, in order, dealt out to the processes in turn."""
+    """Every clip once, in order, dealt out to the processes in turn.
+
+    All processes have as many batches, so that they can agree on something after each; the last may be empty.
+    """
 
     def __init__(self, count: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        mine = range(rank, count, world_size)
-        self.batches = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
+        mine, most = range(rank, count, world_size), len(range(0, count, world_size))
+        self.batches = [mine[i : i + batch_size] for i in range(0, most, batch_size)]
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -272,9 +320,10 @@ def collate(samples: list[Batch]) -> Batch:
 
 
 def train_loader(manifest: Manifest, config: Config, rank: int = 0, world_size: int = 1) -> DataLoader:
-    repeats = config.train.repeats
+    repeats, accumulate = config.train.repeats, config.train.accumulate
     clips = TrainClips(manifest, config.data, config.seed, repeats, make_cache(config.data))
-    batches = TrainBatches(len(manifest), config.train.batch_size // repeats, config.seed, rank, world_size)
+    videos = config.train.batch_size // repeats
+    batches = TrainBatches(len(manifest), videos, config.seed, rank, world_size, accumulate)
     return _loader(clips, batches, config.data)
 
 
@@ -307,8 +356,8 @@ def _loader(clips: Dataset, batches: Sampler, data: DataConfig) -> DataLoader:
 
 
 def _start_worker(_: int) -> None:
-    # Both reach every process of a terminal or a job; the main one decides when the workers stop.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # They reach every process of a terminal or a job; the main one decides when the workers stop.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)  # one core a worker: resizing must not fight the network for the others
 

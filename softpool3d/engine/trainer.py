@@ -93,8 +93,8 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
     rank, world_size = accelerator.process_index, accelerator.num_processes
     train_clips = train_loader(manifests["train"], config, rank, world_size)
     val_clips = eval_loader(manifests["val"], config, rank=rank, world_size=world_size)
-    steps, epochs = len(train_clips.batch_sampler), config.train.epochs
-    accumulate = config.train.accumulate
+    batches, epochs = train_clips.batch_sampler, config.train.epochs
+    steps, accumulate = batches.steps_in(0), config.train.accumulate
     mix = BatchMix(len(classes), config.train.mixup, config.train.cutmix)
     warmup = round(config.optim.warmup_epochs * steps)
 
@@ -117,7 +117,8 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
         if interrupt.requested:
             raise Interrupted(f"stopped; go on with: softpool3d train --resume {run.folder}")
 
-    done = state["epoch"] * steps + state["step"]
+    batches.set_position(state["epoch"], state["clips"])
+    done = state["epoch"] * steps + batches.first
     display = Display(epochs * steps, done, console, accelerator.is_main_process)
 
     def note_bad_file(text: str) -> None:
@@ -144,8 +145,8 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
                 display.describe(f"epoch {epoch + 1}/{epochs}")
                 meter = Meter(state["meter"], accelerator.device)
                 model.train()
-                train_clips.batch_sampler.set_position(epoch, state["step"])
-                for step, batch in enumerate(meter.timed(train_clips), state["step"]):
+                batches.set_position(epoch, state["clips"])
+                for step, batch in enumerate(meter.timed(train_clips), batches.first):
                     bad["train"].add(batch.bad)
                     if batch.video is None:
                         raise WorkError("no readable file was found for a whole batch of training clips")
@@ -156,13 +157,12 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
                     draw = ((config.seed * epochs + epoch) * steps + step) * world_size + rank
                     clips, target = mix(clips, label, draw)
                     clips = clips.contiguous(memory_format=memory_format)
-                    together = min(accumulate, steps - step // accumulate * accumulate)  # the epoch's last may be fewer
-                    update = (step + 1) % accumulate == 0 or step + 1 == steps
+                    update = (step + 1) % accumulate == 0
                     with nullcontext() if update else accelerator.no_sync(model):
                         with accelerator.autocast():
                             logits = model(clips)
                         loss = F.cross_entropy(logits.float(), target, label_smoothing=config.optim.label_smoothing)
-                        accelerator.backward(loss / together)
+                        accelerator.backward(loss * batches.weight(step))
                     if update:
                         if config.optim.clip_grad_norm:
                             accelerator.clip_grad_norm_(model.parameters(), config.optim.clip_grad_norm)
@@ -181,14 +181,14 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
                         display.show(**shown)
                     display.advance()
                     if update:
-                        state.update(step=step + 1, meter=meter.sums)
+                        state.update(clips=batches.done(step + 1), meter=meter.sums)
                         stop_if_asked()
 
                 trained = meter.read()
                 display.describe(f"epoch {epoch + 1}/{epochs}, validation")
                 scores = evaluate(model, val_clips, config, accelerator, stop_if_asked, bad["val"].add)
                 top1, loss = scores.accuracy(), scores.loss()
-                state.update(epoch=epoch + 1, step=0, meter=None)
+                state.update(epoch=epoch + 1, clips=0, meter=None)
                 better = (top1, -loss) > tuple(state["best"])
                 if better:
                     state["best"] = [top1, -loss]
@@ -245,7 +245,7 @@ def _fresh_state(classes: tuple[str, ...]) -> dict[str, Any]:
         "softpool3d": FORMAT,
         "classes": list(classes),
         "epoch": 0,  # epochs finished
-        "step": 0,  # batches done of the one that is not
+        "clips": 0,  # done of the one that is not, by all processes
         "meter": None,  # and their sums
         "best": [-1.0, -math.inf],  # validation top-1, minus its loss
         "seconds": 0.0,

@@ -49,9 +49,12 @@ def test_samples_depend_on_seed_epoch_and_index_alone(config, motion):
 def test_an_epoch_goes_on_where_it_was():
     batches = TrainBatches(22, 4, seed=0)
     whole = list(batches)
-    assert len(whole) == len(batches) == 5
-    batches.set_position(0, 3)
-    assert list(batches) == whole[3:]
+    assert [len(batch) for batch in whole] == [4, 4, 4, 4, 3, 3]
+    for step in range(7):
+        batches.set_position(0, 0)
+        batches.set_position(0, batches.done(step))
+        assert list(batches) == whole[step:]
+        assert batches.first == step or step == 6
     batches.set_position(1)
     assert list(batches) != whole
 
@@ -60,10 +63,55 @@ def test_fewer_clips_than_a_batch_are_one_batch():
     assert [len(batch) for batch in TrainBatches(3, 16, seed=0)] == [3]
 
 
+def dealt(count, batch_size, world, accumulate, epoch=0, done=0):
+    """Of each update, its clips and the weight that each has; and the sampler of the first process."""
+    ranks = [TrainBatches(count, batch_size, 5, rank, world, accumulate) for rank in range(world)]
+    for batches in ranks:
+        batches.set_position(epoch, done)
+    updates = {}
+    for batches in ranks:
+        steps = list(batches)
+        assert len(steps) == len(batches) == batches.steps_in(epoch) - batches.first
+        for step, keys in enumerate(steps, batches.first):
+            assert 1 <= len(keys) <= batch_size
+            if batches.weight(step):
+                share = updates.setdefault(step // accumulate, {})
+                for key in keys:
+                    assert key not in share
+                    share[key] = batches.weight(step) / len(keys) / world
+    return [updates[number] for number in sorted(updates)], ranks[0]
+
+
+def test_each_clip_comes_once_an_epoch_and_counts_the_same():
+    """Under any number of processes and accumulated steps: prime counts, fewer clips than processes."""
+    for count in (1, 3, 7, 37, 64):
+        alone, _ = dealt(count, 8, 1, 1)
+        for batch_size, world, accumulate in ((8, 1, 1), (2, 4, 1), (1, 8, 1), (4, 1, 2), (1, 2, 4), (2, 1, 4)):
+            updates, _ = dealt(count, batch_size, world, accumulate)
+            assert [update.keys() for update in updates] == [update.keys() for update in alone]
+            assert sorted(index for update in updates for _, index in update) == list(range(count))
+            for update in updates:
+                assert all(weight == pytest.approx(1 / len(update)) for weight in update.values())
+
+
+def test_another_number_of_processes_takes_up_what_is_left():
+    updates, batches = dealt(101, 4, 4, 1)
+    done = batches.done(3)
+    begun = [key for update in updates[:3] for key in update]
+    assert len(begun) == done
+    for batch_size, world, accumulate in ((4, 1, 1), (4, 2, 2), (3, 5, 1), (4, 4, 1)):
+        rest, other = dealt(101, batch_size, world, accumulate, done=done)
+        assert sorted(begun + [key for update in rest for key in update]) == [(0, i) for i in range(101)]
+        if batch_size * world * accumulate == 16:
+            assert [update.keys() for update in rest] == [update.keys() for update in updates[3:]]
+            assert other.first == 3 * accumulate
+
+
 def test_evaluation_counts_every_clip_once():
-    for world in (1, 2, 3):
-        seen = [i for rank in range(world) for batch in EvalBatches(17, 4, rank, world) for _, i in batch]
-        assert sorted(seen) == list(range(17))
+    for world, count in ((1, 17), (2, 17), (3, 17), (4, 2), (4, 13)):
+        ranks = [list(EvalBatches(count, 4, rank, world)) for rank in range(world)]
+        assert len({len(batches) for batches in ranks}) == 1
+        assert sorted(i for batches in ranks for batch in batches for _, i in batch) == list(range(count))
 
 
 def test_shapes(config, motion):
