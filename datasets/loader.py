@@ -336,7 +336,9 @@ def eval_loader(
     world_size: int = 1,
 ) -> DataLoader:
     clips = EvalClips(manifest, config.data, num_clips, num_crops, make_cache(config.data))
-    batches = EvalBatches(len(manifest), config.test.batch_size, rank, world_size)
+    # whole videos with about as many views as the network sees at a time: more would only fill the memory
+    videos = max(config.test.batch_size // num_views(config.data, num_clips, num_crops), 1)
+    batches = EvalBatches(len(manifest), videos, rank, world_size)
     return _loader(clips, batches, config.data)
 
 

@@ -208,6 +208,7 @@ class TrainConfig(Section):
 class TestConfig(Section):
     num_clips: Positive = 5  # evenly spaced in time
     num_crops: Literal[1, 3] = 1  # the centre; or three along the longer side
+    average: Literal["softmax", "logits"] = "softmax"  # over the views: the probabilities, or what they come from
     batch_size: Positive = 16
 
     __test__ = False  # not a test case, whatever pytest thinks of the name

@@ -1,58 +1,54 @@
-"""Scores of the clips of a split, and what they are worth."""
+"""Scores of the clips of a split."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
-from torchmetrics.functional.classification import multiclass_accuracy
 
 from softpool3d.config import Config
 from softpool3d.datasets.decoder import DecodeError
-from softpool3d.datasets.loader import to_device
+from softpool3d.datasets.loader import Batch, to_device
 from softpool3d.datasets.transforms import normalize
 from softpool3d.engine.devices import MEMORY_FORMATS
-
-
-@dataclass
-class Scores:
-    """Of a split: probabilities float32 (N, classes), label int64 (N,), index int64 (N,) into the manifest."""
-
-    probabilities: Tensor
-    label: Tensor
-    index: Tensor
-
-    def accuracy(self, top_k: int = 1) -> float:
-        """Share of clips whose label is among the `top_k` likeliest classes; with fewer classes than that, it is 1."""
-        classes = self.probabilities.shape[1]
-        if not len(self.label):
-            return 0.0
-        top_k = min(top_k, classes)
-        return float(multiclass_accuracy(self.probabilities, self.label, classes, average="micro", top_k=top_k))
-
-    def loss(self) -> float:
-        """Mean cross entropy."""
-        return float(F.nll_loss(self.probabilities.clamp_min(1e-12).log(), self.label)) if len(self.label) else 0.0
+from softpool3d.engine.scores import Scores
 
 
 @torch.inference_mode()
 def view_probabilities(model: nn.Module, video: Tensor, config: Config) -> Tensor:
-    """Softmax averaged over the views: uint8 (N, V, C, T, H, W), on the model's device -> float32 (N, classes).
+    """Softmax, averaged over the views: uint8 (N, V, C, T, H, W), on the model's device -> float32 (N, classes).
 
-    The network sees at most `config.test.batch_size` clips at a time, whatever N and V are.
+    With `test.average: logits` the average comes first. The network sees at most `test.batch_size` clips at a time,
+    whatever N and V are.
     """
-    probabilities = []
+    logits = []
     for part in video.flatten(0, 1).split(config.test.batch_size):
         clips = normalize(part, config.data.mean, config.data.std)
         clips = clips.contiguous(memory_format=MEMORY_FORMATS[config.train.memory_format])
-        probabilities.append(model(clips).float().softmax(-1))
-    return torch.cat(probabilities).unflatten(0, video.shape[:2]).mean(1)
+        logits.append(model(clips).float())
+    logits = torch.cat(logits).unflatten(0, video.shape[:2])
+    return logits.mean(1).softmax(-1) if config.test.average == "logits" else logits.softmax(-1).mean(1)
+
+
+def scored_batches(
+    model: nn.Module, loader: DataLoader, config: Config, accelerator: Accelerator
+) -> Iterator[tuple[Batch, Tensor | None]]:
+    """Each batch of this process's loader, and its probabilities on the CPU; None where no file could be read.
+
+    The model has to be in evaluation mode.
+    """
+    for batch in loader:
+        probabilities = None
+        if batch.video is not None:
+            video = to_device(batch, config.data, accelerator.device, loader.dataset.num_crops)
+            with accelerator.autocast():
+                probabilities = view_probabilities(model, video, config).cpu()
+        yield batch, probabilities
 
 
 def evaluate(
@@ -69,22 +65,32 @@ def evaluate(
         on_batch: called after each batch; may raise to stop.
         on_bad: called with the files of a batch that could not be read.
     """
+    # DDP's forward talks to the other processes, and these may have a batch fewer
+    alone = model.module if isinstance(model, DistributedDataParallel) else model
     was_training = model.training
     model.eval()
-    probabilities, labels, indices = [], [], []
-    for batch in loader:
+    mine = []
+    for batch, probabilities in scored_batches(alone, loader, config, accelerator):
         if batch.bad:
             on_bad(batch.bad)
-        if batch.video is not None:
-            video = to_device(batch, config.data, accelerator.device, loader.dataset.num_crops)
-            with accelerator.autocast():
-                probabilities.append(view_probabilities(model, video, config).cpu())
-            labels.append(batch.label)
-            indices.append(batch.index)
+        if probabilities is not None:
+            mine.append(Scores(probabilities, batch.label, batch.index))
         on_batch()
     model.train(was_training)
-    mine = [tuple(torch.cat(part) for part in (probabilities, labels, indices))] if labels else []
-    parts = gather_object(mine)
+    return gathered(mine)
+
+
+def gathered(mine: list[Scores]) -> Scores:
+    """The scores of all processes, in the order of the manifest; to be called by all of them."""
+    return joined(gather_object([joined(mine)] if mine else []))
+
+
+def joined(parts: list[Scores]) -> Scores:
+    """Several parts as one, in the order of the manifest."""
     if not parts:
         return Scores(torch.empty(0, 1), torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64))
-    return Scores(*(torch.cat(part) for part in zip(*parts, strict=True)))
+    order = torch.cat([part.index for part in parts]).argsort()
+    return Scores(*(torch.cat([getattr(part, name) for part in parts])[order] for name in _PARTS))
+
+
+_PARTS = ("probabilities", "label", "index")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -48,3 +50,50 @@ class Display:
     def line(self, text: str, style: str | None = None) -> None:
         if self._enabled:
             self.console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+class Progression:
+    """A bar of work that is counted; where there is no terminal, a line every half minute.
+
+    Args:
+        what: is counted, as in "videos".
+        done: how many of the `total` were done before.
+        enabled: on the first process; the others are silent.
+    """
+
+    def __init__(self, what: str, total: int, done: int, console: Console, enabled: bool) -> None:
+        self._what, self._total, self._before, self._done = what, total, done, done
+        self._console, self._enabled = console, enabled
+        self._lines = enabled and not console.is_terminal
+        self._began = self._said = time.perf_counter()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not (enabled and console.is_terminal),
+        )
+        self._task = self._progress.add_task(what, total=total, completed=done, rate="")
+
+    def __enter__(self) -> Progression:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def advance(self, count: int) -> None:
+        self._done = min(self._done + count, self._total)
+        now = time.perf_counter()
+        rate = f"{(self._done - self._before) / max(now - self._began, 1e-9):.1f} {self._what}/s"
+        self._progress.update(self._task, completed=self._done, rate=rate)
+        if self._lines and now - self._said > 30:
+            self._said = now
+            self.line(f"{self._done} of {self._total} {self._what}, {rate}")
+
+    def line(self, text: str, style: str | None = None) -> None:
+        if self._enabled:
+            self._console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,51 @@
+"""Pictures of numbers. They are drawn without pyplot, which keeps a global list of figures and asks for a display."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_NAMED, _COUNTED = 60, 20  # classes up to which they are named, and cells numbered
+
+
+def confusion_figure(confusion: Tensor, classes: Sequence[str], title: str = "") -> Figure:
+    """Rows are labels, columns predictions; colours are shares of the row. confusion: int64 (C, C)."""
+    from matplotlib.figure import Figure
+
+    count = len(classes)
+    names = [_literal(name) for name in classes] if count <= _NAMED else []
+    margin = 0.8 + 0.08 * min(max(map(len, names), default=0), 40)  # inches, for the names
+    side = max(3.0, 0.3 * count) if names else 10.0
+    figure = Figure((side + margin + 1, side + margin), layout="constrained")
+    axes = figure.add_subplot()
+    clips = confusion.sum(1, keepdim=True)
+    shares = confusion / clips.clamp_min(1)
+    picture = axes.imshow(shares.numpy(), vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
+    figure.colorbar(picture, ax=axes, label="share of the class's clips", shrink=0.8)
+    axes.set(xlabel="taken for", ylabel="is", title=title)
+    if names:
+        axes.set_xticks(range(count), names, rotation=90)
+        axes.set_yticks(range(count), names)
+    if count <= _COUNTED:
+        for row in range(count):
+            for column in range(count):
+                if value := int(confusion[row, column]):
+                    colour = "black" if shares[row, column] > 0.6 else "white"
+                    axes.text(column, row, str(value), ha="center", va="center", color=colour, fontsize=8)
+    return figure
+
+
+def png(figure: Figure, dpi: int = 110) -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=dpi)
+    return content.getvalue()
+
+
+def _literal(text: str) -> str:
+    return text.replace("$", r"\$")  # else matplotlib reads formulas

@@ -1,0 +1,134 @@
+"""Scores of the videos of a split, and the file that keeps them.
+
+The file is an npz: NumPy, which everybody who would use scores has, reads it without us and without running code; a
+table format such as parquet would need a further library for the same four arrays.
+
+    probabilities  float32 (N, C)
+    labels         int64 (N,), or uint8 (N, C) where a video may have several
+    videos         text (N,): paths below the split's common folder, with #start-end for a part of a video
+    classes        text (C,)
+    about          text (): JSON; data set, split, weights, views
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_accuracy
+
+from softpool3d.datasets.manifest import Clip
+from softpool3d.errors import UsageError
+from softpool3d.files import write_atomically
+
+FILE = "scores.npz"
+
+
+@dataclass
+class Scores:
+    """Of a split: probabilities float32 (N, classes), label int64 (N,), index int64 (N,) into the manifest.
+
+    Where a video may have several labels, `label` is 0 or 1 of each class, (N, classes).
+    """
+
+    probabilities: Tensor
+    label: Tensor
+    index: Tensor
+
+    @property
+    def multi_label(self) -> bool:
+        return self.label.ndim == 2
+
+    def accuracy(self, top_k: int = 1) -> float:
+        """Share of clips with a label among the `top_k` likeliest classes; with fewer classes than that, it is 1."""
+        classes = self.probabilities.shape[1]
+        if not len(self.label):
+            return 0.0
+        top_k = min(top_k, classes)
+        if self.multi_label:
+            likeliest = self.probabilities.topk(top_k).indices
+            return float(self.label.gather(1, likeliest).any(1).float().mean())
+        return float(multiclass_accuracy(self.probabilities, self.label, classes, average="micro", top_k=top_k))
+
+    def loss(self) -> float:
+        """Mean cross entropy; of several labels the mean over classes too."""
+        if not len(self.label):
+            return 0.0
+        if self.multi_label:
+            return float(F.binary_cross_entropy(self.probabilities, self.label.float()))
+        return float(F.nll_loss(self.probabilities.clamp_min(1e-12).log(), self.label))
+
+
+@dataclass
+class VideoScores:
+    """Scores with the names of videos and classes: what is in a file. `about` says where they come from."""
+
+    scores: Scores
+    videos: tuple[str, ...]
+    classes: tuple[str, ...]
+    about: dict[str, Any]
+
+    def save(self, path: str | Path) -> None:
+        content = io.BytesIO()
+        np.savez_compressed(
+            content,
+            probabilities=self.scores.probabilities.numpy(),
+            labels=self.scores.label.numpy(),
+            videos=np.array(self.videos, dtype=np.str_),
+            classes=np.array(self.classes, dtype=np.str_),
+            about=np.array(json.dumps(self.about, ensure_ascii=False)),
+        )
+        write_atomically(path, content.getvalue())
+
+    @classmethod
+    def load(cls, path: str | Path) -> VideoScores:
+        """
+        Raises:
+            UsageError: if there is no such file, it is damaged, or its arrays do not fit together.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise UsageError(f"no file of scores {path}")
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                probabilities, labels = torch.from_numpy(file["probabilities"]), torch.from_numpy(file["labels"])
+                videos, classes = tuple(file["videos"].tolist()), tuple(file["classes"].tolist())
+                about = json.loads(str(file["about"]))
+        except KeyError as error:
+            raise UsageError(f"{path} is no file of scores: {error.args[0]}") from None
+        except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
+            raise UsageError(f"{path} is no file of scores, or it is damaged ({error})") from None
+        shapes = probabilities.shape, labels.shape[:1], labels.shape[1:]
+        if shapes not in (((len(videos), len(classes)), (len(videos),), own) for own in ((), (len(classes),))):
+            raise UsageError(
+                f"{path}: probabilities {tuple(probabilities.shape)}, labels {tuple(labels.shape)}, {len(videos)} "
+                f"videos and {len(classes)} classes do not fit together"
+            )
+        if labels.ndim == 1 and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(classes):
+            raise UsageError(f"{path}: a label lies outside of the {len(classes)} classes")
+        return cls(Scores(probabilities.float(), labels, torch.arange(len(videos))), videos, classes, about)
+
+
+def video_names(clips: Sequence[Clip]) -> list[str]:
+    """Names that two machines, with the data in different folders, have in common."""
+    paths = [clip.path for clip in clips]
+    common = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
+    names = [os.path.relpath(path, common or ".") for path in paths]
+    return [
+        name if clip.start is None and clip.end is None else f"{name}#{_seconds(clip.start)}-{_seconds(clip.end)}"
+        for name, clip in zip(names, clips, strict=True)
+    ]
+
+
+def _seconds(time: float | None) -> str:
+    return "" if time is None else f"{time:g}"

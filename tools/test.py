@@ -1,0 +1,44 @@
+"""Test a network on the clips of a split, in several views of each.
+
+python tools/test.py --weights runs/r3d_softpool/best.safetensors test.num_clips=10 test.num_crops=3
+torchrun --nproc-per-node 8 tools/test.py --weights runs/x3d_m/best.safetensors data.root=/data/k400
+python tools/test.py --cfg configs/kinetics400/x3d_m.yaml model.weights=X3D_M.pyth data.root=/data/k400
+"""
+
+from pathlib import Path
+
+import typer
+
+from softpool3d.errors import UsageError, WorkError
+
+
+def main(
+    overrides: list[str] | None = typer.Argument(
+        None, metavar="[KEY.PATH=VALUE]...", help="Settings, as in test.num_clips=10 data.root=/data/k400."
+    ),
+    weights: Path | None = typer.Option(None, help="A weights file from training, or the run's folder."),
+    cfg: str | None = typer.Option(None, help="For public weights: a YAML file, with model.weights=FILE."),
+    split: str | None = typer.Option(None, help="train, val or test. [default: test, or val where there is no test]"),
+    out: Path | None = typer.Option(None, help="Folder of the results. [default: test, beside the weights]"),
+    overwrite: bool = typer.Option(False, help="Test anew and replace the results that are there."),
+) -> None:
+    """Test a network: top-1 and more, each class, confusion, scores of each video."""
+    if (weights is None) == (cfg is None):
+        raise UsageError("give either --weights FILE of a run, or --cfg FILE with public weights in model.weights")
+
+    from softpool3d.engine.tester import subject_of_config, subject_of_weights, test
+
+    overrides = overrides or []
+    subject = subject_of_weights(weights, overrides) if weights else subject_of_config(cfg, overrides)
+    result = test(subject, split, out, overwrite)
+    if result["unreadable"]:
+        raise WorkError(
+            f"{result['unreadable']} of {result['unreadable'] + result['videos']} videos could not be read, and are "
+            "not in the numbers; bad_files.csv names them"
+        )
+
+
+if __name__ == "__main__":
+    from softpool3d.cli import run_tool
+
+    run_tool(main)
