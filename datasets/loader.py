@@ -216,21 +216,20 @@ def _nothing(bad: list[DecodeError]) -> Batch:
 class TrainBatches(Sampler):
     """Batches of (epoch, index) in an order that depends on (seed, epoch) alone; each clip comes once an epoch.
 
-    The epoch's clips are dealt out to updates of the optimiser: as few as hold at most `batch_size` for each process and
-    step, their sizes at most one apart. The same clips make an update under any number of processes and accumulated
-    steps: each process takes its share of them, in `accumulate` parts.
+    The epoch's clips are dealt out to as few updates of the optimiser as can be, with sizes at most one apart. The same
+    clips make an update under any number of processes and accumulated steps: each process takes its share of them, in
+    `accumulate` parts.
 
     Args:
-        batch_size: clips of one step of one process, at most.
+        update_size: clips of an update at most, of all processes and steps together.
         accumulate: steps of an update.
     """
 
     def __init__(
-        self, count: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, accumulate: int = 1
+        self, count: int, update_size: int, seed: int, rank: int = 0, world_size: int = 1, accumulate: int = 1
     ) -> None:
-        self.count, self.seed, self.accumulate = count, seed, accumulate
+        self.count, self.update_size, self.seed, self.accumulate = count, update_size, seed, accumulate
         self.rank, self.world_size = rank, world_size
-        self.update_size = batch_size * world_size * accumulate
         self.set_position(0)
 
     def set_position(self, epoch: int, done: int = 0) -> None:
@@ -320,10 +319,10 @@ def collate(samples: list[Batch]) -> Batch:
 
 
 def train_loader(manifest: Manifest, config: Config, rank: int = 0, world_size: int = 1) -> DataLoader:
-    repeats, accumulate = config.train.repeats, config.train.accumulate
+    repeats = config.train.repeats
     clips = TrainClips(manifest, config.data, config.seed, repeats, make_cache(config.data))
-    videos = config.train.batch_size // repeats
-    batches = TrainBatches(len(manifest), videos, config.seed, rank, world_size, accumulate)
+    update_size, accumulate = config.train.update(world_size)
+    batches = TrainBatches(len(manifest), update_size // repeats, config.seed, rank, world_size, accumulate)
     return _loader(clips, batches, config.data)
 
 

@@ -9,6 +9,7 @@ key and where it stands (file and line, or the override itself).
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -195,14 +196,32 @@ class TrainConfig(Section):
     mixup: Annotated[float, Field(ge=0)] = 0.0  # alpha of arXiv 1710.09412; 0: off
     cutmix: Annotated[float, Field(ge=0)] = 0.0  # alpha of arXiv 1905.04899; with both, each batch draws one
     accumulate: Positive = 1  # batches per optimiser step
+    # clips of an optimiser step, all processes together: batch_size then is the most that one process takes at once, and
+    # accumulate follows; not set, it is batch_size * accumulate * processes
+    global_batch: Positive | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # bf16 and fp16 on a GPU
     memory_format: Literal["channels_last_3d", "contiguous"] = "channels_last_3d"
+    timeout_minutes: Annotated[float, Field(gt=0)] = 10.0  # that processes wait for each other before they give up
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
         if self.batch_size % self.repeats:
             raise ValueError(f"batch_size {self.batch_size} cannot be divided into {self.repeats} clips of each video")
+        if self.global_batch and self.global_batch % self.repeats:
+            raise ValueError(f"global_batch {self.global_batch} cannot be divided into {self.repeats} clips each video")
+        if self.global_batch and self.accumulate > 1:
+            raise ValueError("accumulate follows from global_batch and batch_size; set one of the two")
         return self
+
+    def update(self, processes: int) -> tuple[int, int]:
+        """Clips of an optimiser step, all processes together, and the batches that each process makes of its share."""
+        if self.global_batch is None:
+            return self.batch_size * self.accumulate * processes, self.accumulate
+        return self.global_batch, math.ceil(self.global_batch / (processes * self.batch_size))
+
+
+class CheckpointConfig(Section):
+    every_minutes: Annotated[float, Field(ge=0)] = 10.0  # and after each epoch; 0: after each epoch alone
 
 
 class TestConfig(Section):
@@ -223,6 +242,7 @@ class Config(Section):
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
     test: TestConfig = TestConfig()
 
     def to_yaml(self) -> str:

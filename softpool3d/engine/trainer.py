@@ -94,7 +94,7 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
     train_clips = train_loader(manifests["train"], config, rank, world_size)
     val_clips = eval_loader(manifests["val"], config, rank=rank, world_size=world_size)
     batches, epochs = train_clips.batch_sampler, config.train.epochs
-    steps, accumulate = batches.steps_in(0), config.train.accumulate
+    steps, accumulate = batches.steps_in(0), batches.accumulate
     mix = BatchMix(len(classes), config.train.mixup, config.train.cutmix)
     warmup = round(config.optim.warmup_epochs * steps)
 

@@ -65,7 +65,7 @@ def test_fewer_clips_than_a_batch_are_one_batch():
 
 def dealt(count, batch_size, world, accumulate, epoch=0, done=0):
     """Of each update, its clips and the weight that each has; and the sampler of the first process."""
-    ranks = [TrainBatches(count, batch_size, 5, rank, world, accumulate) for rank in range(world)]
+    ranks = [TrainBatches(count, batch_size * world * accumulate, 5, rank, world, accumulate) for rank in range(world)]
     for batches in ranks:
         batches.set_position(epoch, done)
     updates = {}
