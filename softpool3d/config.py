@@ -196,8 +196,8 @@ class TrainConfig(Section):
     mixup: Annotated[float, Field(ge=0)] = 0.0  # alpha of arXiv 1710.09412; 0: off
     cutmix: Annotated[float, Field(ge=0)] = 0.0  # alpha of arXiv 1905.04899; with both, each batch draws one
     accumulate: Positive = 1  # batches per optimiser step
-    # clips of an optimiser step, all processes together: batch_size then is the most that one process takes at once, and
-    # accumulate follows; not set, it is batch_size * accumulate * processes
+    # clips of an optimiser step, all processes together: batch_size then is the most that one process takes at once,
+    # and accumulate follows; not set, it is batch_size * accumulate * processes
     global_batch: Positive | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # bf16 and fp16 on a GPU
     memory_format: Literal["channels_last_3d", "contiguous"] = "channels_last_3d"
