@@ -25,6 +25,7 @@ from setuptools.modified import newer_group
 FOLDERS = {
     "softpool3d": "softpool3d",
     "softpool3d.engine": "softpool3d/engine",
+    "softpool3d.visual": "softpool3d/visual",
     "softpool3d.models": "models",
     "softpool3d.models.pools": "models/pools",
     "softpool3d.datasets": "datasets",

@@ -8,13 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 from videos import damaged_files, write_numbered
 
 from softpool3d.datasets import read_manifests
-from softpool3d.datasets.decoder import open_video
 from softpool3d.engine.checkpoint import load_weights
 
 ROOT = Path(__file__).parents[2]
@@ -151,40 +148,6 @@ def test_classify_requests_that_are_wrong(tmp_path, trained):
     assert fails(run("classify", "a.mp4", *weights, "--topk", "0"), 2, "--topk")
     assert fails(run("classify", "a.mp4", *weights, "--device", "gpu"), 2, "device: 'gpu' does not work here")
     assert fails(run("classify", "a.mp4", *weights, "--device", "meta"), 2, "device: 'meta' does not work here")
-
-
-@pytest.mark.parametrize("suffix", ["mp4", "gif", "png"])
-def test_visualize(tmp_path, suffix):
-    clip, out = write_numbered(tmp_path / "clip.mp4", 30), tmp_path / "new" / f"pooled.{suffix}"
-    result = run("visualize", clip, "--out", out)
-    assert result.returncode == 0, result.stderr
-    assert "original 30x48x64" in result.stdout and "SoftPool (beta 16) 15x24x32" in result.stdout
-    assert [p.name for p in out.parent.iterdir()] == [out.name]
-    if suffix == "mp4":
-        with open_video(out) as video:
-            assert (video.num_frames, video.fps) == (30, 25)
-            frames = video.frames([0, 1, 2, 3])
-        assert frames.shape == (4, 3, 70, 4 * 64)
-        original, soft = frames[..., :64].float(), frames[..., 64:128].float()
-        assert (soft[0] - soft[1]).abs().mean() < 2  # a pooled frame stays for two
-        assert (original[0] - original[1]).abs().mean() > 2
-    else:
-        image = Image.open(out)
-        assert getattr(image, "n_frames", 1) == (30 if suffix == "gif" else 1)
-        assert np.asarray(image.convert("L")).std() > 20
-    assert fails(run("visualize", clip, "--out", out), 2, "exists", "--overwrite")
-    assert run("visualize", clip, "--out", out, "--overwrite", "--kernel", "4").returncode == 0
-
-
-def test_visualize_requests_that_are_wrong(tmp_path):
-    clip = write_numbered(tmp_path / "clip.mp4", 30)
-    assert fails(run("visualize", clip, "--out", tmp_path / "a.webp"), 2, "unknown format '.webp'", ".gif")
-    assert fails(run("visualize", clip, "--out", tmp_path / "a.png", "--kernel", "40"), 2, "--kernel 40", "30x48x64")
-    assert fails(run("visualize", clip, "--out", tmp_path / "a.png", "--beta", "nan"), 2, "--beta nan")
-    assert fails(run("visualize", clip, "--out", tmp_path / ("a" * 300 + ".png")), 1, "name too long")
-    assert fails(run("visualize", tmp_path / "absent.mp4", "--out", tmp_path / "a.png"), 1, "no such file")
-    assert fails(run("visualize", clip, "--out", clip / "a.png"), 1, "cannot write")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.mp4"]
 
 
 def test_doctor():

@@ -1,0 +1,92 @@
+"""A clip as it is shown: the frames of a video, of a folder of frames, or one picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from softpool3d.datasets.decoder import DecodeError, check_file, open_video
+from softpool3d.datasets.pyav_reader import scaled
+from softpool3d.errors import UsageError
+
+PICTURES = frozenset([".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"])
+_TIMEOUT_S = 600.0  # of a read; somebody is waiting for it, and can press Ctrl-C
+_MOST_BYTES = 2 << 30
+
+
+@dataclass(frozen=True)
+class Source:
+    """frames: uint8 (T, 3, H, W), RGB. A picture has one frame, and no time to pool over."""
+
+    path: Path
+    frames: Tensor
+    fps: float
+    is_picture: bool = False
+
+    @property
+    def size(self) -> str:
+        return size_of(self.frames, self.is_picture)
+
+
+def size_of(frames: Tensor, is_picture: bool = False) -> str:
+    """TxHxW of (T, C, H, W); HxW of a picture."""
+    time, _, height, width = frames.shape
+    return f"{height}x{width}" if is_picture else f"{time}x{height}x{width}"
+
+
+def read_source(path: Path, start: float = 0.0, seconds: float = 10.0, short_side: int = 224) -> Source:
+    """Reads what is to be shown.
+
+    Args:
+        start, seconds: the part of a video.
+        short_side: pixels of the shorter side that larger frames are scaled to; smaller ones stay as they are.
+
+    Raises:
+        DecodeError: if it cannot be read.
+        UsageError: if the video ends before `start`, or so much of it does not fit into memory.
+    """
+    if path.suffix.lower() in PICTURES and not path.is_dir():
+        return Source(path, _read_picture(path, short_side), 1.0, is_picture=True)
+    with open_video(path, timeout_s=_TIMEOUT_S) as video:
+        # half a millisecond of tolerance: 0.4 s at 25 frames a second is frame 10, though 10 / 25 is a little less
+        begin, end = np.searchsorted(video.times, [start - 5e-4, start + seconds - 5e-4])
+        chosen = np.arange(begin, max(end, begin + 1))[: video.num_frames - begin]
+        if not len(chosen):
+            raise UsageError(f"--start {start:g}: {path} ends after {video.times[-1]:.2f} s")
+        height, width = video.frames(chosen[:1]).shape[-2:]
+        fps = video.fps
+    short_side = min(short_side, height, width)
+    _check_memory(path, len(chosen), *scaled(width, height, short_side))
+    # opened again, because frames are scaled while they are decoded
+    with open_video(path, short_side, timeout_s=_TIMEOUT_S) as video:
+        return Source(path, video.frames(chosen), fps)
+
+
+def _check_memory(path: Path, frames: int, width: int, height: int) -> None:
+    size = frames * width * height * 3
+    if size > _MOST_BYTES:
+        raise UsageError(
+            f"{path}: {frames} frames of {height}x{width} are {size / 2**30:.1f} GiB, and {_MOST_BYTES >> 30} are "
+            "the most; show less (--seconds) or smaller frames (--short-side)"
+        )
+
+
+def _read_picture(path: Path, short_side: int) -> Tensor:
+    from PIL import Image, ImageOps
+
+    check_file(path)
+    try:
+        with Image.open(path) as opened:
+            picture = ImageOps.exif_transpose(opened).convert("RGB")
+    except Image.UnidentifiedImageError:
+        raise DecodeError(path, "it is no picture that Pillow knows") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DecodeError(path, (getattr(error, "strerror", None) or str(error)).lower()) from None
+    size = scaled(*picture.size, min(short_side, *picture.size))
+    if size != picture.size:
+        picture = picture.resize(size, Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
