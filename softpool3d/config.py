@@ -184,9 +184,23 @@ class OptimConfig(Section):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # sgd only
     nesterov: bool = True  # sgd only
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    base_batch: Positive | None = None  # lr is for that many clips an update, and is scaled to what an update has
+    schedule: Literal["cosine", "multistep", "constant"] = "cosine"  # after the warm-up
+    milestones: list[Annotated[float, Field(gt=0)]] = []  # multistep: the epochs after which lr is multiplied by gamma
+    gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    final_lr: Fraction = 0.0  # cosine: where it ends, as a share of lr
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    warmup_start: Fraction = 0.0  # where the warm-up starts, as a share of lr
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     clip_grad_norm: Annotated[float, Field(ge=0)] = 0.0  # 0: no clipping
+
+    @model_validator(mode="after")
+    def _consistent(self) -> OptimConfig:
+        if (self.schedule == "multistep") != bool(self.milestones):
+            raise ValueError("schedule: multistep and milestones belong together, as in milestones: [20, 30, 40]")
+        if sorted(set(self.milestones)) != self.milestones:
+            raise ValueError(f"milestones {self.milestones} have to be epochs in rising order")
+        return self
 
 
 class TrainConfig(Section):
@@ -202,6 +216,10 @@ class TrainConfig(Section):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # bf16 and fp16 on a GPU
     memory_format: Literal["channels_last_3d", "contiguous"] = "channels_last_3d"
     timeout_minutes: Annotated[float, Field(gt=0)] = 10.0  # that processes wait for each other before they give up
+    eval_every: Positive = 1  # epochs; the last one is always evaluated
+    eval_every_steps: Positive | None = None  # and after every n batches of an epoch
+    keep_best: Positive = 1  # more than one: the best few are in the run's folder kept/, beside best.safetensors
+    patience: Annotated[int, Field(ge=0)] = 0  # evaluations without a better one before the run stops early; 0: never
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:

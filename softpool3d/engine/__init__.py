@@ -2,6 +2,7 @@
 
 trainer.py      the training loop                     evaluator.py    scores of a split, top-1 and top-5
 classifier.py   a weights file -> labels for videos   checkpoint.py   files: weights, state of a run
-optim.py        optimiser and schedule                run.py          a run's folder: metrics.csv, TensorBoard
+optim.py        the optimiser; schedule.py: its rate  run.py          a run's folder: metrics.csv, TensorBoard
+keeper.py       the weights that are kept
 devices.py      accelerator, seeds, memory            progress.py     what the terminal shows
 """

@@ -7,6 +7,7 @@ metadata, so that `classify` needs that file alone. A run's state (`last/checkpo
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,10 @@ class Weights:
     classes: tuple[str, ...]
 
 
-def save_weights(path: str | Path, model: nn.Module, config: Config, classes: tuple[str, ...]) -> None:
+def save_weights(
+    path: str | Path, model: nn.Module | Mapping[str, Tensor], config: Config, classes: tuple[str, ...]
+) -> None:
+    """Of a network, or of its state dict."""
     metadata = {
         "format": "pt",  # safetensors' own convention: tensors in PyTorch's order of dimensions
         "softpool3d": FORMAT,
@@ -41,7 +45,8 @@ def save_weights(path: str | Path, model: nn.Module, config: Config, classes: tu
         "config": config.model_dump_json(),
         "classes": json.dumps(classes, ensure_ascii=False),
     }
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    weights = model.state_dict() if isinstance(model, nn.Module) else model
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     write_atomically(path, safetensors_bytes(state, metadata))
 
 

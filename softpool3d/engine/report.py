@@ -32,23 +32,33 @@ def header(config: Config, folder: Path, manifests: dict[str, Manifest], model: 
     )
 
 
-def epoch_line(epoch: int, epochs: int, trained: dict[str, float], scores: Scores, best: bool) -> str:
-    return (
-        f"epoch {epoch:{len(str(epochs))}}/{epochs}  loss {trained['loss']:.3f}  top-1 {trained['top1']:6.1%}  "
-        f"val loss {scores.loss():.3f}  val top-1 {scores.accuracy():6.1%}  val top-5 {scores.accuracy(5):6.1%}  "
-        f"{trained['rate']:.0f} clips/s  waiting {trained['waiting']:.0%}{'  *' if best else ''}"
-    )
+def epoch_line(at: str, trained: dict[str, float], scores: Scores | None, best: bool) -> str:
+    """
+    Args:
+        at: where in the run, as epoch 3/10.
+        scores: None where nothing was evaluated.
+    """
+    line = f"{at}  loss {trained['loss']:.3f}  top-1 {trained['top1']:6.1%}  "
+    if scores:
+        line += f"val loss {scores.loss():.3f}  val top-1 {scores.accuracy():6.1%}  "
+        line += f"val top-5 {scores.accuracy(5):6.1%}  "
+    return f"{line}{trained['rate']:.0f} clips/s  waiting {trained['waiting']:.0%}{'  *' if best else ''}"
 
 
-def metrics_row(epoch: int, lr: float, trained: dict[str, float], scores: Scores, seconds: float) -> dict[str, Any]:
+def metrics_row(
+    epoch: int, step: int, lr: float, trained: dict[str, float], scores: Scores | None, seconds: float
+) -> dict[str, Any]:
+    """A row of metrics.csv: `epoch` counts from 1, `step` the batches of the whole run; nothing under val_* where
+    nothing was evaluated."""
     return {
         "epoch": epoch,
+        "step": step,
         "lr": round(lr, 8),
         "train_loss": round(trained["loss"], 6),
         "train_top1": round(trained["top1"], 6),
-        "val_loss": round(scores.loss(), 6),
-        "val_top1": round(scores.accuracy(), 6),
-        "val_top5": round(scores.accuracy(5), 6),
+        "val_loss": round(scores.loss(), 6) if scores else "",
+        "val_top1": round(scores.accuracy(), 6) if scores else "",
+        "val_top5": round(scores.accuracy(5), 6) if scores else "",
         "clips_per_second": round(trained["rate"], 2),
         "waiting_for_data": round(trained["waiting"], 4),
         "seconds": round(seconds, 1),

@@ -25,7 +25,7 @@ RESUME_KEYS = (
 
 
 class Run:
-    """Where a run writes. Scalars go to metrics.csv, a row an epoch, and to TensorBoard."""
+    """Where a run writes. Scalars go to metrics.csv, a row an evaluation, and to TensorBoard."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -78,27 +78,27 @@ class Run:
         return cls(folder), override_config(load_config(folder / "config.yaml"), overrides)
 
     def log(self, row: dict[str, Any]) -> None:
-        """Adds an epoch's scalars."""
+        """Adds the scalars of one evaluation, or of an epoch without one."""
         self._rows.append(row)
         self._write_rows()
         if self._board is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            # what an interrupted run wrote of this epoch and later gives way
-            self._board = SummaryWriter(str(self.folder), purge_step=row["epoch"])
+            # what an interrupted run wrote of this step and later gives way
+            self._board = SummaryWriter(str(self.folder), purge_step=row["step"])
         for key, value in row.items():
-            if key != "epoch":
-                self._board.add_scalar(key, value, row["epoch"])
+            if key != "step" and value != "":
+                self._board.add_scalar(key, value, row["step"])
         self._board.flush()
 
-    def keep_rows_through(self, epoch: int) -> None:
-        """Takes up an earlier metrics.csv, without what was written after the checkpoint that the run goes on from."""
+    def keep_rows(self, count: int) -> None:
+        """Takes up the first rows of metrics.csv: those from before the checkpoint that the run goes on from."""
         path = self.folder / "metrics.csv"
         if path.is_file():
             try:
                 with path.open(newline="", encoding="utf-8") as file:
-                    self._rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= epoch]
-            except (KeyError, TypeError, ValueError):
+                    self._rows = list(csv.DictReader(file))[:count]
+            except (csv.Error, ValueError):
                 raise UsageError(f"{path} is damaged; move it away to resume without it") from None
         if self._rows:
             self._write_rows()

@@ -18,7 +18,7 @@ from softpool3d.datasets import read_manifests
 from softpool3d.datasets.loader import eval_loader, num_views, to_device, train_loader
 from softpool3d.datasets.transforms import BatchMix, normalize
 from softpool3d.engine.bad_files import BadFiles, TooManyBadFiles, write_bad_files
-from softpool3d.engine.checkpoint import FORMAT, load_into, load_state, load_weights, save_state, save_weights
+from softpool3d.engine.checkpoint import FORMAT, load_into, load_state, load_weights, save_state
 from softpool3d.engine.devices import (
     MEMORY_FORMATS,
     make_accelerator,
@@ -29,12 +29,14 @@ from softpool3d.engine.devices import (
 )
 from softpool3d.engine.evaluator import evaluate
 from softpool3d.engine.interrupt import Interrupt, Interrupted
+from softpool3d.engine.keeper import Keeper
 from softpool3d.engine.meter import Meter
-from softpool3d.engine.optim import build_optimizer, learning_rate
+from softpool3d.engine.optim import build_optimizer
 from softpool3d.engine.pretrained import adopt_statistics, name_classes
 from softpool3d.engine.progress import Display
 from softpool3d.engine.report import epoch_line, few, header, metrics_row, summary_lines
 from softpool3d.engine.run import Run
+from softpool3d.engine.schedule import Schedule
 from softpool3d.errors import UsageError, WorkError
 from softpool3d.models import build_model, load_pretrained
 
@@ -83,31 +85,32 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
     model = model.to(memory_format=memory_format)
     optimizer = build_optimizer(model, config.optim)
     model, optimizer = accelerator.prepare(model, optimizer)
-    if state["optimizer"]:
-        optimizer.load_state_dict(state["optimizer"])
-        if accelerator.is_main_process:
-            set_random_state(state["rng"], accelerator.device)
-        if accelerator.scaler and state["scaler"]:
-            accelerator.scaler.load_state_dict(state["scaler"])
 
     rank, world_size = accelerator.process_index, accelerator.num_processes
     train_clips = train_loader(manifests["train"], config, rank, world_size)
     val_clips = eval_loader(manifests["val"], config, rank=rank, world_size=world_size)
     batches, epochs = train_clips.batch_sampler, config.train.epochs
-    steps, accumulate = batches.steps_in(0), batches.accumulate
+    accumulate = batches.accumulate
     mix = BatchMix(len(classes), config.train.mixup, config.train.cutmix)
-    warmup = round(config.optim.warmup_epochs * steps)
+    schedule = Schedule(config.optim, epochs, batches.update_size * config.train.repeats)
 
     run = resume or _new_run(config, accelerator)
-    if accelerator.is_main_process:
-        run.keep_rows_through(state["epoch"])
+    keeper = Keeper(run.folder, config, classes)
+    # all that changes as the run goes on, besides the network and `state` itself
+    parts = {"optimizer": optimizer, "keeper": keeper, "scaler": accelerator.scaler}
+    parts = {name: part for name, part in parts.items() if part is not None}
+    if resume:
+        for name, part in parts.items():
+            part.load_state_dict(state["parts"][name])
+        if accelerator.is_main_process:
+            set_random_state(state["rng"], accelerator.device)
+            run.keep_rows(state["rows"])
 
     def save() -> None:
         """What resuming needs; `state` says where in the run we are."""
         if accelerator.is_main_process:
             state["model"] = accelerator.unwrap_model(model).state_dict()
-            state["optimizer"] = optimizer.state_dict()
-            state["scaler"] = accelerator.scaler.state_dict() if accelerator.scaler else None
+            state["parts"] = {name: part.state_dict() for name, part in parts.items()}
             state["rng"] = random_state(accelerator.device)
             state["bad"] = {name: files.files for name, files in bad.items()}
             state["seconds"] = started + time.perf_counter()
@@ -118,8 +121,8 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
             raise Interrupted(f"stopped; go on with: softpool3d train --resume {run.folder}")
 
     batches.set_position(state["epoch"], state["clips"])
-    done = state["epoch"] * steps + batches.first
-    display = Display(epochs * steps, done, console, accelerator.is_main_process)
+    total = state["steps"] - batches.first + sum(map(batches.steps_in, range(state["epoch"], epochs)))
+    display = Display(total, state["steps"], console, accelerator.is_main_process)
 
     def note_bad_file(text: str) -> None:
         display.line(text, "yellow")
@@ -139,14 +142,41 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
     display.line(header(config, run.folder, manifests, accelerator.unwrap_model(model), accelerator.device))
     started = state["seconds"] - time.perf_counter()
 
+    def report(name: str, trained: dict[str, float], evaluated: bool) -> None:
+        """A row of metrics.csv and a line on the terminal, after an evaluation where one is due."""
+        scores, better, epoch = None, False, state["epoch"] + 1
+        if evaluated:
+            display.describe(f"{name}, validation")
+            scores = evaluate(model, val_clips, config, accelerator, stop_if_asked, bad["val"].add)
+            weights = accelerator.unwrap_model(model).state_dict()
+            file = f"epoch{epoch:04}-step{state['steps']:07}"
+            better = keeper.offer(weights, scores, file, accelerator.is_main_process)
+        if accelerator.is_main_process:
+            lr, seconds = optimizer.param_groups[0]["lr"], started + time.perf_counter()
+            run.log(metrics_row(epoch, state["steps"], lr, trained, scores, seconds))
+        display.line(epoch_line(name, trained, scores, better))
+        display.describe(name)
+        state.update(rows=state["rows"] + 1, reported=state["steps"])
+
+    def steps_are_due() -> bool:
+        """train.eval_every_steps: so many batches, or more, since the last evaluation."""
+        every = config.train.eval_every_steps
+        return every is not None and state["steps"] // every > state["reported"] // every
+
     with Interrupt() as interrupt, display:
         try:
             for epoch in range(state["epoch"], epochs):
-                display.describe(f"epoch {epoch + 1}/{epochs}")
-                meter = Meter(state["meter"], accelerator.device)
-                model.train()
+                if keeper.patience_is_over():
+                    break
+                name = f"epoch {epoch + 1:{len(str(epochs))}}/{epochs}"
+                display.describe(name)
                 batches.set_position(epoch, state["clips"])
-                for step, batch in enumerate(meter.timed(train_clips), batches.first):
+                first, steps, before = batches.first, batches.steps_in(epoch), state["steps"] - batches.first
+                meter = Meter(state["meter"], accelerator.device)
+                if 0 < first < steps and steps_are_due():  # an evaluation that was interrupted
+                    report(f"{name}, step {first}", meter.read(), evaluated=True)
+                model.train()
+                for step, batch in enumerate(meter.timed(train_clips), first):
                     bad["train"].add(batch.bad)
                     if batch.video is None:
                         raise WorkError("no readable file was found for a whole batch of training clips")
@@ -166,8 +196,7 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
                     if update:
                         if config.optim.clip_grad_norm:
                             accelerator.clip_grad_norm_(model.parameters(), config.optim.clip_grad_norm)
-                        for group in optimizer.param_groups:
-                            group["lr"] = learning_rate(epoch * steps + step, epochs * steps, warmup, config.optim.lr)
+                        schedule.set(optimizer, epoch, step, steps)
                         optimizer.step()
                         optimizer.zero_grad()
                     meter.add(loss.detach(), logits.detach(), label)
@@ -181,46 +210,35 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
                         display.show(**shown)
                     display.advance()
                     if update:
-                        state.update(clips=batches.done(step + 1), meter=meter.sums)
+                        state.update(clips=batches.done(step + 1), steps=before + step + 1, meter=meter.sums)
+                    if update and step + 1 < steps:
+                        if steps_are_due():
+                            report(f"{name}, step {step + 1}", meter.read(), evaluated=True)
+                        if keeper.patience_is_over():
+                            break
                         stop_if_asked()
-
-                trained = meter.read()
-                display.describe(f"epoch {epoch + 1}/{epochs}, validation")
-                scores = evaluate(model, val_clips, config, accelerator, stop_if_asked, bad["val"].add)
-                top1, loss = scores.accuracy(), scores.loss()
-                state.update(epoch=epoch + 1, clips=0, meter=None)
-                better = (top1, -loss) > tuple(state["best"])
-                if better:
-                    state["best"] = [top1, -loss]
-                if accelerator.is_main_process:
-                    if better:
-                        save_weights(run.best, accelerator.unwrap_model(model), config, classes)
-                    run.log(
-                        metrics_row(
-                            epoch + 1,
-                            optimizer.param_groups[0]["lr"],
-                            trained,
-                            scores,
-                            started + time.perf_counter(),
-                        )
-                    )
+                else:
+                    due = (epoch + 1) % config.train.eval_every == 0 or epoch + 1 == epochs
+                    report(name, meter.read(), evaluated=due or steps_are_due())
+                    state.update(epoch=epoch + 1, clips=0, meter=None)
                 save()
-                display.line(epoch_line(epoch + 1, epochs, trained, scores, better))
         except (Interrupted, TooManyBadFiles):
             save()
             raise
+        if keeper.patience_is_over():
+            display.line(f"stopped early: no better validation in {config.train.patience} evaluations (train.patience)")
 
         accelerator.wait_for_everyone()
         split = "test" if "test" in manifests else "val"
         display.describe(f"testing on {split}")
-        load_into(accelerator.unwrap_model(model), load_weights(run.best).state, run.best)
+        load_into(accelerator.unwrap_model(model), load_weights(keeper.best).state, keeper.best)
         test_clips = eval_loader(
             manifests[split], config, config.test.num_clips, config.test.num_crops, rank, world_size
         )
         scores = evaluate(model, test_clips, config, accelerator, stop_if_asked, bad[split].add)
 
     summary = {
-        "val_top1": state["best"][0],
+        "val_top1": keeper.score,
         "tested_on": split,
         "test_top1": scores.accuracy(),
         "test_top5": scores.accuracy(5),
@@ -230,7 +248,7 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
         "seconds": started + time.perf_counter(),
         "peak_memory_bytes": peak_memory_bytes(accelerator.device),
         "folder": str(run.folder),
-        "weights": str(run.best),
+        "weights": str(keeper.best),
     }
     if accelerator.is_main_process:
         run.summarize(summary)
@@ -247,11 +265,12 @@ def _fresh_state(classes: tuple[str, ...]) -> dict[str, Any]:
         "epoch": 0,  # epochs finished
         "clips": 0,  # done of the one that is not, by all processes
         "meter": None,  # and their sums
-        "best": [-1.0, -math.inf],  # validation top-1, minus its loss
+        "steps": 0,  # batches done of the whole run
+        "rows": 0,  # of metrics.csv
+        "reported": 0,  # batches done when the last of them was written
         "seconds": 0.0,
         "model": None,
-        "optimizer": None,
-        "scaler": None,
+        "parts": None,  # name -> state of the optimiser and whatever else changes as the run goes on
         "rng": None,
         "bad": {},  # split -> unreadable files: path -> index, reason
     }

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,8 +22,9 @@ from softpool3d.engine.checkpoint import load_weights
 from softpool3d.engine.classifier import Classifier
 from softpool3d.engine.evaluator import Scores
 from softpool3d.engine.interrupt import Interrupted
-from softpool3d.engine.optim import build_optimizer, learning_rate
+from softpool3d.engine.optim import build_optimizer
 from softpool3d.engine.run import Run
+from softpool3d.engine.schedule import Schedule
 from softpool3d.engine.trainer import train
 from softpool3d.errors import UsageError, WorkError
 
@@ -149,8 +151,13 @@ def test_accumulated_batches_are_one_large_batch(tmp_path, monkeypatch):
         )
 
     monkeypatch.setattr(trainer, "build_model", plain)
-    monkeypatch.setattr(trainer, "learning_rate", lambda *_: 0.1)
-    overrides = ["train.epochs=1", "optim.clip_grad_norm=0", "data.motion_clips=[16,8,8]"]
+    overrides = [
+        "train.epochs=1",
+        "optim.clip_grad_norm=0",
+        "optim.schedule=constant",
+        "optim.lr=0.1",
+        "data.motion_clips=[16,8,8]",
+    ]
     for whole, parts in (("8", ("4", "2")), ("16", ("4", "3"))):
         runs = []
         for size, accumulate in ((whole, "1"), parts):
@@ -234,11 +241,66 @@ def test_a_loss_that_explodes_stops_the_run(tmp_path):
         train(tiny(tmp_path, "optim.lr=1e30", "optim.clip_grad_norm=0", "train.epochs=4"))
 
 
-def test_schedule():
-    rates = [learning_rate(step, 100, 10, 0.5) for step in range(100)]
-    assert rates[0] == pytest.approx(0.05) and rates[9] == rates[10] == 0.5
-    assert rates == sorted(rates[:10]) + sorted(rates[10:], reverse=True)
-    assert 0 < rates[-1] < 0.001
+def test_evaluation_by_steps_the_best_few_and_the_last(tmp_path):
+    summary = train(
+        tiny(tmp_path, "train.epochs=3", "train.eval_every=2", "train.eval_every_steps=3", "train.keep_best=2")
+    )
+    folder = Path(summary["folder"])
+    # four batches an epoch; epochs 2 and 3 are evaluated (every second, the last), and batches 3, 6, 9, 12
+    assert [(row["step"], bool(row["val_top1"])) for row in rows(folder)] == [
+        ("3", True),
+        ("4", False),
+        ("6", True),
+        ("8", True),
+        ("9", True),
+        ("12", True),
+    ]
+    evaluated = [(float(row["val_top1"]), -float(row["val_loss"])) for row in rows(folder) if row["val_top1"]]
+    kept = sorted(path.name for path in (folder / "kept").iterdir())
+    assert len(kept) == 2
+    best = load_weights(summary["weights"]).state
+    same = [
+        name for name in kept if torch.equal(load_weights(folder / "kept" / name).state["fc.weight"], best["fc.weight"])
+    ]
+    assert len(same) == 1
+    steps = ["3", "6", "8", "9", "12"]
+    assert f"step{int(steps[evaluated.index(max(evaluated))]):07}" in same[0]
+    last, final = (
+        load_weights(folder / "last.safetensors").state,
+        torch.load(folder / "last" / "checkpoint.pt", weights_only=True),
+    )
+    assert all(torch.equal(last[name], value) for name, value in final["model"].items())
+
+
+def test_early_stopping_holds_over_a_resume(tmp_path, capsys, monkeypatch):
+    scores = Scores(torch.eye(8), torch.arange(8), torch.arange(8))
+    monkeypatch.setattr(trainer, "evaluate", lambda *_: scores)
+    summary = train(tiny(tmp_path, "train.epochs=9", "train.patience=2"))
+    stopped = rows(summary["folder"])
+    assert len(stopped) == 3
+    assert "stopped early" in capsys.readouterr().out
+    run, config = Run.open(summary["folder"])
+    train(config, run)
+    assert rows(summary["folder"]) == stopped
+
+
+def rates(overrides, epochs=10, steps=10, batch_size=8):
+    config = load_config("r3d_softpool", ["optim.lr=0.5", "optim.warmup_epochs=1", *overrides]).optim
+    schedule = Schedule(config, epochs, batch_size)
+    return [schedule(epoch, step, steps) for epoch in range(epochs) for step in range(steps)]
+
+
+def test_schedules():
+    cosine = rates([])
+    assert cosine[0] == pytest.approx(0.05) and cosine[9] == cosine[10] == 0.5
+    assert cosine == sorted(cosine[:10]) + sorted(cosine[10:], reverse=True)
+    assert 0 < cosine[-1] < 0.001
+    assert rates(["optim.final_lr=0.1"])[-1] == pytest.approx(0.05, abs=1e-3)
+    assert rates(["optim.warmup_start=0.5"])[0] == pytest.approx(0.5 * (0.5 + 0.05))
+    steps = rates(["optim.schedule=multistep", "optim.milestones=[2,5.5]", "optim.gamma=0.5"])
+    assert steps[10:20] == [0.5] * 10 and steps[20:55] == [0.25] * 35 and steps[55:] == [0.125] * 45
+    assert set(rates(["optim.schedule=constant"])[10:]) == {0.5}
+    assert rates(["optim.schedule=constant", "optim.base_batch=16"])[-1] == 0.25
 
 
 def test_norms_and_biases_do_not_decay():
