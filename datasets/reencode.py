@@ -81,17 +81,18 @@ def encode_copy(clip: Clip, target: str, encoding: Encoding) -> None:
         OSError: if the copy cannot be written.
     """
     import av
+    from av.video.reformatter import VideoReformatter
 
     partial = f"{target}.partial-{os.getpid()}"
     os.makedirs(os.path.dirname(target), exist_ok=True)
     try:
         with av.open(partial, "w", format="mp4", options={"movflags": "faststart"}) as container:
-            stream = None
+            stream, scaler = None, VideoReformatter()
             for time, frame, turns in _frames(clip):
                 if stream is None:
                     stream = _add_stream(container, frame, turns, encoding)
                     size = (stream.height, stream.width) if turns % 2 else (stream.width, stream.height)
-                frame = frame.reformat(*size, format="yuv420p", interpolation="AREA")
+                frame = scaler.reformat(frame, *size, format="yuv420p", interpolation="AREA", threads=1)
                 if turns:
                     planes = np.rot90(frame.to_ndarray(format="rgb24"), turns)
                     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(planes), format="rgb24")
