@@ -12,7 +12,7 @@ from collections.abc import Callable
 import typer
 
 from softpool3d.errors import SoftPool3dError
-from softpool3d.tools import classify, doctor, models, prepare, test, train, visualize
+from softpool3d.tools import classify, compare, doctor, ensemble, models, prepare, study, test, train, visualize
 
 # OpenMP's idle threads spin for their next piece of work; beside decoding workers, or anybody else's programs, they
 # take the cores that the others need, and a step takes several times as long. Read when torch is loaded.
@@ -23,6 +23,9 @@ _VERBS = {
     "prepare": prepare,
     "train": train,
     "test": test,
+    "ensemble": ensemble,
+    "compare": compare,
+    "study": study,
     "classify": classify,
     "visualize": visualize,
     "models": models,

@@ -278,7 +278,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         UsageError: naming the file and line, or the override, of the first mistake.
     """
-    values, origins = _read_file(find_config(path))
+    values, origins = read_yaml(find_config(path))
     for override in overrides:
         _apply_override(values, origins, override)
     return validate(values, origins)
@@ -335,7 +335,12 @@ def pool_config(**values: Any) -> PoolConfig:
         raise UsageError(_explain(error.errors()[0], values, {}).removeprefix(": ")) from None
 
 
-def _read_file(path: Path, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[tuple, str]]:
+def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[tuple, str]]:
+    """The values of a file and its `base:`, unchecked; and for each path of keys the file and line where it stands.
+
+    Raises:
+        UsageError: naming the file and line of the first mistake.
+    """
     if path.resolve() in seen:
         raise UsageError(f"{path}: `base:` leads in a circle")
     try:
@@ -368,7 +373,7 @@ def _read_file(path: Path, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any],
     base_path = path.parent / base
     if not base_path.is_file():
         raise UsageError(f"{origins[('base',)]}: base: no file {base_path}")
-    base_values, base_origins = _read_file(base_path, (*seen, path.resolve()))
+    base_values, base_origins = read_yaml(base_path, (*seen, path.resolve()))
     return _merge(base_values, values), base_origins | origins
 
 

@@ -80,7 +80,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
     write_atomically(path, text.getvalue().encode(errors="surrogateescape"))
 
 
-def show(console: Console, metrics: Metrics, folder: Path) -> None:
+def show(console: Console, metrics: Metrics, folder: Path | None) -> None:
     """Prints the numbers, the classes from worst to best, and the most confused pairs."""
     summary = metrics.summary
     low, high = summary["top1_interval"]
@@ -109,7 +109,8 @@ def show(console: Console, metrics: Metrics, folder: Path) -> None:
         for pair in pairs:
             text = f"  {pair.count} of {pair.clips}  {pair.label} taken for {pair.prediction}"
             console.print(text, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"\nwritten to {folder}", markup=False, highlight=False, soft_wrap=True)
+    if folder is not None:
+        console.print(f"\nwritten to {folder}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _class_table(metrics: Metrics) -> Table:

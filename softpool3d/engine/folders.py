@@ -1,0 +1,113 @@
+"""What the folder of a run tells of it, finished or not."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from softpool3d.config import Config, load_config
+from softpool3d.errors import UsageError
+
+
+@dataclass
+class RunRecord:
+    """Read from a run's folder. `summary` is None of a run that is not finished; `problem`: why it could not be read.
+
+    epochs: rows of metrics.csv, values as numbers.
+    """
+
+    folder: Path
+    config: Config | None = None
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    summary: dict[str, Any] | None = None
+    parameters: int | None = None
+    problem: str = ""
+
+    @property
+    def finished(self) -> bool:
+        return self.summary is not None and not self.problem
+
+    @property
+    def best_val(self) -> float | None:
+        """The best top-1 on validation so far."""
+        return max((row["val_top1"] for row in self.epochs if "val_top1" in row), default=None)
+
+
+def read_run(folder: str | Path) -> RunRecord:
+    """Never raises: what cannot be read is told in `problem`."""
+    record = RunRecord(Path(folder))
+    if not record.folder.is_dir():
+        record.problem = "it is a file, not a folder" if record.folder.exists() else "there is no such folder"
+        return record
+    if not (record.folder / "config.yaml").is_file():
+        record.problem = "it is not the folder of a run (it has no config.yaml)"
+        return record
+    try:
+        record.config = load_config(record.folder / "config.yaml")
+        record.epochs = list(_epochs(record.folder / "metrics.csv"))
+        record.summary = _summary(record.folder / "summary.json")
+        record.parameters = parameters_in(record.folder / "best.safetensors")
+    except UsageError as error:
+        record.problem = str(error)
+    return record
+
+
+def _epochs(path: Path) -> Iterator[dict[str, float]]:
+    if not path.is_file():
+        return
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                yield {key: float(value) for key, value in row.items() if value != ""}
+    except (OSError, TypeError, ValueError):
+        raise UsageError(f"{path} is damaged") from None
+
+
+def _summary(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        return summary | {"test_top1": float(summary["test_top1"]), "seconds": float(summary["seconds"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError(f"{path} is damaged") from None
+
+
+def parameters_in(weights: Path) -> int | None:
+    """Of a weights file, from its header alone; None if there is none. Running statistics of norms do not count.
+
+    Raises:
+        UsageError: if it is damaged.
+    """
+    if not weights.is_file():
+        return None
+    from safetensors import SafetensorError, safe_open
+
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    try:
+        with safe_open(weights, "pt") as file:
+            names = [name for name in file.keys() if not name.endswith(statistics)]  # noqa: SIM118 (it is not a dict)
+            return sum(prod(file.get_slice(name).get_shape()) for name in names)
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"{weights} is damaged ({error})") from None
+
+
+def differing(configs: list[Config]) -> dict[str, list[Any]]:
+    """The keys that are not the same in all of them, with each one's value, in the order of the file."""
+    flat = [dict(_flat(config.model_dump())) for config in configs]
+    keys = list(dict.fromkeys(key for values in flat for key in values))
+    table = {key: [values.get(key) for values in flat] for key in keys}
+    return {key: values for key, values in table.items() if any(value != values[0] for value in values)}
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

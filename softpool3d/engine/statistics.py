@@ -1,0 +1,61 @@
+"""Mean, spread, and what a few paired runs say about a difference."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of paired differences and its t interval; the interval is None of a single pair."""
+
+    pairs: tuple[float, ...]
+    mean: float
+    interval: tuple[float, float] | None
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
+
+
+def paired_difference(first: Sequence[float], second: Sequence[float], level: float = 0.95) -> Difference:
+    """first - second, pair by pair: mean +- t(level, n - 1) s / sqrt(n)."""
+    pairs = tuple(a - b for a, b in zip(first, second, strict=True))
+    mean = statistics.fmean(pairs)
+    if len(pairs) < 2:
+        return Difference(pairs, mean, None)
+    half = t_quantile(level, len(pairs) - 1) * statistics.stdev(pairs) / math.sqrt(len(pairs))
+    return Difference(pairs, mean, (mean - half, mean + half))
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """Standard deviation of a sample; None of a single value."""
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def t_quantile(level: float, freedom: int) -> float:
+    """t such that Student's distribution with `freedom` degrees has `level` of its mass between -t and t."""
+    low, high = 0.0, 1.0
+    while _mass_within(high, freedom) < level:
+        low, high = high, 2 * high
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _mass_within(middle, freedom) < level else (low, middle)
+    return (low + high) / 2
+
+
+def _mass_within(t: float, freedom: int) -> float:
+    """Abramowitz and Stegun 26.7.3 and 26.7.4: finite sums, for whole degrees of freedom."""
+    angle = math.atan(t / math.sqrt(freedom))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = freedom % 2
+    term, total = (cosine if odd else 1.0), 0.0
+    for k in range(1 + odd, freedom, 2):
+        total += term
+        term *= cosine**2 * k / (k + 1)
+    if odd:
+        return 2 / math.pi * (angle + sine * total)
+    return sine * total

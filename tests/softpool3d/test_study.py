@@ -1,0 +1,187 @@
+"""Studies: the statistics by hand, the runs with a stand-in for training, and one small study whole."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from scores import write_data_set
+
+from softpool3d.engine.comparison import compare, curve, curves_figure, curves_text, names, picture
+from softpool3d.engine.folders import read_run
+from softpool3d.engine.interrupt import Interrupted
+from softpool3d.engine.statistics import paired_difference, spread, t_quantile
+from softpool3d.engine.study import load_study, run_study
+from softpool3d.engine.study_report import study_page
+from softpool3d.engine.trainer import train
+from softpool3d.errors import UsageError, WorkError
+
+
+@pytest.mark.parametrize(("freedom", "t"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (9, 2.2622), (30, 2.0423)])
+def test_t_quantiles_are_those_of_the_tables(freedom, t):
+    assert t_quantile(0.95, freedom) == pytest.approx(t, abs=5e-5)
+
+
+def test_paired_differences():
+    found = paired_difference([0.8, 0.9, 0.7], [0.7, 0.7, 0.6])
+    assert found.mean == pytest.approx(0.4 / 3)
+    half = 4.302653 * 0.0577350 / 3**0.5
+    assert found.interval == pytest.approx((0.4 / 3 - half, 0.4 / 3 + half), abs=1e-6)
+    assert not found.excludes_zero
+    assert paired_difference([0.8, 0.9, 0.7], [0.70, 0.81, 0.59]).excludes_zero
+    alone = paired_difference([0.8], [0.7])
+    assert alone.interval is None and not alone.excludes_zero and spread([0.8]) is None
+
+
+NETWORK = "name: tiny\nmodel:\n  width: 4\ntrain:\n  epochs: 2\n"
+STUDY = """\
+title: Two kinds
+output: {output}
+seeds: [0, 1]
+networks: [tiny.yaml]
+variants:
+  soft: [model.pool.kind=soft]
+  max: [model.pool.kind=max]
+reference: soft
+"""
+
+
+@pytest.fixture
+def study_file(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(NETWORK)
+    (tmp_path / "study.yaml").write_text(STUDY.format(output=tmp_path / "runs"))
+    return tmp_path / "study.yaml"
+
+
+def write_run(folder, config, top1=None, epochs=2, parameters=12, seconds=3.0):
+    """A run's folder as training leaves it; finished where `top1` is given."""
+    (folder / "last").mkdir(parents=True)
+    (folder / "config.yaml").write_text(config.to_yaml())
+    rows = [f"{n},{1 / n},0.8,{0.4 + 0.1 * n},{n}.0" for n in range(1, epochs + 1)]
+    (folder / "metrics.csv").write_text("\n".join(["epoch,train_loss,train_top1,val_top1,seconds", *rows]) + "\n")
+    save_file({"w": torch.zeros(parameters), "n.running_mean": torch.zeros(5)}, folder / "best.safetensors")
+    if top1 is not None:
+        summary = {"val_top1": 0.6, "test_top1": top1, "seconds": seconds, "tested_on": "test"}
+        (folder / "summary.json").write_text(json.dumps(summary))
+
+
+def test_a_study_trains_what_is_not_finished(study_file):
+    study, trials = load_study(study_file)
+    assert [(t.network, t.variant, t.seed) for t in trials] == [
+        ("tiny", "soft", 0),
+        ("tiny", "max", 0),
+        ("tiny", "soft", 1),
+        ("tiny", "max", 1),
+    ]
+    assert [t.config.model.pool.kind for t in trials] == ["soft", "max"] * 2
+    top1 = {("soft", 0): 0.8, ("max", 0): 0.7, ("soft", 1): 0.9, ("max", 1): 0.8}
+    trained = []
+
+    def stand_in(config, run):
+        trained.append((config.name, run is not None))
+        if len(trained) == 3:
+            (trials[2].folder / "last").mkdir(parents=True)
+            (trials[2].folder / "config.yaml").write_text(config.to_yaml())
+            raise Interrupted("stopped")
+        if len(trained) == 5:
+            raise WorkError("the loss is nan")
+        if run is not None:
+            shutil.rmtree(run.folder)
+        trial = next(trial for trial in trials if trial.config.name == config.name)
+        write_run(trial.folder, config, top1[trial.variant, trial.seed])
+
+    with pytest.raises(Interrupted):
+        run_study(trials, stand_in, lambda text: None)
+    assert "2 of 4 runs are finished" in study_page(study, trials, {}, "command", "a machine")
+    failed = run_study(trials, stand_in, lambda text: None)
+    assert [name for name, _ in trained] == [trials[n].config.name for n in (0, 1, 2, 2, 3)]
+    assert [resumed for _, resumed in trained] == [False, False, False, True, False]
+    page = study_page(study, trials, failed, "command", "a machine")
+    assert "3 of 4 runs are finished" in page and "- tiny-max-seed1: the loss is nan" in page
+    assert run_study(trials, stand_in, lambda text: None) == {}
+    page = study_page(study, trials, {}, "command", "a machine")
+    assert "4 of 4 runs are finished; they took 12 seconds on a machine" in page
+    assert "| soft | 85.0% | 7.1 | 80.0% | 90.0% | 60.0% | 80.0% | 0.00 M | 3 |" in page
+    assert "| max | +10.0 | +10.0 to +10.0 | +10.0, +10.0 | soft is better |" in page
+
+
+def test_a_run_of_another_configuration_is_not_taken_for_a_finished_one(study_file):
+    _, trials = load_study(study_file)
+    write_run(trials[1].folder, trials[1].config.model_copy(update={"seed": 7}), 0.5)
+    with pytest.raises(UsageError, match="tiny-max-seed0 is a run with another seed; move it away"):
+        run_study(trials, lambda *_: pytest.fail("nothing is to be trained"), lambda text: None)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("reference: soft", "reference: avg", "reference 'avg' is none of the variants"),
+        ("seeds: [0, 1]", "seeds: [0, 0]", "has one of them twice"),
+        ("seeds: [0, 1]", "seeds: []", "study.yaml:3: seeds: list should have at least 1 item"),
+        ("title:", "titel:", r"study.yaml:1: unknown key titel; did you mean title\?"),
+        ("kind=max", "kind=mix", "override model.pool.kind=mix: model.pool.kind = 'mix'"),
+        ("tiny.yaml", "absent.yaml", "no config file .*absent.yaml"),
+    ],
+)
+def test_mistakes_in_a_study(study_file, old, new, message):
+    study_file.write_text(study_file.read_text().replace(old, new))
+    with pytest.raises(UsageError, match=message):
+        load_study(study_file)
+
+
+def test_a_study_from_file_to_page(tmp_path, study_file):
+    root = write_data_set(tmp_path / "data", train=4, val=2, test=5)
+    small = ["data.dataset=folder", f"data.root={root}", "data.num_frames=4", "data.sampling_rate=1"]
+    small += ["data.short_side=32", "data.train_short_side=[32,32]", "data.crop_size=32", "data.num_workers=0"]
+    study, trials = load_study(study_file, [*small, "train.epochs=1", "train.batch_size=4", "test.num_clips=1"])
+    assert run_study(trials, train, lambda text: None) == {}
+    page = study_page(study, trials, {}, "command", "a machine")
+    assert "4 of 4 runs are finished" in page
+    summary = json.loads((trials[0].folder / "summary.json").read_text())
+    row = next(line for line in page.splitlines() if line.startswith("| soft | ") and "%" in line)
+    assert f"{summary['test_top1']:.1%}" in row
+    assert run_study(trials, lambda *_: pytest.fail("all of it is finished"), lambda text: None) == {}
+
+
+def test_runs_side_by_side(study_file, tmp_path):
+    _, trials = load_study(study_file)
+    write_run(trials[0].folder, trials[0].config, 0.75)
+    write_run(trials[1].folder, trials[1].config, None, epochs=1)
+    write_run(tmp_path / "damaged", trials[0].config, 0.75)
+    (tmp_path / "damaged" / "summary.json").write_text("{")
+    (tmp_path / "empty").mkdir()
+    folders = [trials[0].folder, trials[1].folder, tmp_path / "damaged", tmp_path / "empty", tmp_path / "absent"]
+    comparison = compare([read_run(folder) for folder in folders])
+    heads, rows = comparison.table()
+    assert heads == [
+        *("run", "model.pool.kind", "epochs", "best val top-1", "test top-1", "seconds", "parameters"),
+    ]
+    assert rows == [
+        ["tiny-soft-seed0", "soft", "2/2", "60.0%", "75.0%", "3", "0.00 M"],
+        ["tiny-max-seed0", "max", "1/2", "50.0%", "", "1", "0.00 M"],
+    ]
+    problems = [record.problem for record in comparison.bad]
+    assert "summary.json is damaged" in problems[0]
+    assert problems[1:] == ["it is not the folder of a run (it has no config.yaml)", "there is no such folder"]
+    text = curves_text(comparison.runs, width=21, height=5)
+    assert text[1] == "  60% |" + " " * 20 + "a" and text[5] == "  50% |" + " " * 10 + "*"
+    assert picture(curves_figure(comparison.runs), "png").startswith(b"\x89PNG")
+    assert read_run(trials[0].folder).parameters == 12
+
+
+def test_evaluations_within_an_epoch_lie_between_whole_numbers(study_file):
+    _, trials = load_study(study_file)
+    write_run(trials[0].folder, trials[0].config)
+    rows = ["1,5,2.0,0.1", "1,10,1.5,0.2", "2,15,1.2,", "2,20,1.0,0.4"]
+    (trials[0].folder / "metrics.csv").write_text("\n".join(["epoch,step,train_loss,val_top1", *rows]) + "\n")
+    record = read_run(trials[0].folder)
+    assert curve(record) == ([0.5, 1, 2], [0.1, 0.2, 0.4])
+    assert curve(record, "train_loss") == ([0.5, 1, 1.5, 2], [2, 1.5, 1.2, 1])
+
+
+def test_runs_of_the_same_name_are_told_apart(study_file, tmp_path):
+    _, trials = load_study(study_file)
+    for where in ("one", "two"):
+        write_run(tmp_path / where / "run", trials[0].config)
+    assert names([read_run(tmp_path / where / "run") for where in ("one", "two")]) == ["one/run", "two/run"]

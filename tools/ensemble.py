@@ -1,0 +1,80 @@
+"""Average the scores of several tests of the same videos.
+
+python tools/ensemble.py runs/a/test/scores.npz runs/b/test/scores.npz
+python tools/ensemble.py runs/rgb runs/flow --weights 2,1 --out runs/two_stream
+"""
+
+from pathlib import Path
+
+import typer
+
+from softpool3d.errors import UsageError
+
+
+def main(
+    scores: list[Path] = typer.Argument(help="Files of scores from `test`, their folders, or folders of runs."),
+    weights: str | None = typer.Option(None, help="One of each, as in 2,1. [default: equal]"),
+    mean: str = typer.Option("arithmetic", help="arithmetic, or geometric (of logarithms) of the probabilities."),
+    common: bool = typer.Option(False, help="Leave out videos that not all of them have."),
+    out: Path | None = typer.Option(None, help="Folder to write the results to, as `test` does."),
+    overwrite: bool = typer.Option(False, help="Replace results that are there."),
+) -> None:
+    """Average the scores of several networks, and measure the result."""
+    if len(scores) < 2:
+        raise UsageError("an ensemble has two members at least; name their files of scores")
+    if mean not in ("arithmetic", "geometric"):
+        raise UsageError(f"--mean {mean}: it is arithmetic or geometric")
+    parts = [_number(part) for part in weights.split(",")] if weights else None
+
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from softpool3d.engine.ensemble import combine
+    from softpool3d.engine.metrics import measure
+    from softpool3d.engine.results import RESULTS, check_finite, show, write_results
+    from softpool3d.engine.scores import VideoScores
+
+    paths = [_find(path) for path in scores]
+    if out is not None and (out / RESULTS).is_file() and not overwrite:
+        raise UsageError(f"--out {out} holds results already; name another folder, or give --overwrite")
+    names = [str(path) for path in paths]
+    members = [VideoScores.load(path) for path in paths]
+    for member in members:
+        check_finite(member)
+    together = combine(members, names, parts, mean, common)
+
+    console = Console()
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("scores", "weight", "videos", "top-1"):
+        table.add_column(heading, justify="left" if heading == "scores" else "right", overflow="fold")
+    for member, about in zip(members, together.about["members"], strict=True):
+        top1 = f"{member.scores.accuracy():.2%}"
+        table.add_row(Text(about["scores"]), f"{about['weight']:.3g}", str(len(member.videos)), top1)
+    console.print(table)
+    console.print(f"\ntogether, {len(together.videos)} videos, {mean} mean:")
+    metrics = write_results(out, together) if out else measure(together.scores, together.classes)
+    show(console, metrics, out)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"--weights: {text!r} is not a number; write them as in 2,1") from None
+
+
+def _find(path: Path) -> Path:
+    """The scores of a folder: of a test, or of a run that was tested."""
+    candidates = [path / "scores.npz", path / "test" / "scores.npz"] if path.is_dir() else [path]
+    found = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if found is None:
+        hint = "; softpool3d test --weights RUN writes them" if path.is_dir() else ""
+        raise UsageError(f"no file of scores {candidates[0]}{hint}")
+    return found
+
+
+if __name__ == "__main__":
+    from softpool3d.cli import run_tool
+
+    run_tool(main)

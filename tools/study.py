@@ -1,0 +1,68 @@
+"""Train several networks with several variants and seeds, and compare the variants pair by pair.
+
+python tools/study.py --cfg configs/study/motion.yaml --out docs/study.md
+python tools/study.py --cfg my_study.yaml data.root=/data/mine output=runs/mine
+"""
+
+import shlex
+from pathlib import Path
+
+import typer
+
+from softpool3d.errors import UsageError, WorkError
+
+
+def main(
+    overrides: list[str] | None = typer.Argument(
+        None, metavar="[KEY.PATH=VALUE]...", help="Settings of every run, as in output=runs/other."
+    ),
+    cfg: str = typer.Option(help="The study's YAML file, or the name of one that is shipped: study/motion."),
+    out: Path | None = typer.Option(None, help="The page of results. [default: study.md in the study's output]"),
+    dry_run: bool = typer.Option(False, help="Say which runs there are, and which are finished; train nothing."),
+) -> None:
+    """Run a study: train what is not finished, write means, spread and paired differences."""
+    from rich.console import Console
+
+    from softpool3d.engine.devices import pick_device
+    from softpool3d.engine.folders import read_run
+    from softpool3d.engine.interrupt import Interrupted
+    from softpool3d.engine.study import load_study, run_study
+    from softpool3d.engine.study_report import study_page
+    from softpool3d.engine.trainer import train
+    from softpool3d.files import write_atomically
+    from softpool3d.tools._measure import machine
+
+    study, trials = load_study(cfg, overrides)
+    if out is not None and out.suffix != ".md":
+        raise UsageError(f"--out {out}: the page is Markdown; give it a name that ends in .md")
+    console = Console()
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    if dry_run:
+        for trial in trials:
+            record = read_run(trial.folder)
+            state = f"test top-1 {record.summary['test_top1']:.1%}" if record.finished else "to be trained"
+            say(f"{trial.folder}: {state}")
+        return
+    page = out or Path(trials[0].config.output) / "study.md"
+    options = ["--cfg", cfg, *(["--out", str(out)] if out else []), *(overrides or [])]
+    command = shlex.join(["python", "tools/study.py", *options])
+    device = pick_device(trials[0].config.device)
+    failed: dict[str, str] = {}
+    try:
+        failed = run_study(trials, train, say)
+    except Interrupted:
+        raise Interrupted("stopped; the same command goes on where it was") from None
+    finally:
+        write_atomically(page, study_page(study, trials, failed, command, machine(device)).encode())
+        say(f"\nwritten to {page}")
+    if failed:
+        raise WorkError(f"{len(failed)} of {len(trials)} runs failed; {page} names them")
+
+
+if __name__ == "__main__":
+    from softpool3d.cli import run_tool
+
+    run_tool(main)
