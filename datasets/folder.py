@@ -47,7 +47,8 @@ def read_folder(
             train = manifests["train"]
             by_class: dict[str, list[Clip]] = {}
             for clip in train.clips:
-                by_class.setdefault(train.classes[clip.label], []).append(clip)
+                name = " ".join(map(str, clip.label)) if train.multi_label else train.classes[clip.label]
+                by_class.setdefault(name, []).append(clip)
             parts = _divide(by_class, (kept, 1 - kept, 0.0), seed)
             for name, part in zip(("train", "val"), parts[:2], strict=True):
                 clips = [clip for some in part.values() for clip in some]

@@ -34,7 +34,8 @@ class Batch:
 
     video: uint8 (N, C, T, H, W) in training, (N, V, C, T, H, W) with V views in evaluation; None if there was no
         readable file. With `data.transforms_on_device` what was decoded, a tensor for each clip, until `to_device`.
-    label, index: int64 (N,); `index` counts into the manifest.
+    label: int64 (N,); float32 (N, classes), 0 or 1, where clips may have several.
+    index: int64 (N,), into the manifest.
     recipes: in training, what is still to be done to each clip.
     """
 
@@ -79,8 +80,8 @@ class TrainClips(Dataset):
                 bad.append(error)
                 index = int(rng.integers(len(self.manifest)))
                 continue
-            repeated = torch.ones(self.repeats, dtype=torch.int64)
-            return Batch(video, repeated * clip.label, repeated * index, bad, recipes)
+            label = torch.stack([_target(clip, self.manifest)] * self.repeats)
+            return Batch(video, label, torch.full((self.repeats,), index), bad, recipes)
         return _nothing(bad)
 
     def _decode(self, clip: Clip, short_side: int, rng: np.random.Generator) -> list[Tensor]:
@@ -123,7 +124,7 @@ class EvalClips(Dataset):
                     views = crop_views(clips, self.data, self.num_crops).unsqueeze(0)
         except DecodeError as error:
             return _nothing([error])
-        return Batch(views, torch.tensor([clip.label]), torch.tensor([index]))
+        return Batch(views, _target(clip, self.manifest).unsqueeze(0), torch.tensor([index]))
 
 
 def to_device(batch: Batch, data: DataConfig, device: torch.device, num_crops: int | None = None) -> Tensor:
@@ -206,6 +207,15 @@ def _naming(clip: Clip, index: int) -> Iterator[None]:
         raise DecodeError(clip.path, error.reason, index) from None
     except Exception as error:
         raise RuntimeError(f"{clip.path} (clip {index}): {type(error).__name__}: {error}") from error
+
+
+def _target(clip: Clip, manifest: Manifest) -> Tensor:
+    """int64 (), or where clips may have several labels float32 (classes,), 1 for each."""
+    if not manifest.multi_label:
+        return torch.tensor(clip.label)
+    target = torch.zeros(len(manifest.classes))
+    target[list(clip.label)] = 1
+    return target
 
 
 def _nothing(bad: list[DecodeError]) -> Batch:

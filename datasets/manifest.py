@@ -5,6 +5,7 @@ On disk it is a CSV file for each split, with a header, and the class names in o
     train.csv    path,label[,start,end]      label: a class name or its number; start, end: seconds
     classes.txt  one name a line
 
+A column `labels` in place of `label` holds any number of classes for each clip, separated by semicolons.
 Paths are relative to the file's own folder. PySlowFast's lists (`path label` and `path,label`, with numbers) are read
 too.
 """
@@ -30,10 +31,13 @@ LISTS = (".csv", ".txt", ".list")
 
 @dataclass(frozen=True)
 class Clip:
-    """One labelled video, or the part of it from `start` to `end` (seconds; None: from the beginning, to the end)."""
+    """One labelled video, or the part of it from `start` to `end` (seconds; None: from the beginning, to the end).
+
+    Where clips may have several labels, `label` is a tuple of them, of any length.
+    """
 
     path: str
-    label: int
+    label: int | tuple[int, ...]
     start: float | None = None
     end: float | None = None
 
@@ -49,11 +53,16 @@ class Clips(Sequence[Clip]):
         paths = [os.fsencode(clip.path) for clip in clips]
         self._paths = np.frombuffer(b"".join(paths), np.uint8)
         self._ends = np.cumsum([0, *map(len, paths)])
-        self._labels = np.array([clip.label for clip in clips], np.int64)
+        labels = [clip.label for clip in clips]
+        self.multi_label = any(isinstance(label, tuple) for label in labels)
+        if self.multi_label:
+            self._label_ends = np.cumsum([0, *map(len, labels)])
+            labels = [one for some in labels for one in some]
+        self._labels = np.array(labels, np.int64)
         self._times = np.array([(clip.start, clip.end) for clip in clips], np.float64).reshape(-1, 2)  # None is nan
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self._times)
 
     def __getitem__(self, index: int | slice) -> Clip | list[Clip]:
         if isinstance(index, slice):
@@ -61,7 +70,16 @@ class Clips(Sequence[Clip]):
         index = range(len(self))[index]
         path = os.fsdecode(self._paths[self._ends[index] : self._ends[index + 1]].tobytes())
         start, end = (None if np.isnan(time) else float(time) for time in self._times[index])
-        return Clip(path, int(self._labels[index]), start, end)
+        return Clip(path, self._label(index), start, end)
+
+    def _label(self, index: int) -> int | tuple[int, ...]:
+        if self.multi_label:
+            return tuple(self._labels[self._label_ends[index] : self._label_ends[index + 1]].tolist())
+        return int(self._labels[index])
+
+    def class_counts(self, num_classes: int) -> np.ndarray:
+        """How many clips each class has: int64 (num_classes,)."""
+        return np.bincount(self._labels, minlength=num_classes)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Clips) and list(self) == list(other)
@@ -87,6 +105,15 @@ class Manifest:
 
     def __len__(self) -> int:
         return len(self.clips)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether clips have any number of labels."""
+        return self.clips.multi_label
+
+    def class_counts(self) -> np.ndarray:
+        """How many clips each class has: int64 (C,)."""
+        return self.clips.class_counts(len(self.classes))
 
     def without(self, paths: Container[str]) -> Manifest:
         """The same, less the clips of these files."""
@@ -119,13 +146,15 @@ def read_lists(lists: dict[str, Path], classes: tuple[str, ...] | None = None) -
     """
     rows = {split: list(_rows(path)) for split, path in lists.items()}
     if classes is None:
-        labels = {row.label for some in rows.values() for row in some}
+        labels = {label for some in rows.values() for row in some for label in row.labels}
         if all(re.fullmatch(r"\d+", label) for label in labels):
             classes = tuple(str(n) for n in range(max(map(int, labels)) + 1))
         else:
-            classes = tuple(sorted({row.label for row in rows["train"]}))
+            classes = tuple(sorted({label for row in rows["train"] for label in row.labels}))
     numbers = {name: number for number, name in enumerate(classes)}
     manifests = {}
+    if len({row.several for some in rows.values() for row in some}) > 1:
+        raise UsageError(f"{', '.join(map(str, lists.values()))}: one has a column label, another a column labels")
     for split, path in lists.items():
         clips = []
         seen: dict[tuple, str] = {}
@@ -135,7 +164,8 @@ def read_lists(lists: dict[str, Path], classes: tuple[str, ...] | None = None) -
                 raise UsageError(f"{row.where}: {row.path} stands on line {seen[key]} already")
             seen[key] = row.where.rpartition(":")[2]
             place = os.path.normpath(path.parent / row.path)
-            clips.append(Clip(place, _label(row, classes, numbers), row.start, row.end))
+            found = tuple(_label(row.where, label, classes, numbers) for label in row.labels)
+            clips.append(Clip(place, tuple(sorted(set(found))) if row.several else found[0], row.start, row.end))
         if not clips:
             raise UsageError(f"{path}: there are no clips in it")
         manifests[split] = Manifest(classes, tuple(clips), source=str(path))
@@ -161,13 +191,15 @@ def write_manifests(folder: Path, manifests: dict[str, Manifest]) -> None:
         timed = any(clip.start is not None or clip.end is not None for clip in manifest.clips)
         text = io.StringIO(newline="")
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["path", "label", "start", "end"] if timed else ["path", "label"])
+        column = "labels" if manifest.multi_label else "label"
+        writer.writerow(["path", column, "start", "end"] if timed else ["path", column])
         for clip in manifest.clips:
             path = os.path.abspath(clip.path)
             if os.path.commonpath([path, parent]) == parent:
                 path = os.path.relpath(path, os.path.abspath(folder))
             times = ["" if time is None else f"{time:g}" for time in (clip.start, clip.end)] if timed else []
-            writer.writerow([path, classes[clip.label], *times])
+            labels = clip.label if manifest.multi_label else (clip.label,)
+            writer.writerow([path, ";".join(classes[label] for label in labels), *times])
         write_atomically(folder / f"{split}.csv", text.getvalue().encode(errors="surrogateescape"))
 
 
@@ -220,9 +252,10 @@ def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
 class _Row:
     where: str
     path: str
-    label: str
+    labels: tuple[str, ...]
     start: float | None = None
     end: float | None = None
+    several: bool = False  # any number of labels
 
 
 def _rows(path: Path) -> Iterator[_Row]:
@@ -230,8 +263,9 @@ def _rows(path: Path) -> Iterator[_Row]:
     if "\0" in text:
         raise UsageError(f"{path}: this is no text file, but a list of clips is one")
     columns, records = read_table(path)
-    if "path" in columns or "label" in columns:
-        for name in ("path", "label"):
+    if "path" in columns or "label" in columns or "labels" in columns:
+        several = "labels" in columns
+        for name in ("path", "labels" if several else "label"):
             if name not in columns:
                 raise UsageError(f"{path}:1: there is no column {name!r}; the header has to be path,label[,start,end]")
         for line, record in records:
@@ -243,14 +277,18 @@ def _rows(path: Path) -> Iterator[_Row]:
                 )
             values = dict(zip(columns, record, strict=True))
             times = (_time(where, name, values.get(name, "")) for name in ("start", "end"))
-            yield _checked(_Row(where, values["path"], values["label"].strip(), *times))
+            if several:
+                labels = tuple(label.strip() for label in values["labels"].split(";") if label.strip())
+            else:
+                labels = (values["label"].strip(),)
+            yield _checked(_Row(where, values["path"], labels, *times, several))
         return
     spaced = next((line for line in text.splitlines() if line.strip()), "")
     if re.search(r"\s\d+\s*$", spaced) and not re.search(r",\s*\d+\s*$", spaced):  # `path label`, and a path has spaces
         for number, line in enumerate(text.splitlines(), 1):
             if line.strip():
                 name, _, label = line.strip().rpartition(" " if "\t" not in line else "\t")
-                yield _checked(_Row(f"{path}:{number}", name.strip(), label))
+                yield _checked(_Row(f"{path}:{number}", name.strip(), (label,)))
         return
     for number, record in _records(path, text):
         where = f"{path}:{number}"
@@ -258,7 +296,7 @@ def _rows(path: Path) -> Iterator[_Row]:
             raise UsageError(
                 f"{where}: neither `path label` nor `path,label` with a number, and no header path,label before it"
             )
-        yield _checked(_Row(where, record[0].strip(), record[1].strip()))
+        yield _checked(_Row(where, record[0].strip(), (record[1].strip(),)))
 
 
 def _records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
@@ -287,19 +325,19 @@ def _time(where: str, column: str, text: str) -> float | None:
 
 
 def _checked(row: _Row) -> _Row:
-    if not row.path or not row.label:
+    if not row.path or not all(row.labels):
         raise UsageError(f"{row.where}: the {'label' if row.path else 'path'} is missing")
     if row.start is not None and row.end is not None and row.start >= row.end:
         raise UsageError(f"{row.where}: start {row.start:g} is not before end {row.end:g}")
     return row
 
 
-def _label(row: _Row, classes: tuple[str, ...], numbers: dict[str, int]) -> int:
-    if row.label in numbers:
-        return numbers[row.label]
-    if re.fullmatch(r"-?\d+", row.label):
-        number = int(row.label)
+def _label(where: str, label: str, classes: tuple[str, ...], numbers: dict[str, int]) -> int:
+    if label in numbers:
+        return numbers[label]
+    if re.fullmatch(r"-?\d+", label):
+        number = int(label)
         if 0 <= number < len(classes):
             return number
-        raise UsageError(f"{row.where}: label {number} is out of range: there are {len(classes)} classes, from 0")
-    raise UsageError(f"{row.where}: {row.label!r} is none of the {len(classes)} classes")
+        raise UsageError(f"{where}: label {number} is out of range: there are {len(classes)} classes, from 0")
+    raise UsageError(f"{where}: {label!r} is none of the {len(classes)} classes")

@@ -88,7 +88,7 @@ class TrainTransform:
             steps.append(v2.RandomErasing(augment.erase_probability, value=fill))
         self._steps = steps
 
-    def recipe(self, label: int, rng: np.random.Generator) -> Recipe:
+    def recipe(self, label: int | tuple[int, ...], rng: np.random.Generator) -> Recipe:
         """Drawn before decoding, so that frames are decoded at the size that they need."""
         low, high = self.data.train_short_side
         augment = self.data.augment
@@ -98,7 +98,8 @@ class TrainTransform:
             short_side = round(1 / rng.uniform(1 / high, 1 / low))
         else:
             short_side = int(rng.integers(low, high + 1))
-        may_flip = self.data.flip and label not in self.never_flipped
+        labels = (label,) if isinstance(label, int) else label
+        may_flip = self.data.flip and not any(one in self.never_flipped for one in labels)
         return Recipe(short_side, may_flip, int(rng.integers(2**63)))
 
     def __call__(self, clip: Tensor, recipe: Recipe) -> Tensor:

@@ -179,11 +179,14 @@ class DataConfig(Section):
 
 
 class OptimConfig(Section):
-    name: Literal["sgd", "adamw"] = "sgd"
+    name: str = "sgd"  # any of torch.optim, in lower case: sgd, adamw, rmsprop, ...; or of timm: lamb, lion, ...
+    options: dict[str, Any] = {}  # further keywords of the optimiser, as in betas: [0.9, 0.98]
     lr: Annotated[float, Field(gt=0)] = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # sgd only
     nesterov: bool = True  # sgd only
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4  # not of norms, biases and a learnable beta
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # each block's lr is that of the one behind it times this
+    freeze: list[str] = []  # parameters that stay as they are, by pattern: stem*, layer1.*, ...
     base_batch: Positive | None = None  # lr is for that many clips an update, and is scaled to what an update has
     schedule: Literal["cosine", "multistep", "constant"] = "cosine"  # after the warm-up
     milestones: list[Annotated[float, Field(gt=0)]] = []  # multistep: the epochs after which lr is multiplied by gamma
@@ -191,8 +194,18 @@ class OptimConfig(Section):
     final_lr: Fraction = 0.0  # cosine: where it ends, as a share of lr
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     warmup_start: Fraction = 0.0  # where the warm-up starts, as a share of lr
+    # binary: a sigmoid for each class; null: that for clips with several labels, else cross entropy
+    loss: Literal["cross_entropy", "binary"] | None = None
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    # one number a class; balanced: by how rare each is in the training split
+    class_weights: Literal["balanced"] | list[Annotated[float, Field(ge=0)]] | None = None
     clip_grad_norm: Annotated[float, Field(ge=0)] = 0.0  # 0: no clipping
+    clip_grad_value: Annotated[float, Field(ge=0)] = 0.0  # of each element
+
+    @field_validator("freeze", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return value.replace(",", " ").split() if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _consistent(self) -> OptimConfig:
@@ -213,7 +226,15 @@ class TrainConfig(Section):
     # clips of an optimiser step, all processes together: batch_size then is the most that one process takes at once,
     # and accumulate follows; not set, it is batch_size * accumulate * processes
     global_batch: Positive | None = None
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # bf16 and fp16 on a GPU
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"  # all but fp32 on a GPU
+    compile: bool = False  # torch.compile
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of an average of the weights, as 0.999; 0: none
+    norm: Literal["batch", "sync", "split"] = (
+        "batch"  # statistics of a process's batch, of all processes', of its parts
+    )
+    norm_clips: Positive = 8  # split: clips of a part
+    precise_norm: Annotated[int, Field(ge=0)] = 0  # batches that running statistics are taken from before an evaluation
+    on_nonfinite: Literal["stop", "skip"] = "stop"  # an update whose loss is NaN or infinite
     memory_format: Literal["channels_last_3d", "contiguous"] = "channels_last_3d"
     timeout_minutes: Annotated[float, Field(gt=0)] = 10.0  # that processes wait for each other before they give up
     eval_every: Positive = 1  # epochs; the last one is always evaluated

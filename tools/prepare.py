@@ -97,7 +97,7 @@ def _report(dataset: str, root: Path, folder: Path, manifests: dict, bad: dict[s
     for name in ("clips", "missing", "classes"):
         table.add_column(name, justify="right")
     for name, manifest in manifests.items():
-        used = len({clip.label for clip in manifest.clips})
+        used = int((manifest.class_counts() > 0).sum())
         table.add_row(name, str(len(manifest)), str(len(manifest.missing)), f"{used} of {len(manifest.classes)}")
     console = Console()
     console.print(table)

@@ -29,9 +29,11 @@ def make_accelerator(config: Config) -> Accelerator:
         # bfloat16 gradients of 3x3x3 convolutions over two frames come from memory that oneDNN 3.12 (torch 2.14.1)
         # never wrote: NaN in one run, wrong in the next.
         raise UsageError(
-            f"train.precision={config.train.precision} needs a GPU: on a CPU, PyTorch has no fp16 and its bf16 "
-            "gradients of 3-D convolutions can be wrong; set train.precision=fp32"
+            f"train.precision={config.train.precision} needs a GPU: on a CPU, PyTorch has neither tf32 nor fp16 and "
+            "its bf16 gradients of 3-D convolutions can be wrong; set train.precision=fp32"
         )
+    for backend in (torch.backends.cuda.matmul, torch.backends.cudnn.conv):
+        backend.fp32_precision = "tf32" if config.train.precision == "tf32" else "ieee"
     if device.index is not None:
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
     else:
@@ -40,7 +42,7 @@ def make_accelerator(config: Config) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state="RANK" not in os.environ)
     return Accelerator(
         cpu=device.type == "cpu",
-        mixed_precision={"fp32": "no"}.get(config.train.precision, config.train.precision),
+        mixed_precision={"fp32": "no", "tf32": "no"}.get(config.train.precision, config.train.precision),
     )
 
 
@@ -64,7 +66,7 @@ def pick_device(name: str) -> torch.device:
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """`train.precision` for a network without an accelerator; a CPU, which has no fp16, takes bf16 for it."""
     dtype = torch.float16 if precision == "fp16" and device.type == "cuda" else torch.bfloat16
-    return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
+    return torch.autocast(device.type, dtype=dtype, enabled=precision not in ("fp32", "tf32"))
 
 
 def seed_everything(seed: int) -> None:

@@ -16,12 +16,13 @@ from softpool3d.datasets.decoder import DecodeError
 from softpool3d.datasets.loader import Batch, to_device
 from softpool3d.datasets.transforms import normalize
 from softpool3d.engine.devices import MEMORY_FORMATS
+from softpool3d.engine.losses import as_probabilities
 from softpool3d.engine.scores import Scores
 
 
 @torch.inference_mode()
 def view_probabilities(model: nn.Module, video: Tensor, config: Config) -> Tensor:
-    """Softmax, averaged over the views: uint8 (N, V, C, T, H, W), on the model's device -> float32 (N, classes).
+    """Softmax or sigmoids, mean over views: uint8 (N, V, C, T, H, W), on the model's device -> float32 (N, classes).
 
     With `test.average: logits` the average comes first. The network sees at most `test.batch_size` clips at a time,
     whatever N and V are.
@@ -32,7 +33,9 @@ def view_probabilities(model: nn.Module, video: Tensor, config: Config) -> Tenso
         clips = clips.contiguous(memory_format=MEMORY_FORMATS[config.train.memory_format])
         logits.append(model(clips).float())
     logits = torch.cat(logits).unflatten(0, video.shape[:2])
-    return logits.mean(1).softmax(-1) if config.test.average == "logits" else logits.softmax(-1).mean(1)
+    if config.test.average == "logits":
+        return as_probabilities(logits.mean(1), config)
+    return as_probabilities(logits, config).mean(1)
 
 
 def scored_batches(

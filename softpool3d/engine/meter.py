@@ -1,15 +1,19 @@
-"""Running loss, accuracy and rate of an epoch."""
+"""Running loss, accuracy and rate of an epoch, and where its time goes."""
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 T = TypeVar("T")
+
+PARTS = ("data", "forward", "backward", "optimizer")
 
 
 class Meter:
@@ -24,6 +28,36 @@ class Meter:
         self._before = float(self.sums[2])
         self._begin = self._read = time.perf_counter()
         self._waited = 0.0
+        self._device, self._steps = device, 0
+        self._spent = dict.fromkeys(PARTS, 0.0)
+        self._marks: list[tuple[str, float | torch.cuda.Event]] = [("", self._now())]
+
+    def mark(self, part: str) -> None:
+        """The time since the last mark went into `part`, one of PARTS; on a GPU, the GPU's time."""
+        self._marks.append((part, self._now()))
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens inside is no part of the epoch's time."""
+        begin = time.perf_counter()
+        self._settle()
+        yield
+        self._begin += time.perf_counter() - begin
+        self._marks = [("", self._now())]
+
+    def _now(self) -> float | torch.cuda.Event:
+        if self._device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def _settle(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        for (_, begin), (part, end) in itertools.pairwise(self._marks):
+            self._spent[part] += end - begin if isinstance(end, float) else begin.elapsed_time(end) / 1000
+        del self._marks[:-1]
 
     def timed(self, batches: Iterable[T]) -> Iterator[T]:
         """The batches, with the time that each took to arrive counted as waiting."""
@@ -38,18 +72,22 @@ class Meter:
             yield batch
 
     def add(self, loss: Tensor, logits: Tensor, label: Tensor) -> None:
-        """loss: mean over the clips; logits (N, classes); label (N,)."""
+        """loss: mean over the clips; logits (N, classes); label (N,), or 0 or 1 of each class, (N, classes)."""
         count = loss.new_tensor(len(label))
-        correct = (logits.argmax(-1) == label).sum()
-        self.sums = self.sums + torch.stack([loss * count, correct, count]).to(self.sums)
+        guess = logits.argmax(-1)
+        correct = (guess == label).sum() if label.ndim == 1 else label.gather(1, guess.unsqueeze(1)).sum()
+        self._steps += 1
+        sums = torch.stack([loss * count, correct, count]).to(self.sums)
+        self.sums = self.sums + torch.where(torch.isfinite(loss), sums, 0)
 
     def due(self) -> bool:
         """Twice a second: reading waits for the device."""
         return time.perf_counter() - self._read > 0.5
 
     def read(self) -> dict[str, float]:
-        """loss, top1, clips a second, share of the time spent waiting for data."""
+        """loss, top1, clips a second, share of the time spent waiting for data; milliseconds a step of each part."""
         loss, correct, clips = self.sums.tolist()
+        self._settle()
         self._read = time.perf_counter()
         elapsed = max(self._read - self._begin, 1e-9)
         return {
@@ -57,4 +95,4 @@ class Meter:
             "top1": correct / max(clips, 1),
             "rate": (clips - self._before) / elapsed,
             "waiting": self._waited / elapsed,
-        }
+        } | {f"{part}_ms": 1000 * spent / max(self._steps, 1) for part, spent in self._spent.items()}

@@ -1,19 +1,99 @@
-"""The optimiser."""
+"""The optimiser by name, and which parameters it treats how."""
 
 from __future__ import annotations
+
+import difflib
+import inspect
+from typing import Any
 
 import torch
 from torch import nn
 
 from softpool3d.config import OptimConfig
+from softpool3d.errors import UsageError
+
+_CHOSEN_HERE = ("params", "lr", "weight_decay", "named_parameters")  # by keys of their own
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """SGD or AdamW; no weight decay on norms and biases (arXiv 1812.01187)."""
-    decay = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    rest = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr)
-    nesterov = config.nesterov and config.momentum > 0
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov)
+    """The optimiser that `config.name` names: one of torch.optim, or else of timm.
+
+    Each of its groups has an `lr_scale`, which the schedule multiplies its rate by.
+
+    Raises:
+        UsageError: for an unknown name, or a keyword in `config.options` that the optimiser does not take.
+    """
+    kind = _find(config.name)
+    taken = [name for name in inspect.signature(kind).parameters if name not in _CHOSEN_HERE]
+    options: dict[str, Any] = dict(config.options)
+    for name in options:
+        if name not in taken:
+            near = difflib.get_close_matches(name, taken, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(taken)}"
+            raise UsageError(f"optim.options: {config.name} takes no {name}; {hint}")
+    if config.name == "sgd":
+        options = {"momentum": config.momentum, "nesterov": config.nesterov and config.momentum > 0} | options
+    groups = parameter_groups(model, config.weight_decay, config.layer_decay)
+    try:
+        return kind(groups, lr=config.lr, **options)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"optim: {config.name} refuses its settings: {error}") from None
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
+    """Trainable parameters by their weight decay and share of the rate; first what decays, then the rest.
+
+    Norms, biases and a learnable beta of SoftPool, the parameters of one dimension, do not decay (arXiv 1812.01187).
+
+    Args:
+        layer_decay: each block's rate is that of the block behind it times this (arXiv 2106.08254); the head has 1.
+
+    Raises:
+        UsageError: for a layer decay of a network without stages.
+    """
+    depths, deepest = _depths(model) if layer_decay < 1 else ({}, 0)
+    groups: dict[tuple[bool, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decays = parameter.ndim > 1
+            scale = layer_decay ** (deepest - depths.get(name, deepest))
+            group = {"params": [], "weight_decay": weight_decay if decays else 0.0, "lr_scale": scale}
+            groups.setdefault((not decays, -scale), group)["params"].append(parameter)
+    return [groups[key] for key in sorted(groups)]
+
+
+def _depths(model: nn.Module) -> tuple[dict[str, int], int]:
+    """Of each parameter before the head: how many blocks come before its own; and that of the head."""
+    if not hasattr(model, "stages"):
+        raise UsageError("optim.layer_decay needs a network whose stages are known")
+    blocks = [block for stage in model.stages().values() for block in stage]
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    depths = {names[id(p)]: depth for depth, block in enumerate(blocks) for p in block.parameters()}
+    first = next(index for index, name in enumerate(names.values()) if name in depths)
+    return {name: 0 for name in list(names.values())[:first]} | depths, len(blocks)
+
+
+def _find(name: str) -> type[torch.optim.Optimizer]:
+    own = {
+        kind.__name__.lower(): kind
+        for kind in vars(torch.optim).values()
+        if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and kind is not torch.optim.Optimizer
+    }
+    for unfit in ("lbfgs", "sparseadam", "muon"):  # they want a closure, sparse gradients, matrices
+        own.pop(unfit, None)
+    if name.lower() in own:
+        return own[name.lower()]
+    try:
+        from timm.optim import get_optimizer_info, list_optimizers
+    except ImportError:
+        raise UsageError(
+            f"optim.name: torch has no optimiser {name!r} ({', '.join(own)}); timm has more, lamb among them: "
+            "pip install timm"
+        ) from None
+    if name.lower() not in list_optimizers():
+        near = difflib.get_close_matches(name.lower(), sorted({*own, *list_optimizers()}), n=3)
+        raise UsageError(
+            f"optim.name: neither torch nor timm has an optimiser {name!r}"
+            + (f"; did you mean {' or '.join(near)}?" if near else f" (torch: {', '.join(own)})")
+        )
+    return get_optimizer_info(name.lower()).opt_class

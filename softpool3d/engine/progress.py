@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 _FIELDS = "loss {task.fields[loss]:.3f}  top-1 {task.fields[top1]:5.1%}  {task.fields[rate]:.0f} clips/s  "
-_FIELDS += "waiting for data {task.fields[waiting]:.0%}"
+_FIELDS += "waiting for data {task.fields[waiting]:.0%}  {task.fields[spent]}"
 
 
 class Display:
@@ -28,7 +28,7 @@ class Display:
             disable=not (enabled and console.is_terminal),
         )
         self._task = self._progress.add_task(
-            "", total=total_steps, completed=done_steps, loss=0.0, top1=0.0, rate=0.0, waiting=0.0
+            "", total=total_steps, completed=done_steps, loss=0.0, top1=0.0, rate=0.0, waiting=0.0, spent=""
         )
 
     def __enter__(self) -> Display:
@@ -44,8 +44,11 @@ class Display:
     def advance(self, steps: int = 1) -> None:
         self._progress.advance(self._task, steps)
 
-    def show(self, loss: float, top1: float, rate: float, waiting: float) -> None:
-        self._progress.update(self._task, loss=loss, top1=top1, rate=rate, waiting=waiting)
+    def show(self, loss: float, top1: float, rate: float, waiting: float, **milliseconds: float) -> None:
+        """What `Meter.read` gives; of the parts of a step their shares are shown."""
+        total = max(sum(milliseconds.values()), 1e-9)
+        spent = "  ".join(f"{part.removesuffix('_ms')} {ms / total:.0%}" for part, ms in milliseconds.items())
+        self._progress.update(self._task, loss=loss, top1=top1, rate=rate, waiting=waiting, spent=spent)
 
     def line(self, text: str, style: str | None = None) -> None:
         if self._enabled:

@@ -11,7 +11,8 @@ from torch import nn
 
 from softpool3d.config import Config
 from softpool3d.datasets.manifest import Manifest
-from softpool3d.engine.evaluator import Scores
+from softpool3d.engine.meter import PARTS
+from softpool3d.engine.scores import Scores
 
 
 def few(names: Sequence[str], most: int = 3) -> str:
@@ -32,35 +33,52 @@ def header(config: Config, folder: Path, manifests: dict[str, Manifest], model: 
     )
 
 
-def epoch_line(at: str, trained: dict[str, float], scores: Scores | None, best: bool) -> str:
+def epoch_line(at: str, trained: dict[str, float], scores: dict[str, Scores], best: bool) -> str:
     """
     Args:
         at: where in the run, as epoch 3/10.
-        scores: None where nothing was evaluated.
+        scores: of the weights under "", of their average under "_ema"; nothing where nothing was evaluated.
     """
     line = f"{at}  loss {trained['loss']:.3f}  top-1 {trained['top1']:6.1%}  "
     if scores:
-        line += f"val loss {scores.loss():.3f}  val top-1 {scores.accuracy():6.1%}  "
-        line += f"val top-5 {scores.accuracy(5):6.1%}  "
+        line += f"val loss {scores[''].loss():.3f}  val top-1 {scores[''].accuracy():6.1%}  "
+        line += f"val top-5 {scores[''].accuracy(5):6.1%}  "
+    if "_ema" in scores:
+        line += f"EMA top-1 {scores['_ema'].accuracy():6.1%}  "
     return f"{line}{trained['rate']:.0f} clips/s  waiting {trained['waiting']:.0%}{'  *' if best else ''}"
 
 
 def metrics_row(
-    epoch: int, step: int, lr: float, trained: dict[str, float], scores: Scores | None, seconds: float
+    epoch: int,
+    step: int,
+    lr: float,
+    trained: dict[str, float],
+    scores: dict[str, Scores],
+    networks: Sequence[str],
+    seconds: float,
 ) -> dict[str, Any]:
     """A row of metrics.csv: `epoch` counts from 1, `step` the batches of the whole run; nothing under val_* where
-    nothing was evaluated."""
+    nothing was evaluated.
+
+    Args:
+        scores: by network, as for `epoch_line`; `networks`: those that the run has.
+    """
+    validated: dict[str, Any] = {}
+    for suffix in networks:
+        found = scores.get(suffix)
+        validated[f"val{suffix}_loss"] = round(found.loss(), 6) if found else ""
+        validated[f"val{suffix}_top1"] = round(found.accuracy(), 6) if found else ""
+        validated[f"val{suffix}_top5"] = round(found.accuracy(5), 6) if found else ""
     return {
         "epoch": epoch,
         "step": step,
         "lr": round(lr, 8),
         "train_loss": round(trained["loss"], 6),
         "train_top1": round(trained["top1"], 6),
-        "val_loss": round(scores.loss(), 6) if scores else "",
-        "val_top1": round(scores.accuracy(), 6) if scores else "",
-        "val_top5": round(scores.accuracy(5), 6) if scores else "",
+        **validated,
         "clips_per_second": round(trained["rate"], 2),
         "waiting_for_data": round(trained["waiting"], 4),
+        **{f"{part}_ms": round(trained[f"{part}_ms"], 2) for part in PARTS},
         "seconds": round(seconds, 1),
     }
 

@@ -281,7 +281,13 @@ def _pick(manifests: dict[str, Manifest], split: str | None, subject: Subject) -
             f"the data set's {len(manifest.classes)} are not among them ({few(unknown)}); set data.dataset and "
             "data.root to the data set that it was trained on, or train with model.weights=... for other classes"
         )
-    clips = [replace(clip, label=numbers[manifest.classes[clip.label]]) for clip in manifest.clips]
+
+    def renumbered(label: int | tuple[int, ...]) -> int | tuple[int, ...]:
+        if manifest.multi_label:
+            return tuple(numbers[manifest.classes[one]] for one in label)
+        return numbers[manifest.classes[label]]
+
+    clips = [replace(clip, label=renumbered(clip.label)) for clip in manifest.clips]
     return split, replace(manifest, classes=subject.classes, clips=clips)
 
 

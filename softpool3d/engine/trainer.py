@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import closing, nullcontext
 from typing import Any
 
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from rich.console import Console
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from softpool3d.config import Config
 from softpool3d.datasets import read_manifests
-from softpool3d.datasets.loader import eval_loader, num_views, to_device, train_loader
+from softpool3d.datasets.loader import TrainBatches, eval_loader, num_views, to_device, train_loader
+from softpool3d.datasets.manifest import Manifest
 from softpool3d.datasets.transforms import BatchMix, normalize
 from softpool3d.engine.bad_files import BadFiles, TooManyBadFiles, write_bad_files
 from softpool3d.engine.checkpoint import FORMAT, load_into, load_state, load_weights, save_state
@@ -28,9 +29,14 @@ from softpool3d.engine.devices import (
     set_random_state,
 )
 from softpool3d.engine.evaluator import evaluate
+from softpool3d.engine.freeze import freeze, train_mode
 from softpool3d.engine.interrupt import Interrupt, Interrupted
 from softpool3d.engine.keeper import Keeper
+from softpool3d.engine.losses import build_loss, choose_loss
+from softpool3d.engine.memory import out_of_memory_explained
 from softpool3d.engine.meter import Meter
+from softpool3d.engine.nonfinite import LossGuard
+from softpool3d.engine.norms import convert_norms, precise_statistics
 from softpool3d.engine.optim import build_optimizer
 from softpool3d.engine.pretrained import adopt_statistics, name_classes
 from softpool3d.engine.progress import Display
@@ -57,7 +63,7 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
     accelerator = make_accelerator(config)
     seed_everything(config.seed)
     manifests = read_manifests(config.data)
-    classes = manifests["train"].classes
+    config, classes = choose_loss(config, manifests["train"]), manifests["train"].classes
     memory_format = MEMORY_FORMATS[config.train.memory_format]
     state = load_state(resume.checkpoint) if resume else _fresh_state(classes)
     if resume:
@@ -82,9 +88,16 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
         state["classes"] = list(classes)
         if accelerator.is_main_process:
             console.print(f"{loaded}\n{adopted}".rstrip(), markup=False, highlight=False, soft_wrap=True)
-    model = model.to(memory_format=memory_format)
-    optimizer = build_optimizer(model, config.optim)
-    model, optimizer = accelerator.prepare(model, optimizer)
+    freeze(model, config.optim.freeze)
+    model = convert_norms(model, config.train, accelerator.device)
+    model = network = model.to(accelerator.device, memory_format=memory_format)
+    averaging = get_ema_multi_avg_fn(config.train.ema)
+    average = AveragedModel(network, multi_avg_fn=averaging) if config.train.ema else None
+    criterion = build_loss(config, manifests["train"], accelerator.device)
+    optimizer = build_optimizer(network, config.optim)
+    if config.train.compile:
+        network.compile()
+    model, optimizer = accelerator.prepare(network, optimizer)
 
     rank, world_size = accelerator.process_index, accelerator.num_processes
     train_clips = train_loader(manifests["train"], config, rank, world_size)
@@ -94,10 +107,16 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
     mix = BatchMix(len(classes), config.train.mixup, config.train.cutmix)
     schedule = Schedule(config.optim, epochs, batches.update_size * config.train.repeats)
 
+    _check_size(config, batches, manifests["train"])
+
     run = resume or _new_run(config, accelerator)
-    keeper = Keeper(run.folder, config, classes)
+    # of the weights, and of their average
+    networks = {"": network} | ({"_ema": average.module} if average else {})
+    keepers = {suffix: Keeper(run.folder, config, classes, suffix) for suffix in networks}
+    guard = LossGuard(network, config.train, manifests["train"], run.folder, accelerator)
     # all that changes as the run goes on, besides the network and `state` itself
-    parts = {"optimizer": optimizer, "keeper": keeper, "scaler": accelerator.scaler}
+    parts = {"optimizer": optimizer, "average": average, "scaler": accelerator.scaler, "guard": guard}
+    parts |= {f"keeper{suffix}": keeper for suffix, keeper in keepers.items()}
     parts = {name: part for name, part in parts.items() if part is not None}
     if resume:
         for name, part in parts.items():
@@ -109,7 +128,7 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
     def save() -> None:
         """What resuming needs; `state` says where in the run we are."""
         if accelerator.is_main_process:
-            state["model"] = accelerator.unwrap_model(model).state_dict()
+            state["model"] = network.state_dict()
             state["parts"] = {name: part.state_dict() for name, part in parts.items()}
             state["rng"] = random_state(accelerator.device)
             state["bad"] = {name: files.files for name, files in bad.items()}
@@ -139,21 +158,27 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
         )
         for name, manifest in manifests.items()
     }
-    display.line(header(config, run.folder, manifests, accelerator.unwrap_model(model), accelerator.device))
+    display.line(header(config, run.folder, manifests, network, accelerator.device))
     started = state["seconds"] - time.perf_counter()
 
     def report(name: str, trained: dict[str, float], evaluated: bool) -> None:
         """A row of metrics.csv and a line on the terminal, after an evaluation where one is due."""
-        scores, better, epoch = None, False, state["epoch"] + 1
+        scores, better, epoch = {}, False, state["epoch"] + 1
         if evaluated:
             display.describe(f"{name}, validation")
-            scores = evaluate(model, val_clips, config, accelerator, stop_if_asked, bad["val"].add)
-            weights = accelerator.unwrap_model(model).state_dict()
-            file = f"epoch{epoch:04}-step{state['steps']:07}"
-            better = keeper.offer(weights, scores, file, accelerator.is_main_process)
+            for suffix, evaluated_network in networks.items():
+                if config.train.precise_norm:
+                    with closing(_clips_for_norms(config, manifests["train"], accelerator)) as clips:
+                        precise_statistics(evaluated_network, clips, config.train.precise_norm, accelerator)
+                scores[suffix] = evaluate(
+                    evaluated_network, val_clips, config, accelerator, stop_if_asked, bad["val"].add
+                )
+            file, main = f"epoch{epoch:04}-step{state['steps']:07}", accelerator.is_main_process
+            for suffix, keeper in keepers.items():
+                better |= keeper.offer(networks[suffix].state_dict(), scores[suffix], file, main)
         if accelerator.is_main_process:
-            lr, seconds = optimizer.param_groups[0]["lr"], started + time.perf_counter()
-            run.log(metrics_row(epoch, state["steps"], lr, trained, scores, seconds))
+            seconds = started + time.perf_counter()
+            run.log(metrics_row(epoch, state["steps"], state["lr"], trained, scores, list(networks), seconds))
         display.line(epoch_line(name, trained, scores, better))
         display.describe(name)
         state.update(rows=state["rows"] + 1, reported=state["steps"])
@@ -163,10 +188,13 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
         every = config.train.eval_every_steps
         return every is not None and state["steps"] // every > state["reported"] // every
 
-    with Interrupt() as interrupt, display:
+    def patience_is_over() -> bool:
+        return all(keeper.patience_is_over() for keeper in keepers.values())
+
+    with Interrupt() as interrupt, display, out_of_memory_explained(config):
         try:
             for epoch in range(state["epoch"], epochs):
-                if keeper.patience_is_over():
+                if patience_is_over():
                     break
                 name = f"epoch {epoch + 1:{len(str(epochs))}}/{epochs}"
                 display.describe(name)
@@ -175,7 +203,7 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
                 meter = Meter(state["meter"], accelerator.device)
                 if 0 < first < steps and steps_are_due():  # an evaluation that was interrupted
                     report(f"{name}, step {first}", meter.read(), evaluated=True)
-                model.train()
+                train_mode(model)
                 for step, batch in enumerate(meter.timed(train_clips), first):
                     bad["train"].add(batch.bad)
                     if batch.video is None:
@@ -187,34 +215,40 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
                     draw = ((config.seed * epochs + epoch) * steps + step) * world_size + rank
                     clips, target = mix(clips, label, draw)
                     clips = clips.contiguous(memory_format=memory_format)
+                    meter.mark("data")
                     update = (step + 1) % accumulate == 0
                     with nullcontext() if update else accelerator.no_sync(model):
                         with accelerator.autocast():
                             logits = model(clips)
-                        loss = F.cross_entropy(logits.float(), target, label_smoothing=config.optim.label_smoothing)
+                        loss = criterion(logits, target)
+                        meter.mark("forward")
                         accelerator.backward(loss * batches.weight(step))
-                    if update:
+                        meter.mark("backward")
+                    guard.add(loss, batch.index)
+                    meter.add(loss.detach(), logits.detach(), label)
+                    if update and guard.allows(epoch + 1, step + 1):
                         if config.optim.clip_grad_norm:
                             accelerator.clip_grad_norm_(model.parameters(), config.optim.clip_grad_norm)
-                        schedule.set(optimizer, epoch, step, steps)
+                        if config.optim.clip_grad_value:
+                            accelerator.clip_grad_value_(model.parameters(), config.optim.clip_grad_value)
+                        state["lr"] = schedule.set(optimizer, epoch, step, steps)
                         optimizer.step()
+                        if average:
+                            average.update_parameters(network)
+                        meter.mark("optimizer")
+                    if update:
                         optimizer.zero_grad()
-                    meter.add(loss.detach(), logits.detach(), label)
                     if meter.due() or step + 1 == steps:
-                        shown = meter.read()
-                        if not math.isfinite(shown["loss"]):
-                            raise WorkError(
-                                f"the loss is {shown['loss']} in epoch {epoch + 1} at step {step + 1}; try a lower "
-                                "optim.lr, a longer optim.warmup_epochs, or optim.clip_grad_norm=1"
-                            )
-                        display.show(**shown)
+                        display.show(**meter.read())
                     display.advance()
                     if update:
                         state.update(clips=batches.done(step + 1), steps=before + step + 1, meter=meter.sums)
                     if update and step + 1 < steps:
                         if steps_are_due():
-                            report(f"{name}, step {step + 1}", meter.read(), evaluated=True)
-                        if keeper.patience_is_over():
+                            with meter.paused():
+                                report(f"{name}, step {step + 1}", meter.read(), evaluated=True)
+                            train_mode(model)
+                        if patience_is_over():
                             break
                         stop_if_asked()
                 else:
@@ -225,31 +259,34 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
         except (Interrupted, TooManyBadFiles):
             save()
             raise
-        if keeper.patience_is_over():
+        if patience_is_over():
             display.line(f"stopped early: no better validation in {config.train.patience} evaluations (train.patience)")
 
         accelerator.wait_for_everyone()
         split = "test" if "test" in manifests else "val"
         display.describe(f"testing on {split}")
-        load_into(accelerator.unwrap_model(model), load_weights(keeper.best).state, keeper.best)
-        test_clips = eval_loader(
-            manifests[split], config, config.test.num_clips, config.test.num_crops, rank, world_size
-        )
-        scores = evaluate(model, test_clips, config, accelerator, stop_if_asked, bad[split].add)
+        views = config.test.num_clips, config.test.num_crops
+        test_clips = eval_loader(manifests[split], config, *views, rank, world_size)
+        scores = {}
+        for suffix, keeper in keepers.items():
+            load_into(network, load_weights(keeper.best).state, keeper.best)
+            scores[suffix] = evaluate(network, test_clips, config, accelerator, stop_if_asked, bad[split].add)
 
     summary = {
-        "val_top1": keeper.score,
         "tested_on": split,
-        "test_top1": scores.accuracy(),
-        "test_top5": scores.accuracy(5),
-        "test_clips": len(scores.label),
-        "views": num_views(config.data, config.test.num_clips, config.test.num_crops),
+        "test_clips": len(scores[""].label),
+        "views": num_views(config.data, *views),
+        "skipped_updates": guard.skipped,
         "bad_files": {name: len(files) for name, files in bad.items()},
         "seconds": started + time.perf_counter(),
         "peak_memory_bytes": peak_memory_bytes(accelerator.device),
         "folder": str(run.folder),
-        "weights": str(keeper.best),
+        "weights": str(keepers[""].best),
     }
+    for suffix, keeper in keepers.items():
+        summary[f"val{suffix}_top1"] = keeper.score
+        summary[f"test{suffix}_top1"] = scores[suffix].accuracy()
+        summary[f"test{suffix}_top5"] = scores[suffix].accuracy(5)
     if accelerator.is_main_process:
         run.summarize(summary)
         run.close()
@@ -268,6 +305,7 @@ def _fresh_state(classes: tuple[str, ...]) -> dict[str, Any]:
         "steps": 0,  # batches done of the whole run
         "rows": 0,  # of metrics.csv
         "reported": 0,  # batches done when the last of them was written
+        "lr": 0.0,  # of the last update
         "seconds": 0.0,
         "model": None,
         "parts": None,  # name -> state of the optimiser and whatever else changes as the run goes on
@@ -280,6 +318,28 @@ def _new_run(config: Config, accelerator: Accelerator) -> Run:
     """The first process makes the folder; the others learn its name."""
     folder = [Run.create(config).folder if accelerator.is_main_process else None]
     return Run(broadcast_object_list(folder)[0])
+
+
+def _check_size(config: Config, batches: TrainBatches, train: Manifest) -> None:
+    """Raises UsageError for an update that is larger than the training split."""
+    if batches.update_size > len(train):
+        repeats = config.train.repeats
+        parts = "train.batch_size, train.accumulate, train.global_batch or the number of processes"
+        raise UsageError(
+            f"train.batch_size={config.train.batch_size}: an update has {batches.update_size * repeats} clips and the "
+            f"training split {len(train) * repeats}; lower {parts}"
+        )
+
+
+def _clips_for_norms(config: Config, train: Manifest, accelerator: Accelerator) -> Iterator[Tensor]:
+    """Training clips as the network takes them, the same at each call."""
+    loader = train_loader(train, config, accelerator.process_index, accelerator.num_processes)
+    memory_format = MEMORY_FORMATS[config.train.memory_format]
+    while True:
+        for batch in loader:
+            if batch.video is not None:
+                clips = normalize(to_device(batch, config.data, accelerator.device), config.data.mean, config.data.std)
+                yield clips.contiguous(memory_format=memory_format)
 
 
 def _check_order(source: object, theirs: Sequence[str], ours: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ from softpool3d.engine.checkpoint import load_weights
 from softpool3d.engine.classifier import Classifier
 from softpool3d.engine.evaluator import Scores
 from softpool3d.engine.interrupt import Interrupted
-from softpool3d.engine.optim import build_optimizer
+from softpool3d.engine.meter import PARTS
 from softpool3d.engine.run import Run
 from softpool3d.engine.schedule import Schedule
 from softpool3d.engine.trainer import train
@@ -110,7 +110,7 @@ def test_an_interrupted_run_goes_on_as_if_it_never_stopped(tmp_path):
     assert len(rows(folder)) == 1  # the second of three epochs was under way
     run, config = Run.open(folder)
     train(config, run)
-    drop = ("seconds", "clips_per_second", "waiting_for_data")
+    drop = ("seconds", "clips_per_second", "waiting_for_data", *(f"{part}_ms" for part in PARTS))
     for a, b in zip(rows(whole["folder"]), rows(folder), strict=True):
         assert {k: v for k, v in a.items() if k not in drop} == {k: v for k, v in b.items() if k not in drop}
     first, second = (load_weights(os.path.join(f, "best.safetensors")).state for f in (whole["folder"], folder))
@@ -303,11 +303,81 @@ def test_schedules():
     assert rates(["optim.schedule=constant", "optim.base_batch=16"])[-1] == 0.25
 
 
-def test_norms_and_biases_do_not_decay():
-    model = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 1), torch.nn.BatchNorm3d(2))
-    decayed, rest = build_optimizer(model, load_config("r3d_softpool").optim).param_groups
-    assert [p.ndim for p in decayed["params"]] == [5] and decayed["weight_decay"] == 5e-4
-    assert [p.ndim for p in rest["params"]] == [1, 1, 1] and rest["weight_decay"] == 0
+def test_an_average_of_the_weights_is_evaluated_and_kept_beside_them(tmp_path):
+    config = tiny(tmp_path, "train.ema=0.5", "train.epochs=2", "train.precise_norm=2", "train.norm=split")
+    summary = train(config)
+    folder = Path(summary["folder"])
+    assert all(row["val_ema_top1"] for row in rows(folder)) and "test_ema_top1" in summary
+    last, average = (load_weights(folder / f"last{suffix}.safetensors").state for suffix in ("", "_ema"))
+    assert not torch.equal(last["fc.weight"], average["fc.weight"])
+    torch.testing.assert_close(last["fc.weight"], average["fc.weight"], rtol=1, atol=0.1)
+    state = torch.load(folder / "last" / "checkpoint.pt", weights_only=True)
+    assert torch.equal(state["parts"]["average"]["module.fc.weight"], average["fc.weight"])
+
+
+class Poisoned:
+    """A loss that is NaN for the batches of these numbers, the first being 0."""
+
+    def __init__(self, numbers):
+        self.numbers, self.count = numbers, 0
+
+    def __call__(self, logits, target):
+        loss = torch.nn.functional.cross_entropy(logits, target)
+        self.count += 1
+        return loss * float("nan") if self.count - 1 in self.numbers else loss
+
+
+def test_a_nan_stops_the_run_and_names_its_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "build_loss", lambda *_: Poisoned([5]))
+    with pytest.raises(WorkError, match="the loss is nan in epoch 2 at step 2; .*train.on_nonfinite=skip"):
+        train(tiny(tmp_path))
+    folder = tmp_path / "runs" / "r3d_softpool"
+    with open(folder / "nonfinite.csv", newline="") as file:
+        found = list(csv.DictReader(file))
+    assert [(row["epoch"], row["step"], row["loss"]) for row in found] == [("2", "2", "nan")] * 4
+    assert all(Path(row["path"]).is_file() for row in found)
+    state = torch.load(folder / "last" / "checkpoint.pt", weights_only=True)  # of before
+    assert all(value.isfinite().all() for value in state["model"].values())
+
+
+def test_an_update_with_a_nan_is_skipped(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "build_loss", lambda *_: Poisoned([1, 2]))
+    summary = train(tiny(tmp_path, "train.on_nonfinite=skip", "train.epochs=1"))
+    assert summary["skipped_updates"] == 2
+    assert all(value.isfinite().all() for value in load_weights(summary["weights"]).state.values())
+    assert 0 < float(rows(summary["folder"])[0]["train_loss"]) < 10
+    monkeypatch.setattr(trainer, "build_loss", lambda *_: Poisoned(range(100)))
+    with pytest.raises(WorkError, match="the 20th update in a row that was skipped"):
+        train(tiny(tmp_path, "train.on_nonfinite=skip", "train.epochs=9"))
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_out_of_memory_is_one_sentence_with_three_settings(tmp_path, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(trainer, "build_loss", lambda *_: fail)
+    message = "out of memory with train.batch_size=4 clips of 8 frames at 64 pixels; try train.batch_size=2 "
+    message += "train.accumulate=2 .*, model.checkpointing=true, or a smaller data.crop_size"
+    with pytest.raises(WorkError, match=message):
+        train(tiny(tmp_path))
+
+
+def test_an_update_larger_than_the_data_set(tmp_path):
+    with pytest.raises(
+        UsageError, match="train.batch_size=12: an update has 24 clips and the training split 16; lower"
+    ):
+        train(tiny(tmp_path, "train.batch_size=12", "train.accumulate=2"))
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("override", ["train.epochs=0", "optim.lr=0", "optim.lr=-0.1"])
+def test_settings_that_train_nothing(tmp_path, override):
+    key, _, value = override.partition("=")
+    with pytest.raises(UsageError, match=f"{key} = {value}: input should be greater than"):
+        tiny(tmp_path, override)
 
 
 def test_scores():

@@ -1,0 +1,64 @@
+"""What training minimises, and the probabilities that belong to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from softpool3d.config import Config
+from softpool3d.datasets.manifest import Manifest
+from softpool3d.errors import UsageError
+
+
+def choose_loss(config: Config, train: Manifest) -> Config:
+    """`config`, where it leaves the loss open and clips have several labels, with the binary one."""
+    if config.optim.loss is not None or not train.multi_label:
+        return config
+    return config.model_copy(update={"optim": config.optim.model_copy(update={"loss": "binary"})})
+
+
+def build_loss(config: Config, train: Manifest, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+    """Mean loss of logits (N, C) and targets: int64 (N,), or float (N, C), a share of each class.
+
+    cross_entropy: of softmax; several labels of a clip share its target equally (arXiv 1805.00932).
+    binary: of a sigmoid for each class, mean over clips, sum over classes divided by their number.
+
+    Raises:
+        UsageError: for class weights that are not one a class.
+    """
+    smoothing, classes = config.optim.label_smoothing, len(train.classes)
+    weights = _class_weights(config, train)
+    weights = None if weights is None else weights.to(device)
+
+    def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+        if target.ndim == 2 and train.multi_label:
+            target = target / target.sum(1, keepdim=True).clamp_min(1e-12)
+        return F.cross_entropy(logits.float(), target, weights, label_smoothing=smoothing)
+
+    def binary(logits: Tensor, target: Tensor) -> Tensor:
+        target = F.one_hot(target, classes) if target.ndim == 1 else target
+        target = target.float() * (1 - smoothing) + 0.5 * smoothing
+        return F.binary_cross_entropy_with_logits(logits.float(), target, weights)
+
+    return binary if config.optim.loss == "binary" else cross_entropy
+
+
+def as_probabilities(logits: Tensor, config: Config) -> Tensor:
+    """float32 (..., C): of a sigmoid for each class where that was trained, else of softmax."""
+    logits = logits.float()
+    return logits.sigmoid() if config.optim.loss == "binary" else logits.softmax(-1)
+
+
+def _class_weights(config: Config, train: Manifest) -> Tensor | None:
+    chosen, classes = config.optim.class_weights, len(train.classes)
+    if chosen is None:
+        return None
+    if chosen == "balanced":  # so that every class counts the same over all clips; mean over clips is 1
+        counts = train.class_counts()
+        return torch.from_numpy(counts.sum() / (classes * counts.clip(min=1))).float()
+    if len(chosen) != classes:
+        raise UsageError(f"optim.class_weights has {len(chosen)} numbers and the data set {classes} classes")
+    return torch.tensor(chosen)

@@ -1,0 +1,99 @@
+"""A loss that is NaN or infinite: seen before it reaches the weights."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from softpool3d.config import TrainConfig
+from softpool3d.datasets.manifest import Manifest
+from softpool3d.errors import WorkError
+from softpool3d.files import write_atomically
+
+FILE = "nonfinite.csv"
+_MOST = 20  # updates in a row that are skipped before the run stops nevertheless
+
+
+class LossGuard:
+    """Tells which updates must not be made, and writes down the files that they came from.
+
+    The weights are never touched by such an update. With train.on_nonfinite=skip, running statistics, which the forward
+    has changed already, go back to where they were.
+    """
+
+    def __init__(
+        self, model: nn.Module, config: TrainConfig, manifest: Manifest, folder: Path, accelerator: Accelerator
+    ) -> None:
+        self._model, self._manifest, self._accelerator = model, manifest, accelerator
+        self._path, self._skips = folder / FILE, config.on_nonfinite == "skip"
+        self._state: dict[str, Any] = {"skipped": 0, "rows": []}
+        self._in_a_row = 0
+        self._losses: list[Tensor] = []
+        self._indices: list[Tensor] = []
+        self._buffers = [buffer.clone() for buffer in model.buffers()] if self._skips else []
+
+    @property
+    def skipped(self) -> int:
+        return self._state["skipped"]
+
+    def add(self, loss: Tensor, index: Tensor) -> None:
+        """A batch's loss, and its clips' places in the manifest."""
+        self._losses.append(loss.detach())
+        self._indices.append(index)
+
+    def allows(self, epoch: int, step: int) -> bool:
+        """Whether the update that the batches since the last call make may be made. Every process has to ask.
+
+        Raises:
+            WorkError: if not, and train.on_nonfinite=stop; or if too many in a row are not.
+        """
+        losses, indices = torch.stack(self._losses), torch.cat(self._indices)
+        self._losses, self._indices = [], []
+        good = torch.isfinite(losses).all()
+        if self._accelerator.num_processes > 1:
+            good = self._accelerator.reduce(good.float(), "sum") == self._accelerator.num_processes
+        if good:
+            self._in_a_row = 0
+            if self._skips:
+                torch._foreach_copy_(self._buffers, list(self._model.buffers()))
+            return True
+        self._write(epoch, step, losses, indices)
+        where = f"the loss is {losses.sum().item()} in epoch {epoch} at step {step}"
+        remedy = "try a lower optim.lr, a longer optim.warmup_epochs, or optim.clip_grad_norm=1"
+        if not self._skips:
+            raise WorkError(
+                f"{where}; {remedy}, or train.on_nonfinite=skip; the files of the batch are in {self._path}"
+            )
+        self._state["skipped"] += 1
+        self._in_a_row += 1
+        if self._in_a_row == _MOST:
+            raise WorkError(f"{where}, the {_MOST}th update in a row that was skipped; {remedy}")
+        torch._foreach_copy_(list(self._model.buffers()), self._buffers)
+        return False
+
+    def _write(self, epoch: int, step: int, losses: Tensor, indices: Tensor) -> None:
+        paths = [self._manifest.clips[index].path for index in indices.tolist()]
+        rows = [[epoch, step, f"{losses.sum().item():g}", path] for path in paths]
+        rows = gather_object(rows) if self._accelerator.num_processes > 1 else rows
+        self._state["rows"] += rows
+        if self._accelerator.is_main_process:
+            text = io.StringIO(newline="")
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow(["epoch", "step", "loss", "path"])
+            writer.writerows(self._state["rows"])
+            write_atomically(self._path, text.getvalue().encode(errors="surrogateescape"))
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._state = state
+        if self._skips:
+            torch._foreach_copy_(self._buffers, list(self._model.buffers()))

@@ -1,0 +1,80 @@
+"""Batch norm over parts of a batch, over all processes, and its precise statistics."""
+
+import socket
+
+import torch
+import torch.multiprocessing as mp
+from accelerate import Accelerator
+from torch import nn
+
+from softpool3d.config import TrainConfig
+from softpool3d.engine.norms import ProcessesBatchNorm, SplitBatchNorm, convert_norms, precise_statistics
+
+CPU = torch.device("cpu")
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv3d(1, 2, 1), nn.BatchNorm3d(2), nn.ReLU(), nn.Conv3d(2, 3, 1), nn.BatchNorm3d(3))
+
+
+def test_parts_of_a_batch_are_normalised_by_themselves():
+    x = torch.randn(6, 1, 2, 3, 3)
+    plain, split = network(), convert_norms(network(), TrainConfig(norm="split", norm_clips=3), CPU)
+    assert isinstance(split[1], SplitBatchNorm) and list(split.state_dict()) == list(plain.state_dict())
+    y = split(x)
+    assert torch.allclose(y, torch.cat([plain(x[:3]), plain(x[3:])]), atol=1e-6)
+    for (name, a), b in zip(plain.state_dict().items(), split.state_dict().values(), strict=True):
+        assert torch.allclose(a.float(), b.float()), name
+    assert torch.allclose(split.eval()(x), plain.eval()(x))
+
+
+def _in_two_processes(rank, port, queue):
+    torch.set_num_threads(1)
+    store = f"tcp://127.0.0.1:{port}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    model = convert_norms(network(), TrainConfig(norm="sync"), CPU)
+    assert isinstance(model[1], ProcessesBatchNorm)
+    torch.manual_seed(1)
+    x = torch.randn(5, 1, 2, 3, 3)
+    mine = x[:2] if rank == 0 else x[2:]  # two clips and three
+    (model(mine) ** 3).sum().backward()
+    gradients = [p.grad for p in model.parameters()]
+    for gradient in gradients:
+        torch.distributed.all_reduce(gradient)
+    if rank == 0:
+        queue.put([t.detach().numpy() for t in (*gradients, *model.buffers())])
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def test_statistics_of_all_processes_are_those_of_the_whole_batch():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = mp.get_context("spawn")
+    queue = context.SimpleQueue()
+    processes = [context.Process(target=_in_two_processes, args=(rank, port, queue)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    found = [torch.from_numpy(array) for array in queue.get()]
+    model = network()
+    torch.manual_seed(1)
+    (model(torch.randn(5, 1, 2, 3, 3)) ** 3).sum().backward()
+    for expected, value in zip([*(p.grad for p in model.parameters()), *model.buffers()], found, strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_precise_statistics_are_those_of_all_batches():
+    model = nn.Sequential(nn.BatchNorm3d(1), nn.Dropout(0.5))
+    batches = [torch.randn(4, 1, 2, 3, 3) * (n + 1) + n for n in range(3)]
+    state = torch.get_rng_state()
+    mean = model[0].running_mean
+    precise_statistics(model, iter(batches), 3, Accelerator(cpu=True))
+    assert torch.equal(torch.get_rng_state(), state) and model.training and model[0].running_mean is mean
+    values = torch.cat(batches)
+    torch.testing.assert_close(mean, values.mean().view(1))
+    torch.testing.assert_close(model[0].running_var, values.var(unbiased=False).view(1), rtol=0.01, atol=0)
