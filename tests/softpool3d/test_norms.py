@@ -13,9 +13,10 @@ from softpool3d.engine.norms import ProcessesBatchNorm, SplitBatchNorm, convert_
 CPU = torch.device("cpu")
 
 
-def network():
+def network(dtype=torch.float32):
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv3d(1, 2, 1), nn.BatchNorm3d(2), nn.ReLU(), nn.Conv3d(2, 3, 1), nn.BatchNorm3d(3))
+    model = nn.Sequential(nn.Conv3d(1, 2, 1), nn.BatchNorm3d(2), nn.ReLU(), nn.Conv3d(2, 3, 1), nn.BatchNorm3d(3))
+    return model.to(dtype)
 
 
 def test_parts_of_a_batch_are_normalised_by_themselves():
@@ -33,10 +34,10 @@ def _in_two_processes(rank, port, queue):
     torch.set_num_threads(1)
     store = f"tcp://127.0.0.1:{port}"
     torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
-    model = convert_norms(network(), TrainConfig(norm="sync"), CPU)
+    model = convert_norms(network(torch.float64), TrainConfig(norm="sync"), CPU)
     assert isinstance(model[1], ProcessesBatchNorm)
     torch.manual_seed(1)
-    x = torch.randn(5, 1, 2, 3, 3)
+    x = torch.randn(5, 1, 2, 3, 3, dtype=torch.float64)
     mine = x[:2] if rank == 0 else x[2:]  # two clips and three
     (model(mine) ** 3).sum().backward()
     gradients = [p.grad for p in model.parameters()]
@@ -61,11 +62,11 @@ def test_statistics_of_all_processes_are_those_of_the_whole_batch():
         process.join(60)
         assert process.exitcode == 0
     found = [torch.from_numpy(array) for array in queue.get()]
-    model = network()
+    model = network(torch.float64)
     torch.manual_seed(1)
-    (model(torch.randn(5, 1, 2, 3, 3)) ** 3).sum().backward()
+    (model(torch.randn(5, 1, 2, 3, 3, dtype=torch.float64)) ** 3).sum().backward()
     for expected, value in zip([*(p.grad for p in model.parameters()), *model.buffers()], found, strict=True):
-        torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(value, expected)
 
 
 def test_precise_statistics_are_those_of_all_batches():

@@ -47,7 +47,7 @@ def test_the_settings_reach_the_optimiser():
     assert tuple(group["betas"]) == (0.8, 0.98)
     assert build_optimizer(model, optim("optim.momentum=0.7")).param_groups[0]["momentum"] == 0.7
     for overrides, message in {
-        ("optim.name=adamv",): "neither torch nor timm has an optimiser 'adamv'; did you mean .*adamw",
+        ("optim.name=adamww",): "neither torch nor timm has an optimiser 'adamww'; did you mean .*adamw",
         ("optim.name=adamw", "optim.options.beta=1"): "optim.options: adamw takes no beta; did you mean betas",
         ("optim.name=adamw", "optim.options.betas=[2,3]"): "optim: adamw refuses its settings: .*[Bb]eta",
     }.items():
