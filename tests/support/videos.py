@@ -41,6 +41,7 @@ def write_numbered(
         stream = container.add_stream(codec, rate=rate)
         stream.height, stream.width, stream.pix_fmt = 48, 64, pix_fmt
         stream.options = options
+        stream.codec_context.thread_count = 3  # slices and so sizes of packets: the same on every machine
         for number, picture in enumerate(numbered_frames(count)):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             if times:
