@@ -153,22 +153,6 @@ def crop_views(clips: Tensor, data: DataConfig, num_crops: int) -> Tensor:
     return torch.stack(crops, 1).flatten(0, 1).transpose(1, 2)
 
 
-def read_views(clip: Clip, data: DataConfig, num_clips: int, num_crops: int) -> Tensor:
-    """The views of a video file, as in testing: uint8 (V, C, T, H, W), V = `num_views(...)`.
-
-    Raises:
-        DecodeError: if the file cannot be read.
-    """
-    return crop_views(_read_clips(clip, data, num_clips), data, num_crops)
-
-
-def sample_views(frames: Tensor, data: DataConfig, num_clips: int, num_crops: int, fps: float = 25.0) -> Tensor:
-    """The same of frames at hand, uint8 (T, C, H, W), shown at `fps`."""
-    timeline = Timeline(np.arange(len(frames)) / fps, fps, by_time=False)
-    clips = torch.stack([frames[indices] for indices in view_indices(timeline, data, num_clips)])
-    return crop_views(clips, data, num_crops)
-
-
 def num_views(data: DataConfig, num_clips: int, num_crops: int) -> int:
     """How many views of a video there are."""
     return num_crops * (1 if data.sampling == "uniform" else num_clips)
@@ -361,12 +345,13 @@ def _loader(clips: Dataset, batches: Sampler, data: DataConfig) -> DataLoader:
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         prefetch_factor=data.prefetch if workers else None,
-        worker_init_fn=_start_worker if workers else None,
+        worker_init_fn=start_worker if workers else None,
         generator=torch.Generator(),  # so that starting workers draws nothing from the state that dropout uses
     )
 
 
-def _start_worker(_: int) -> None:
+def start_worker(_: int) -> None:
+    """What every process that decodes does first."""
     # They reach every process of a terminal or a job; the main one decides when the workers stop.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

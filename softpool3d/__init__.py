@@ -1,7 +1,8 @@
 """softpool3d: 3D SoftPool for PyTorch, and a video action-recognition toolkit around it.
 
-The public names of the operator live here. The rest is reached as `softpool3d.models`, `softpool3d.datasets`,
-`softpool3d.engine` and `softpool3d.config`; the command line is `softpool3d.cli`.
+The public names of the operator live here, and `Classifier`, the shortest way from a video to its label. The rest is
+reached as `softpool3d.models`, `softpool3d.datasets`, `softpool3d.engine` and `softpool3d.config`; the command line is
+`softpool3d.cli`.
 
 Names are resolved at first use (PEP 562), because `softpool3d --help` imports this package too and must not wait
 for torch.
@@ -12,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from softpool3d.engine.classifier import Classifier
     from softpool3d.functional import (
         adaptive_soft_pool1d,
         adaptive_soft_pool2d,
@@ -35,6 +37,7 @@ __all__ = [
     "AdaptiveSoftPool1d",
     "AdaptiveSoftPool2d",
     "AdaptiveSoftPool3d",
+    "Classifier",
     "SoftPool1d",
     "SoftPool2d",
     "SoftPool3d",
@@ -55,13 +58,14 @@ except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0+uninstalled"
 
 _SUBPACKAGES = {"config", "datasets", "engine", "models"}
+_HOMES = {"Classifier": "engine.classifier", "replace_pooling": "surgery"}  # of names that the rule below does not find
 
 
 def __getattr__(name: str):
     if name in _SUBPACKAGES:
         return import_module(f"softpool3d.{name}")
     if name in __all__:
-        home = "modules" if name[0].isupper() else "surgery" if name == "replace_pooling" else "functional"
+        home = _HOMES.get(name) or ("modules" if name[0].isupper() else "functional")
         return getattr(import_module(f"softpool3d.{home}"), name)
     raise AttributeError(f"module 'softpool3d' has no attribute '{name}'")
 

@@ -2,82 +2,149 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from softpool3d.datasets.loader import read_views, sample_views
 from softpool3d.datasets.manifest import Clip
-from softpool3d.engine.checkpoint import load_into, load_weights
-from softpool3d.engine.devices import MEMORY_FORMATS, autocast, pick_device
-from softpool3d.engine.evaluator import view_probabilities
-from softpool3d.models import build_model
+from softpool3d.datasets.views import Views, as_frames, read_views, sample_views
+from softpool3d.engine.devices import pick_device
+from softpool3d.engine.predictor import Predictor
+from softpool3d.engine.trained import load_trained
 
 
 @dataclass(frozen=True)
 class Label:
+    """A class and its probability, 0 to 1."""
+
     name: str
     probability: float
 
 
+@dataclass(frozen=True)
+class Prediction(Sequence[Label]):
+    """The likeliest labels of a video, likeliest first; it is their sequence.
+
+    file: the video's name; None for frames that came in memory.
+    views: how many clips and crops were averaged.
+    duration: seconds of video.
+    seconds: what it took, decoding and network.
+    """
+
+    labels: tuple[Label, ...]
+    file: str | None
+    views: int
+    duration: float
+    seconds: float
+
+    @property
+    def label(self) -> str:
+        """The likeliest class."""
+        return self.labels[0].name
+
+    @property
+    def score(self) -> float:
+        """Its probability."""
+        return self.labels[0].probability
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        return self.labels[index]
+
+    def __iter__(self) -> Iterator[Label]:
+        return iter(self.labels)
+
+
 class Classifier:
-    """The network of a weights file, with its classes and preprocessing.
+    """A trained network, with its classes and preprocessing.
 
         classifier = Classifier("runs/r3d_softpool/best.safetensors")
-        for label in classifier("clip.mp4"):
+        result = classifier("clip.mp4")
+        print(result.label, result.score)
+        for label in result:
             print(label.name, label.probability)
 
     Args:
-        weights: a file written by training.
+        weights: a weights file; a name like r3d_18:kinetics400 for torchvision's; None for the network that ships with
+            the package, which knows the eight classes of the data set `motion`.
         device: auto, cpu, cuda, cuda:1.
         num_clips, num_crops: views whose probabilities are averaged; as in the run's own test if not given.
+        precision: fp32, bf16, fp16; as in training if not given.
+        compile: runs the network through torch.compile: worth it for many files.
 
     Raises:
-        UsageError: if the weights file cannot be used, or there is no such device.
+        UsageError: if the weights cannot be used, or there is no such device.
+        WorkError: if torchvision's weights cannot be fetched.
     """
 
     def __init__(
         self,
-        weights: str | Path,
+        weights: str | Path | None = None,
         device: str = "auto",
         num_clips: int | None = None,
         num_crops: int | None = None,
+        *,
+        precision: str | None = None,
+        compile: bool = False,
     ) -> None:
-        loaded = load_weights(weights)
-        self.config, self.classes = loaded.config, loaded.classes
+        place = pick_device(device)
+        trained = load_trained(weights)
+        self.config, self.classes = trained.config, trained.classes
         self.num_clips = num_clips or self.config.test.num_clips
         self.num_crops = num_crops or self.config.test.num_crops
-        self.device = pick_device(device)
-        model = build_model(self.config, len(self.classes))
-        load_into(model, loaded.state, weights)
-        memory_format = MEMORY_FORMATS[self.config.train.memory_format]
-        self.model = model.to(self.device, memory_format=memory_format).eval()
-        self._autocast = autocast(self.device, self.config.train.precision)
+        self.predictor = Predictor(trained, place, precision, compile)
 
-    def __call__(self, video: str | Path | Tensor, top_k: int = 5) -> list[Label]:
-        """The `top_k` likeliest classes of a video, likeliest first.
+    @property
+    def device(self):
+        return self.predictor.device
+
+    @property
+    def model(self):
+        return self.predictor.network
+
+    def __call__(self, video: str | Path | Tensor | Sequence[Any], top_k: int = 5) -> Prediction:
+        """The `top_k` likeliest classes of a video.
 
         Args:
-            video: a file, or its frames: uint8 (T, 3, H, W), RGB.
+            video: a file, a folder of pictures, or an http(s) address; or frames: uint8 (T, 3, H, W), RGB; or a list of
+                images: PIL, uint8 arrays (H, W, 3), or uint8 tensors (3, H, W).
 
         Raises:
             DecodeError: if the file cannot be read.
-            ValueError: for a tensor of another shape or type.
+            ValueError: for frames of another shape or type.
         """
-        data, views = self.config.data, (self.num_clips, self.num_crops)
-        if isinstance(video, Tensor):
-            if video.dtype != torch.uint8 or video.ndim != 4 or video.shape[1] != 3 or not len(video):
-                raise ValueError(f"frames are uint8 (T, 3, H, W), not {video.dtype} {tuple(video.shape)}")
-            clips = sample_views(video, data, *views)
+        began = time.perf_counter()
+        if isinstance(video, (str, Path)):
+            file, views = str(video), self.read(Clip(str(video), 0))
         else:
-            clips = read_views(Clip(str(video), 0), data, *views)
-        clips = clips.unsqueeze(0).to(self.device)
-        with self._autocast:  # as in the run's own test
-            probabilities = view_probabilities(self.model, clips, self.config)[0]
+            file, views = None, self.sample(as_frames(video))
+        probabilities = self.predictor(views.clips).mean(0)
+        return self.prediction(probabilities, file, views, time.perf_counter() - began, top_k)
+
+    @property
+    def read(self) -> Callable[[Clip], Views]:
+        """Reads the views of a file, as in testing; knows nothing of the network, so that it is cheap to send away."""
+        return partial(read_views, data=self.config.data, num_clips=self.num_clips, num_crops=self.num_crops)
+
+    def sample(self, frames: Tensor) -> Views:
+        """The same of frames at hand, uint8 (T, 3, H, W)."""
+        return sample_views(frames, self.config.data, self.num_clips, self.num_crops)
+
+    def prediction(
+        self, probabilities: Tensor, file: str | None, views: Views, seconds: float, top_k: int
+    ) -> Prediction:
+        """float (classes,) as a typed result."""
+        return Prediction(self.labels(probabilities, top_k), file, len(views.clips), views.duration, seconds)
+
+    def labels(self, probabilities: Tensor, top_k: int) -> tuple[Label, ...]:
+        """The `top_k` likeliest classes of float (classes,), likeliest first."""
         top = probabilities.topk(min(top_k, len(self.classes)))
-        return [
-            Label(self.classes[index], probability)
-            for probability, index in zip(top.values.tolist(), top.indices.tolist(), strict=True)
-        ]
+        pairs = zip(top.values.tolist(), top.indices.tolist(), strict=True)
+        return tuple(Label(self.classes[index], probability) for probability, index in pairs)

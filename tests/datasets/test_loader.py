@@ -8,12 +8,12 @@ from softpool3d.datasets.loader import (
     EvalBatches,
     TrainBatches,
     eval_loader,
-    read_views,
     timeline_of,
     train_loader,
 )
 from softpool3d.datasets.manifest import Clip, Manifest
 from softpool3d.datasets.motion import read_motion
+from softpool3d.datasets.views import read_views
 from softpool3d.errors import UsageError
 
 
@@ -117,7 +117,7 @@ def test_evaluation_counts_every_clip_once():
 def test_shapes(config, motion):
     batch = next(iter(train_loader(motion["train"], config)))
     assert batch.video.shape == (4, 3, 8, 64, 64) and batch.video.dtype == torch.uint8
-    batch = next(iter(eval_loader(motion["val"], config, num_clips=2, num_crops=3)))
+    batch = next(iter(eval_loader(motion["val"], config, num_clips=2, num_crops=3).clips))
     assert batch.video.shape == (4, 6, 3, 8, 64, 64)
     assert batch.index.tolist() == [0, 1, 2, 3]
 
@@ -161,7 +161,7 @@ def test_part_of_a_video(tmp_path):
     ).data
     data.short_side = 48
     data.num_frames, data.sampling_rate = 4, 2
-    views = read_views(Clip(str(path), 0, 1.0, 3.0), data, num_clips=2, num_crops=3)
+    views = read_views(Clip(str(path), 0, 1.0, 3.0), data, num_clips=2, num_crops=3).clips
     assert views.shape == (6, 3, 4, 48, 48)
     left, right = views[0], views[2]
     picture = torch.zeros(4, 3, 48, 64, dtype=torch.uint8)
@@ -173,5 +173,5 @@ def test_part_of_a_video(tmp_path):
 def test_uniform_sampling_covers_the_video(tmp_path):
     path = write_numbered(tmp_path / "a.mp4", 80)
     data = load_config("r3d_softpool", ["data.sampling=uniform", "data.num_frames=4", "data.crop_size=48"]).data
-    views = read_views(Clip(str(path), 0), data, num_clips=5, num_crops=1)
+    views = read_views(Clip(str(path), 0), data, num_clips=5, num_crops=1).clips
     assert views.shape[0] == 1

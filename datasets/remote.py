@@ -1,0 +1,55 @@
+"""Files at http(s) addresses: fetched to a temporary file, which is then read like any other."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import shutil
+import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from softpool3d.datasets.frame_index import DecodeError
+
+_TIMEOUT_S = 30.0  # without a byte
+_PLAYLISTS = (".m3u8", ".mpd")
+
+
+def is_address(path: str | Path) -> bool:
+    """Whether this names something on a network: scheme://..."""
+    return re.match(r"[a-z][a-z0-9+.-]*://", str(path), re.IGNORECASE) is not None
+
+
+@contextmanager
+def fetched(path: str) -> Iterator[str]:
+    """The path itself, or a temporary copy of what lies at the address.
+
+    Raises:
+        DecodeError: if it cannot be fetched, or the address is that of a stream.
+    """
+    if not is_address(path):
+        yield path
+        return
+    parts = urllib.parse.urlsplit(path)
+    ending = os.path.splitext(parts.path)[1]
+    if parts.scheme.lower() not in ("http", "https") or ending in _PLAYLISTS:
+        raise DecodeError(path, "this is a stream, not a file; read it with --stream or --timeline")
+    with tempfile.NamedTemporaryFile(prefix="softpool3d-", suffix=ending) as copy:
+        try:
+            with urllib.request.urlopen(path, timeout=_TIMEOUT_S) as answer:
+                shutil.copyfileobj(answer, copy, 1 << 20)
+        except urllib.error.HTTPError as error:
+            raise DecodeError(path, f"the server says {error.code} {error.reason}") from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            raise DecodeError(path, f"it cannot be fetched ({reason})") from None
+        copy.flush()
+        try:
+            yield copy.name
+        except DecodeError as error:
+            raise DecodeError(path, error.reason) from None

@@ -1,0 +1,94 @@
+"""The views of a video that a network looks at in testing: clips along time, crops across the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from softpool3d.config import DataConfig
+from softpool3d.datasets.decoder import open_video
+from softpool3d.datasets.loader import crop_views, timeline_of
+from softpool3d.datasets.manifest import Clip
+from softpool3d.datasets.remote import fetched
+from softpool3d.datasets.sampling import Timeline, view_indices
+
+
+@dataclass
+class Views:
+    """clips: uint8 (V, C, T, crop_size, crop_size). duration: of the video, or the part of it, in seconds."""
+
+    clips: Tensor
+    duration: float
+
+    @property
+    def count(self) -> int:
+        return len(self.clips)
+
+
+def read_views(clip: Clip, data: DataConfig, num_clips: int, num_crops: int) -> Views:
+    """The views of a video file, a folder of pictures, or a file at an http(s) address; each frame is decoded once.
+
+    Raises:
+        DecodeError: if it cannot be read.
+    """
+    with fetched(clip.path) as path, open_video(path, data.short_side, data.decode_timeout_s, data.decoder) as video:
+        first, timeline = timeline_of(clip, video, data)
+        indices = first + np.stack(view_indices(timeline, data, num_clips))
+        needed, places = np.unique(indices, return_inverse=True)
+        clips = video.frames(needed)[places.reshape(indices.shape)]
+        duration = float(timeline.times[-1] - timeline.times[0]) + 1 / video.fps
+    return Views(crop_views(clips, data, num_crops), duration)
+
+
+def sample_views(frames: Tensor, data: DataConfig, num_clips: int, num_crops: int, fps: float = 25.0) -> Views:
+    """The same of frames at hand, uint8 (T, C, H, W), shown at `fps`."""
+    timeline = Timeline(np.arange(len(frames)) / fps, fps, by_time=False)
+    clips = torch.stack([frames[indices] for indices in view_indices(timeline, data, num_clips)])
+    return Views(crop_views(clips, data, num_crops), len(frames) / fps)
+
+
+def as_frames(pictures: Tensor | np.ndarray | Sequence) -> Tensor:
+    """Frames in memory as uint8 (T, 3, H, W).
+
+    Args:
+        pictures: such a tensor; or a list of images of one size: PIL images, arrays (H, W, 3), tensors (3, H, W).
+
+    Raises:
+        ValueError: for anything else, as one sentence.
+    """
+    if isinstance(pictures, Tensor):
+        if pictures.is_floating_point():
+            raise ValueError("frames are uint8 from 0 to 255, not floats; scale them back first")
+        if pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[1] != 3 or not pictures.numel():
+            raise ValueError(f"frames are uint8 (T, 3, H, W), not {_name(pictures.dtype)} {tuple(pictures.shape)}")
+        return pictures.cpu()
+    if not len(pictures):
+        raise ValueError("there are no images in the list; a clip has one at least")
+    frames = [_picture(picture, number) for number, picture in enumerate(pictures)]
+    for number, frame in enumerate(frames):
+        if frame.shape != frames[0].shape:
+            sizes = [f"{f.shape[2]}x{f.shape[1]}" for f in (frame, frames[0])]
+            raise ValueError(f"image {number} is {sizes[0]} pixels and the first one {sizes[1]}; a clip has one size")
+    return torch.stack(frames)
+
+
+def _picture(picture: object, number: int) -> Tensor:
+    """uint8 (3, H, W)."""
+    if hasattr(picture, "convert"):  # PIL
+        picture = np.array(picture.convert("RGB"))
+    channels_first = isinstance(picture, Tensor)
+    array = torch.as_tensor(picture) if isinstance(picture, (Tensor, np.ndarray)) else None
+    if array is None or array.dtype != torch.uint8 or array.ndim != 3 or array.shape[0 if channels_first else 2] != 3:
+        what = type(picture).__name__ if array is None else f"{_name(array.dtype)} {tuple(array.shape)}"
+        raise ValueError(
+            f"image {number} is {what}; images are PIL images, uint8 arrays (H, W, 3) or uint8 tensors (3, H, W)"
+        )
+    return array.cpu() if channels_first else array.permute(2, 0, 1)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

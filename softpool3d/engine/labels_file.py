@@ -1,0 +1,289 @@
+"""Files of results: a line for each video, appended as it is known, so that a killed run keeps what it has.
+
+    .csv      file,label,score[,label_2,score_2,...],views,duration,seconds,error
+    .jsonl    one JSON object a line
+    .parquet  the columns of the CSV, made of a part file when all is done (needs pyarrow)
+
+With several processes, and for parquet, each process appends to a part file of its own, `results.csv.part0`; at the end
+they become the one file. Resuming reads whatever there is of all of them.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from softpool3d.engine.bulk import Failure
+from softpool3d.engine.classifier import Prediction
+from softpool3d.errors import UsageError, WorkError
+
+FORMATS = (".csv", ".jsonl", ".parquet")
+
+
+def record(result: Prediction | Failure) -> dict[str, Any]:
+    """A result as JSON has it; scores are probabilities, times are seconds."""
+    if isinstance(result, Failure):
+        return {"file": result.file, "error": result.reason}
+    return {
+        "file": result.file,
+        "label": result.label,
+        "score": round(result.score, 6),
+        "labels": [{"label": x.name, "probability": round(x.probability, 6)} for x in result],
+        "views": result.views,
+        "duration": round(result.duration, 3),
+        "seconds": round(result.seconds, 4),
+    }
+
+
+def row(result: dict[str, Any], top_k: int) -> dict[str, Any]:
+    """A record as a table has it."""
+    flat = {name: result.get(name) for name in columns(top_k)}
+    for place, label in enumerate(result.get("labels", [])[1:top_k], 2):
+        flat[f"label_{place}"], flat[f"score_{place}"] = label["label"], label["probability"]
+    return flat
+
+
+def columns(top_k: int) -> list[str]:
+    more = [f"{name}_{place}" for place in range(2, top_k + 1) for name in ("label", "score")]
+    return ["file", "label", "score", *more, "views", "duration", "seconds", "error"]
+
+
+class ResultsFile:
+    """Where results go.
+
+    Args:
+        path: its ending says the format.
+        top_k: labels of each video; a CSV file has columns for so many.
+        resume: go on with what is there: `name in results` then tells which videos are done.
+        overwrite: replace what is there, once there is a first result.
+        rank, world_size: of this process among those that share the work.
+
+    Raises:
+        UsageError: an unknown format, a file that exists or was written with other columns, no pyarrow.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        top_k: int,
+        resume: bool = False,
+        overwrite: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.path, self.top_k = Path(path), top_k
+        self._format = self.path.suffix.lower()
+        if self._format not in FORMATS:
+            raise UsageError(f"--out {path}: unknown format {self.path.suffix!r} (known: {', '.join(FORMATS)})")
+        if self._format == ".parquet" and find_spec("pyarrow") is None:
+            raise UsageError(f"--out {path}: parquet needs pyarrow; pip install 'softpool3d[parquet]', or take .csv")
+        self._is_first = rank == 0
+        self._in_parts = world_size > 1 or self._format == ".parquet"
+        self._own = self._part(rank) if self._in_parts else self.path
+        there = [path for path in (self.path, *self._parts()) if path.exists()]
+        if there and not (resume or overwrite):
+            raise UsageError(f"--out: {there[0]} exists; --resume {path} goes on with it, --overwrite replaces it")
+        self._done = np.empty(0, np.uint64)
+        self._file: io.FileIO | None = None
+        self._replaces = overwrite and not resume
+        self._columns = columns(top_k)
+        if resume:
+            if not self.path.is_file() and self.path.exists():
+                raise UsageError(f"--resume {path}: this is no file")
+            if self._own.exists() and self._own.suffix != ".parquet":
+                _mend(self._own, self._line_format)
+            names = chain.from_iterable(self._names(path) for path in there)
+            self._done = np.sort(np.fromiter(map(_hash, names), np.uint64))
+
+    def __contains__(self, name: str) -> bool:
+        key = _hash(name)
+        place = int(np.searchsorted(self._done, np.uint64(key)))
+        return place < len(self._done) and int(self._done[place]) == key
+
+    @property
+    def done(self) -> int:
+        """How many videos it held when it was opened."""
+        return len(self._done)
+
+    def write(self, result: Prediction | Failure) -> None:
+        """Appends a line.
+
+        Raises:
+            WorkError: if it cannot be written: the disk is full, the folder is not there.
+        """
+        values = record(result)
+        if self._line_format == ".csv":
+            line = _csv_line(row(values, self.top_k).values())
+        else:
+            line = json.dumps(values, ensure_ascii=False) + "\n"
+        try:
+            if self._file is None:
+                self._open()
+            self._append(line)
+        except OSError as error:
+            raise self._cannot_write(error) from None
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def merge(self) -> None:
+        """Makes one file of the parts: once, by the first process, when all of them are done.
+
+        Raises:
+            WorkError: if it cannot be written; the parts are still there then.
+        """
+        self.close()
+        if not self._in_parts or not self._is_first:
+            return
+        sources = [path for path in (self.path, *self._parts()) if path.exists()]
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        records = chain.from_iterable(self._records(path) for path in sources)
+        try:
+            if self._format == ".parquet":
+                _write_parquet(temporary, (row(values, self.top_k) for values in records), self._columns)
+            else:
+                with temporary.open("wb") as file:
+                    if self._format == ".csv":
+                        file.write(_csv_line(self._columns).encode())
+                        lines = (_csv_line(values[name] for name in self._columns) for values in records)
+                    else:
+                        lines = (json.dumps(values, ensure_ascii=False) + "\n" for values in records)
+                    for line in lines:
+                        file.write(line.encode(errors="surrogateescape"))
+            temporary.replace(self.path)
+        except OSError as error:
+            raise self._cannot_write(error) from None
+        finally:
+            temporary.unlink(missing_ok=True)
+        for part in self._parts():
+            part.unlink()
+
+    @property
+    def _line_format(self) -> str:
+        return ".jsonl" if self._format == ".parquet" else self._format
+
+    def _part(self, rank: int) -> Path:
+        return self.path.with_name(f"{self.path.name}.part{rank}")
+
+    def _parts(self) -> list[Path]:
+        prefix = f"{self.path.name}.part"
+        if not self.path.parent.is_dir():
+            return []
+        found = (p for p in self.path.parent.iterdir() if p.name.startswith(prefix))
+        return sorted((p for p in found if p.name[len(prefix) :].isdigit()), key=lambda p: int(p.name[len(prefix) :]))
+
+    def _open(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self._replaces:
+            self._own.unlink(missing_ok=True)
+            if self._is_first and self._in_parts:
+                self.path.unlink(missing_ok=True)
+        self._file = self._own.open("ab", buffering=0)
+        if self._line_format == ".csv" and not self._own.stat().st_size:
+            self._append(_csv_line(self._columns))
+
+    def _append(self, line: str) -> None:
+        data = line.encode(errors="surrogateescape")
+        while data:  # a disk that fills up takes a part first, and then says so
+            data = data[self._file.write(data) :]
+
+    def _names(self, path: Path) -> Iterator[str]:
+        for values in self._records(path):
+            yield values["file"]
+
+    def _records(self, path: Path) -> Iterator[dict[str, Any]]:
+        """What a file holds; a last line that was torn is left out."""
+        if path.suffix == ".parquet":
+            import pyarrow.parquet as pq
+
+            for batch in pq.ParquetFile(path).iter_batches():
+                yield from map(_unflattened, batch.to_pylist())
+            return
+        with path.open("rb") as file:
+            lines = (line.decode(errors="surrogateescape") for line in file)
+            if self._line_format == ".jsonl":
+                for number, line in enumerate(lines, 1):
+                    if line.endswith("\n"):
+                        yield _parsed(line, f"{path}:{number}")
+                return
+            reader = csv.reader(lines)
+            header = next(reader, self._columns)
+            if header != self._columns:
+                raise UsageError(
+                    f"--resume: {path} has the columns {','.join(header)}, and this run's are "
+                    f"{','.join(self._columns)}; give the --topk that it was written with"
+                )
+            for values in reader:
+                if len(values) == len(header):
+                    yield dict(zip(header, values, strict=True))
+
+    def _cannot_write(self, error: OSError) -> WorkError:
+        return WorkError(f"cannot write {self._own}: {(error.strerror or str(error)).lower()}")
+
+
+def _hash(name: str) -> int:
+    """64 bits of a name: among a million, two of them are the same once in forty million times."""
+    return int.from_bytes(hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest(), "big")
+
+
+def _csv_line(values: Iterable[Any]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue()
+
+
+def _parsed(line: str, where: str) -> dict[str, Any]:
+    try:
+        values = json.loads(line)
+        if isinstance(values, dict) and "file" in values:
+            return values
+    except ValueError:
+        pass
+    raise UsageError(f"{where}: this is no line of results")
+
+
+def _mend(path: Path, line_format: str) -> None:
+    """Cuts off a last line that a kill or a full disk has torn."""
+    with path.open("rb+") as file:
+        whole = quotes = 0  # bytes up to the end of the last whole record
+        position = 0
+        for line in file:
+            position += len(line)
+            quotes += line.count(b'"') if line_format == ".csv" else 0  # a name in quotes may hold a line break
+            if line.endswith(b"\n") and quotes % 2 == 0:
+                whole = position
+        file.truncate(whole)
+
+
+def _unflattened(values: dict[str, Any]) -> dict[str, Any]:
+    """A row of the table as a record again."""
+    labels, place = [{"label": values.get("label"), "probability": values.get("score")}], 2
+    while values.get(f"label_{place}") is not None:
+        labels.append({"label": values[f"label_{place}"], "probability": values[f"score_{place}"]})
+        place += 1
+    return {**values, "labels": labels if values.get("label") is not None else []}
+
+
+def _write_parquet(path: Path, rows: Iterator[dict[str, Any]], names: list[str]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kinds = {"views": pa.int64(), "duration": pa.float64(), "seconds": pa.float64()}
+    schema = pa.schema(
+        [(name, kinds.get(name, pa.float64() if name.startswith("score") else pa.string())) for name in names]
+    )
+    with pq.ParquetWriter(path, schema) as writer:
+        while some := list(islice(rows, 65536)):
+            writer.write_table(pa.Table.from_pylist(some, schema))

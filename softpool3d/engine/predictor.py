@@ -1,0 +1,119 @@
+"""Clips through a network, as fast as the device allows: layout, precision, and a batch size that is measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from softpool3d.datasets.transforms import normalize
+from softpool3d.engine.devices import MEMORY_FORMATS, autocast
+from softpool3d.engine.trained import Trained
+from softpool3d.errors import UsageError
+
+# How many clips go through the network at once, to be tried in this order. On a CPU the best is small: what a few clips
+# of X3D need stays in its caches, and thirty take half as long again (docs/classify.md).
+CPU_BATCHES = (1, 2, 4, 8, 16)
+CUDA_BATCHES = (4, 8, 16, 32, 64, 128)
+
+
+class BatchSize:
+    """The number of clips at once that takes the least time a clip, found while working.
+
+    Each of `sizes` is tried in turn on clips that have to be done anyway, until one is slower than the best so far. The
+    first batch of all is not counted: it pays for memory and the choice of kernels.
+    """
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self._left = list(sizes)
+        self._warm = False
+        self._best = float("inf")
+        self.current = sizes[0]
+
+    @property
+    def next(self) -> int:
+        """How many clips to take now."""
+        return self._left[0] if self._left else self.current
+
+    def add(self, clips: int, seconds: float) -> None:
+        """Says what a batch took; one smaller than asked for, the last of a video, teaches nothing."""
+        if not self._left or clips != self._left[0]:
+            return
+        if not self._warm:
+            self._warm = True
+            return
+        size = self._left.pop(0)
+        if seconds / size < self._best:
+            self.current, self._best = size, seconds / size
+        elif seconds / size > 1.1 * self._best:
+            self._left.clear()
+
+    def refuse(self) -> None:
+        """The size did not fit into memory: nothing as large is tried again."""
+        self._left.clear()
+
+
+class Predictor:
+    """Probabilities of clips, computed in batches of the measured size.
+
+    Args:
+        trained: the network. A module is moved to the device, in the memory format that it was trained in.
+        device: where it runs.
+        precision: fp32, bf16 or fp16, by autocast; as in training if not given.
+        compile: runs the network through torch.compile, in batches of one size.
+
+    Raises:
+        UsageError: for fp16 on a CPU.
+    """
+
+    def __init__(
+        self, trained: Trained, device: torch.device, precision: str | None = None, compile: bool = False
+    ) -> None:
+        self.device, self.config = device, trained.config
+        if precision == "fp16" and device.type == "cpu":
+            raise UsageError("--precision fp16 needs a GPU; on a CPU there is bf16")
+        self._autocast = autocast(device, precision or self.config.train.precision)
+        self._layout = MEMORY_FORMATS[self.config.train.memory_format]
+        self.network = trained.network
+        if isinstance(self.network, nn.Module):
+            self.network = self.network.to(device, memory_format=self._layout).eval()
+        sizes = CPU_BATCHES if device.type == "cpu" else CUDA_BATCHES
+        self._padded = compile
+        if compile:  # each size would be compiled by itself
+            self.network = torch.compile(self.network, dynamic=False)
+            sizes = (4,) if device.type == "cpu" else (32,)
+        self.batch = BatchSize(sizes)
+
+    @torch.inference_mode()
+    def __call__(self, clips: Tensor) -> Tensor:
+        """uint8 (N, C, T, H, W) -> float32 (N, classes) on the CPU."""
+        return torch.cat(list(self._batches(clips)))
+
+    def _batches(self, clips: Tensor) -> Iterator[Tensor]:
+        while len(clips):
+            part = clips[: self.batch.next]
+            began = time.perf_counter()
+            try:
+                probabilities = self._forward(part)
+            except torch.OutOfMemoryError:
+                if len(part) == 1:
+                    raise
+                torch.cuda.empty_cache()
+                self.batch.current = max(1, min(self.batch.current, len(part) // 2))
+                self.batch.refuse()
+                continue
+            self.batch.add(len(part), time.perf_counter() - began)
+            yield probabilities
+            clips = clips[len(part) :]
+
+    def _forward(self, part: Tensor) -> Tensor:
+        count = len(part)
+        if self._padded and count < self.batch.current:
+            part = torch.cat([part, part[-1:].expand(self.batch.current - count, *part.shape[1:])])
+        data = self.config.data
+        part = part.to(self.device, non_blocking=True)
+        video = normalize(part, data.mean, data.std).contiguous(memory_format=self._layout)
+        with self._autocast:
+            return self.network(video).float().softmax(-1).cpu()[:count]
