@@ -34,12 +34,9 @@ class PyAVReader:
     name = "pyav"
 
     def __init__(self, path: str, index: FrameIndex, short_side: int | None = None, timeout_s: float = 30.0) -> None:
-        from av.video.reformatter import VideoReformatter
-
-        self._path, self.index, self._short_side, self._timeout_s = path, index, short_side, timeout_s
-        self._size: tuple[int, int] | None = None  # width, height of every picture: the first one's
+        self._path, self.index, self._timeout_s = path, index, timeout_s
+        self._picture = Scaler(short_side)
         self._container = None
-        self._scaler = VideoReformatter()  # keeps its tables from picture to picture
         with errors_of(path):
             self._open()
 
@@ -159,11 +156,26 @@ class PyAVReader:
                     return pictures
         raise DecodeError(self._path, f"only {len(pictures)} of {len(wanted)} frames could be decoded")
 
-    def _picture(self, frame) -> np.ndarray:
+
+class Scaler:
+    """Decoded frames -> uint8 (H, W, 3), upright, all of the size that the first one has.
+
+    Args:
+        short_side: pixels that they are scaled to (bilinear); None keeps the first one's size.
+    """
+
+    def __init__(self, short_side: int | None) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self._short_side = short_side
+        self._size: tuple[int, int] | None = None  # width, height, before it is turned
+        self._reformatter = VideoReformatter()  # keeps its tables from picture to picture
+
+    def __call__(self, frame) -> np.ndarray:
         if self._size is None:
             self._size = scaled(frame.width, frame.height, self._short_side)
         # one thread: handing slices of a small picture to others costs more than it saves, far more on busy cores
-        picture = self._scaler.reformat(frame, *self._size, format="rgb24", interpolation="BILINEAR", threads=1)
+        picture = self._reformatter.reformat(frame, *self._size, format="rgb24", interpolation="BILINEAR", threads=1)
         return np.rot90(picture.to_ndarray(), round(frame.rotation / 90) % 4)  # counter-clockwise, as numpy turns
 
 

@@ -50,7 +50,7 @@ def classify_files(
         jobs: processes that decode; 0 decodes in this one, between the network's batches.
     """
     clips_left: deque[Tensor] = deque()  # views that the network has not seen, of the last few files
-    known: deque[tuple[Tensor, float]] = deque()  # probabilities of those that it has, and the seconds each took
+    known: deque[tuple[Tensor, float]] = deque()  # logits of those that it has, and the seconds each took
     files: deque[_Decoded] = deque()  # whose results are not out yet
 
     def run(rest: bool) -> None:
@@ -59,9 +59,9 @@ def classify_files(
             size = min(classifier.predictor.batch.next, count)
             batch = _take(clips_left, size)
             began = time.perf_counter()
-            probabilities = classifier.predictor(batch)
+            logits = classifier.predictor(batch)
             seconds = (time.perf_counter() - began) / size
-            known.extend((row, seconds) for row in probabilities)
+            known.extend((row, seconds) for row in logits)
 
     def results() -> Iterator[Prediction | Failure]:
         while files:
@@ -70,9 +70,9 @@ def classify_files(
                 yield Failure(file.file, file.reason)
             elif len(known) >= file.views.count:
                 rows = [known.popleft() for _ in range(file.views.count)]
-                probabilities = torch.stack([row for row, _ in rows]).mean(0)
+                logits = torch.stack([row for row, _ in rows])
                 seconds = file.seconds + sum(seconds for _, seconds in rows)
-                yield classifier.prediction(probabilities, file.file, file.views, seconds, top_k)
+                yield classifier.prediction(logits, file.file, file.views, seconds, top_k)
             else:
                 return
             files.popleft()

@@ -125,8 +125,8 @@ class Classifier:
             file, views = str(video), self.read(Clip(str(video), 0))
         else:
             file, views = None, self.sample(as_frames(video))
-        probabilities = self.predictor(views.clips).mean(0)
-        return self.prediction(probabilities, file, views, time.perf_counter() - began, top_k)
+        logits = self.predictor(views.clips)
+        return self.prediction(logits, file, views, time.perf_counter() - began, top_k)
 
     @property
     def read(self) -> Callable[[Clip], Views]:
@@ -137,11 +137,13 @@ class Classifier:
         """The same of frames at hand, uint8 (T, 3, H, W)."""
         return sample_views(frames, self.config.data, self.num_clips, self.num_crops)
 
-    def prediction(
-        self, probabilities: Tensor, file: str | None, views: Views, seconds: float, top_k: int
-    ) -> Prediction:
-        """float (classes,) as a typed result."""
-        return Prediction(self.labels(probabilities, top_k), file, len(views.clips), views.duration, seconds)
+    def prediction(self, logits: Tensor, file: str | None, views: Views, seconds: float, top_k: int) -> Prediction:
+        """A typed result of the views' logits, float (V, classes), averaged as in testing."""
+        if self.config.test.average == "logits":
+            probabilities = logits.mean(0).softmax(-1)
+        else:
+            probabilities = logits.softmax(-1).mean(0)
+        return Prediction(self.labels(probabilities, top_k), file, len(logits), views.duration, seconds)
 
     def labels(self, probabilities: Tensor, top_k: int) -> tuple[Label, ...]:
         """The `top_k` likeliest classes of float (classes,), likeliest first."""

@@ -56,7 +56,7 @@ class BatchSize:
 
 
 class Predictor:
-    """Probabilities of clips, computed in batches of the measured size.
+    """Logits of clips, computed in batches of the measured size.
 
     Args:
         trained: the network. A module is moved to the device, in the memory format that it was trained in.
@@ -88,7 +88,7 @@ class Predictor:
 
     @torch.inference_mode()
     def __call__(self, clips: Tensor) -> Tensor:
-        """uint8 (N, C, T, H, W) -> float32 (N, classes) on the CPU."""
+        """uint8 (N, C, T, H, W) -> logits, float32 (N, classes), on the CPU."""
         return torch.cat(list(self._batches(clips)))
 
     def _batches(self, clips: Tensor) -> Iterator[Tensor]:
@@ -96,7 +96,7 @@ class Predictor:
             part = clips[: self.batch.next]
             began = time.perf_counter()
             try:
-                probabilities = self._forward(part)
+                logits = self._forward(part)
             except torch.OutOfMemoryError:
                 if len(part) == 1:
                     raise
@@ -105,7 +105,7 @@ class Predictor:
                 self.batch.refuse()
                 continue
             self.batch.add(len(part), time.perf_counter() - began)
-            yield probabilities
+            yield logits
             clips = clips[len(part) :]
 
     def _forward(self, part: Tensor) -> Tensor:
@@ -116,4 +116,4 @@ class Predictor:
         part = part.to(self.device, non_blocking=True)
         video = normalize(part, data.mean, data.std).contiguous(memory_format=self._layout)
         with self._autocast:
-            return self.network(video).float().softmax(-1).cpu()[:count]
+            return self.network(video).float().cpu()[:count]

@@ -117,7 +117,7 @@ def test_evaluation_counts_every_clip_once():
 def test_shapes(config, motion):
     batch = next(iter(train_loader(motion["train"], config)))
     assert batch.video.shape == (4, 3, 8, 64, 64) and batch.video.dtype == torch.uint8
-    batch = next(iter(eval_loader(motion["val"], config, num_clips=2, num_crops=3).clips))
+    batch = next(iter(eval_loader(motion["val"], config, num_clips=2, num_crops=3)))
     assert batch.video.shape == (4, 6, 3, 8, 64, 64)
     assert batch.index.tolist() == [0, 1, 2, 3]
 

@@ -14,7 +14,8 @@ from scores import CLASSES, write_data_set, write_weights
 from videos import damaged_files
 
 from softpool3d.datasets import read_manifests
-from softpool3d.datasets.loader import EvalClips, read_views
+from softpool3d.datasets.loader import EvalClips
+from softpool3d.datasets.views import read_views
 from softpool3d.engine import tester
 from softpool3d.engine.checkpoint import load_weights
 from softpool3d.engine.classifier import Classifier
@@ -42,7 +43,7 @@ def test_scores_are_those_of_the_network(weights, tmp_path):
     manifest = read_manifests(data)["test"]
     right = 0
     for number, clip in enumerate(manifest.clips):
-        views = read_views(clip, data, 2, 3).float() / 255
+        views = read_views(clip, data, 2, 3).clips.float() / 255
         mean, std = (torch.tensor(v).view(1, 3, 1, 1, 1) for v in (data.mean, data.std))
         with torch.no_grad():
             expected = torch.stack([classifier.model(v[None])[0].softmax(-1) for v in (views - mean) / std]).mean(0)
