@@ -159,7 +159,11 @@ if NVCC is not None:
 setup(
     packages=list(FOLDERS),
     package_dir=FOLDERS,
-    package_data={"softpool3d": ["py.typed", "weights/*.safetensors"], "softpool3d.configs": ["*.yaml", "*/*.yaml"]},
+    package_data={
+        "softpool3d": ["py.typed", "weights/*.safetensors"],
+        "softpool3d.configs": ["*.yaml", "*/*.yaml"],
+        "softpool3d.visual": ["*.html"],
+    },
     ext_modules=extensions,
     cmdclass={"build_ext": Build},
     options={"bdist_wheel": {"py_limited_api": "cp310"}},

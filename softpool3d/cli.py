@@ -12,7 +12,19 @@ from collections.abc import Callable
 import typer
 
 from softpool3d.errors import SoftPool3dError
-from softpool3d.tools import classify, compare, doctor, ensemble, models, prepare, study, test, train, visualize
+from softpool3d.tools import (
+    classify,
+    compare,
+    doctor,
+    ensemble,
+    explain,
+    models,
+    prepare,
+    study,
+    test,
+    train,
+    visualize,
+)
 
 # OpenMP's idle threads spin for their next piece of work; beside decoding workers, or anybody else's programs, they
 # take the cores that the others need, and a step takes several times as long. Read when torch is loaded.
@@ -28,6 +40,7 @@ _VERBS = {
     "study": study,
     "classify": classify,
     "visualize": visualize,
+    "explain": explain,
     "models": models,
     "doctor": doctor,
 }

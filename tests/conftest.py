@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from videos import write_numbered
@@ -23,6 +25,21 @@ def real_clips() -> Path:
     if not folder.is_dir():
         pytest.skip("no real clips here: set SOFTPOOL3D_CLIPS to their folder")
     return folder
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """`softpool3d ...`, in this process: torch is loaded once."""
+    from softpool3d import cli
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["softpool3d", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.run()
+        out, err = capsys.readouterr()
+        return SimpleNamespace(returncode=end.value.code or 0, stdout=out, stderr=err)
+
+    return run
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 """Show a clip or a picture beside its pooled forms: soft, average, maximum, strided, any kind there is.
 
 python tools/visualize.py clip.mp4 --pools soft,avg,max,stride --out pooled.mp4
-python tools/visualize.py clip.mp4 --repeat 3 --format gif          # 2x, 4x, 8x smaller in time, height and width
-python tools/visualize.py photo.jpg --pools soft --below            # the picture above, SoftPool's below
+python tools/visualize.py clip.mp4 --repeat 3 --format gif            # 2x, 4x, 8x smaller in time, height and width
+python tools/visualize.py photo.jpg --pools soft --below              # the picture above, SoftPool's below
+python tools/visualize.py videos/ --measure --csv kept.csv --plot kept.png      # PSNR and SSIM of what pooling leaves
+python tools/visualize.py clip.mp4 --report report.html               # a page with players in step and all figures
 
 Pooled clips are drawn at the original's size, each value as a block of pixels that stays for as many frames as were
 pooled, so that all play in step. SoftPool's weights depend on the scale of the values: pixels lie in [0, 1] here, and
@@ -10,6 +12,7 @@ beta multiplies them (1 is close to average pooling; 255, which is beta 1 on [0,
 """
 
 import math
+import shlex
 import sys
 from pathlib import Path
 
@@ -33,47 +36,67 @@ def main(
     short_side: int = typer.Option(224, min=16, help="Pixels of the shorter side of each picture; never enlarged."),
     below: bool = typer.Option(False, "--below", help="Original above, pooled below, instead of side by side."),
     columns: int = typer.Option(6, min=1, help="Frames of a contact sheet."),
+    measure: bool = typer.Option(False, "--measure", help="Print PSNR and SSIM of the clip brought back trilinearly."),
+    csv: Path | None = typer.Option(None, help="Write them as CSV."),
+    plot: Path | None = typer.Option(None, help="Draw them, as .png, .svg or .pdf."),
+    report: Path | None = typer.Option(None, help="Write a page with players, split view, figures: .html."),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace files that exist."),
 ) -> None:
-    """Draw clips beside their soft-, average-, max-pooled and strided forms."""
+    """Draw clips beside their pooled forms; measure what each pooling keeps; report it.
+
+    With --measure, --csv, --plot or --report, clips are drawn only where --out or --format asks for it.
+    """
+    from softpool3d.visual.output import check_free
+
     windows, betas = _kernel(kernel), _betas(beta)
     kinds = pools.replace(",", " ").split()
     if not kinds:
         raise UsageError("--pools names no kind of pooling; try --pools soft,avg,max,stride")
-    targets = _targets(_expand(clips), out, format, overwrite)
+    found = _expand(clips)
+    measures = measure or csv is not None or plot is not None
+    draws = out is not None or format is not None or not (measures or report)
+    targets = _targets(found, out, format) if draws else dict.fromkeys(found)
+    for path, endings in ((csv, (".csv",)), (plot, (".png", ".svg", ".pdf")), (report, (".html", ".htm"))):
+        if path is not None and path.suffix.lower() not in endings:
+            raise UsageError(f"{path}: unknown format {path.suffix!r} (known here: {', '.join(endings)})")
+    if report is not None and len(found) != 1:
+        raise UsageError(f"--report is a page about one clip, and there are {len(found)}")
+    check_free([p for p in (*targets.values(), csv, plot, report) if p is not None], found, overwrite)
 
-    def draw(clip: Path, target: Path) -> None:
-        from softpool3d.visual.output import write_sheet
-        from softpool3d.visual.pooling import check_size, pool_clip, poolings
-        from softpool3d.visual.sheet import Sheet, original_panel, pooled_panel
-        from softpool3d.visual.source import read_source
+    from softpool3d.visual.pooling import check_size, pool_clip, poolings
+    from softpool3d.visual.quality import measure as compare
+    from softpool3d.visual.sheet import Sheet, original_panel, pooled_panel
+    from softpool3d.visual.source import read_source
 
-        layers = poolings(kinds, betas, windows)
+    layers = {size: poolings(kinds, betas, size) for size in (windows, (1, *windows[1:]))}  # clips, pictures
+    names, measured = _names(found), {}
+
+    def work(clip: Path, target: Path | None) -> None:
         source = read_source(clip, start, seconds, short_side)
         size = (1, *windows[1:]) if source.is_picture else windows
-        if source.is_picture:
-            layers = poolings(kinds, betas, size)
-            _check_picture(target)
         check_size(source, size, repeat)
-        panel = original_panel(source)
-        levels = [
-            [pooled_panel(p, source.is_picture) for p in pool_clip(source.frames, layer, size, repeat)]
-            for layer in layers
-        ]
-        lines = [[panel, *(line[0] for line in levels)]] if repeat == 1 else [[panel, *line] for line in levels]
-        text = "x".join(map(str, size[1:] if source.is_picture else size))
-        often = "" if repeat == 1 else f", {repeat} times over"
-        caption = f"{clip.name}: pixels in [0, 1], pooled {text}{often}; every pooled value is drawn as a block"
-        write_sheet(target, Sheet(lines, source, caption, below), columns)
-        length = (
-            ""
-            if source.is_picture
-            else f"; {len(source.frames) / source.fps:.1f} s at {source.fps:.4g} frames a second"
-        )
-        pooled = [f"{line[0].title} {', '.join(p.size.partition(',')[0] for p in line)}" for line in levels]
-        print(f"{target}: original {source.size}; {'; '.join(pooled)}{length}; pixels in [0, 1]")
+        levels = [pool_clip(source.frames, layer, size, repeat) for layer in layers[size]]
+        original = original_panel(source)
+        pooled = [[pooled_panel(p, source.is_picture) for p in line] for line in levels]
+        if target is not None:
+            lines = [[original, *(line[0] for line in pooled)]] if repeat == 1 else [[original, *p] for p in pooled]
+            caption = f"{clip.name}: pixels in [0, 1], pooled {_over(size, source.is_picture, repeat)}; "
+            _draw(target, Sheet(lines, source, f"{caption}every pooled value is drawn as a block", below), columns)
+            print(_line(target, source, levels))
+        if measures or report:
+            measured[names[clip]] = [compare(source.frames, p, source.is_picture) for line in levels for p in line]
+        if report is not None:
+            if source.is_picture:
+                raise UsageError(f"--report: {clip} is a picture, and the page is a player; write a .png instead")
+            _report(
+                report, source, [original, *(p for line in pooled for p in line)], measured[names[clip]], size, repeat
+            )
 
-    _each(targets, draw)
+    try:
+        _each(targets, work)
+    finally:  # what could be measured, though some clips failed
+        if measured and measures:
+            _show(measured, csv, plot)
 
 
 def _kernel(text: str) -> tuple[int, int, int]:
@@ -104,11 +127,20 @@ def _expand(clips: list[Path]) -> list[Path]:
     for clip in clips:
         inside = sorted(map(Path, find_videos(clip))) if clip.is_dir() else []
         found += inside or [clip]
-    return found
+    return list(dict.fromkeys(found))
 
 
-def _targets(clips: list[Path], out: Path | None, format: str | None, overwrite: bool) -> dict[Path, Path]:
-    """clip -> the file to write for it, none of which exists, or may be overwritten."""
+def _names(clips: list[Path]) -> dict[Path, str]:
+    """What the clips are called in tables: as short as tells them apart."""
+    for name in (lambda clip: clip.name, lambda clip: "/".join(clip.parts[-2:]), str):
+        names = {clip: name(clip) for clip in clips}
+        if len(set(names.values())) == len(clips):
+            break
+    return names
+
+
+def _targets(clips: list[Path], out: Path | None, format: str | None) -> dict[Path, Path]:
+    """clip -> the file to draw it into."""
     from softpool3d.visual.output import FORMATS
     from softpool3d.visual.source import PICTURES
 
@@ -132,30 +164,17 @@ def _targets(clips: list[Path], out: Path | None, format: str | None, overwrite:
             raise UsageError(f"--out {target}: unknown format {target.suffix!r} (known: {known})")
         if format and target.suffix.lower() != f".{format.lower()}":
             raise UsageError(f"--out {target} is not what --format {format} says; give one of the two")
-        _check_free(target, [clip], overwrite)
+        if clip.suffix.lower() in PICTURES and target.suffix.lower() not in (".png", ".jpg"):
+            raise UsageError(f"{target}: a picture has one frame and makes a .png, not a {target.suffix}")
     return targets
 
 
-def _check_free(target: Path, inputs: list[Path], overwrite: bool) -> None:
-    if any(target.exists() and clip.exists() and target.samefile(clip) for clip in inputs):
-        raise UsageError(f"--out {target} is the clip itself; give another name")
-    if target.exists() and not overwrite:
-        raise UsageError(f"{target} exists; give another name with --out, or --overwrite")
-
-
-def _check_picture(target: Path) -> None:
-    from softpool3d.visual.output import PICTURES
-
-    if target.suffix.lower() not in PICTURES:
-        raise UsageError(f"{target}: a picture has one frame and makes a .png, not a {target.suffix}")
-
-
-def _each(targets: dict[Path, Path], draw) -> None:
+def _each(targets: dict[Path, Path | None], work) -> None:
     """One clip's error is raised; of several it is printed, and the others are still done."""
     failed = 0
     for clip, target in targets.items():
         try:
-            draw(clip, target)
+            work(clip, target)
         except SoftPool3dError as error:
             if len(targets) == 1:
                 raise
@@ -165,7 +184,55 @@ def _each(targets: dict[Path, Path], draw) -> None:
         counted = f"{len(targets) - failed} of {len(targets)} clips done"
         if failed:
             raise WorkError(f"{counted}, {failed} failed")
-        print(counted)
+        print(counted, file=sys.stderr)
+
+
+def _draw(target: Path, sheet, columns: int) -> None:
+    from softpool3d.visual.output import write_sheet
+
+    write_sheet(target, sheet, columns)
+
+
+def _over(size: tuple[int, int, int], is_picture: bool, repeat: int) -> str:
+    text = "x".join(map(str, size[1:] if is_picture else size))
+    return text if repeat == 1 else f"{text}, {repeat} times over"
+
+
+def _line(target: Path, source, levels: list) -> str:
+    from softpool3d.visual.source import size_of
+
+    pooled = (f"{line[0].label} {', '.join(size_of(p.frames, source.is_picture) for p in line)}" for line in levels)
+    length = f"{len(source.frames) / source.fps:.1f} s at {source.fps:.4g} frames a second"
+    parts = [f"original {source.size}", *pooled, *([] if source.is_picture else [length]), "pixels in [0, 1]"]
+    return f"{target}: {'; '.join(parts)}"
+
+
+def _show(measured: dict, csv: Path | None, plot: Path | None) -> None:
+    from rich.console import Console
+
+    from softpool3d.files import replacing, write_atomically
+    from softpool3d.visual import quality_table
+
+    Console(width=1000).print(quality_table.table(measured))  # wide rather than cut
+    if csv is not None:
+        write_atomically(csv, quality_table.csv_text(measured).encode(errors="surrogateescape"))
+    if plot is not None:
+        with replacing(plot) as temporary:
+            quality_table.figure(measured).savefig(temporary, dpi=110)
+
+
+def _report(path: Path, source, panels: list, qualities: list, size: tuple[int, int, int], repeat: int) -> None:
+    from softpool3d.visual.report import write_report
+
+    program = "python tools/visualize.py" if sys.argv[0].endswith("visualize.py") else "softpool3d"
+    settings = {
+        "clip": str(source.path),
+        "frames a second": f"{source.fps:.6g}",
+        "pooled": f"{_over(size, False, repeat)} (frames x rows x columns)",
+        "pixels": "in [0, 1]; SoftPool's beta multiplies them: beta 255 is beta 1 on [0, 255]",
+    }
+    write_report(path, source, panels, qualities, settings, f"{program} {shlex.join(sys.argv[1:])}")
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

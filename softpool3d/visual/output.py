@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from softpool3d.datasets.encoder import write_video
-from softpool3d.errors import WorkError
+from softpool3d.errors import UsageError, WorkError
 from softpool3d.files import replacing
 from softpool3d.visual.sheet import Sheet
 
@@ -15,6 +15,15 @@ VIDEOS, GIF, PICTURES = (".mp4", ".mkv", ".mov"), ".gif", (".png", ".jpg")
 FORMATS = (*VIDEOS, GIF, *PICTURES)
 _GIF_DELAY = 2  # hundredths of a second; browsers slow down what is shorter
 _PALETTE_FRAMES = 8
+
+
+def check_free(outputs: list[Path], inputs: list[Path], overwrite: bool) -> None:
+    """Raises UsageError for an output that is one of the inputs, or exists without leave to overwrite it."""
+    for path in outputs:
+        if any(path.exists() and clip.exists() and path.samefile(clip) for clip in inputs):
+            raise UsageError(f"{path} is the clip itself; give another name to write to")
+        if path.exists() and not overwrite:
+            raise UsageError(f"{path} exists; give another name, or --overwrite")
 
 
 def write_sheet(path: Path, sheet: Sheet, contact_frames: int = 6) -> None:

@@ -59,12 +59,12 @@ class Sheet:
         places = [(i, j) if below else (j, i) for i, line in enumerate(lines) for j in range(len(line))]  # column, row
         self._corners = [(row * cell_height + _BAR, column * cell_width) for column, row in places]
         width = (1 + max(column for column, _ in places)) * cell_width - _GAP
-        footer = _text_bar([caption], width)
+        footer = text_bar([caption], width)
         height = (1 + max(row for _, row in places)) * cell_height
         self._blank = np.zeros((height + len(footer), width, 3), np.uint8)
         self._blank[height:] = footer
         for panel, (top, left) in zip(self.panels, self._corners, strict=True):
-            bar = _text_bar([panel.title, panel.size], cell_width - _GAP)
+            bar = text_bar([panel.title, panel.size], cell_width - _GAP)
             self._blank[top - _BAR : top, left : left + bar.shape[1]] = bar
 
     def frame(self, t: int) -> np.ndarray:
@@ -79,14 +79,14 @@ class Sheet:
         times = np.unique(np.linspace(0, self.num_frames - 1, count).round().astype(int)).tolist()
         cell = max(self._width, _LEAST_WIDTH // 2)
         width = len(times) * (cell + _GAP) - _GAP
-        rows = [np.concatenate([_pad(_text_bar([f"{t / self.fps:.2f} s"], cell), cell + _GAP) for t in times], axis=1)]
+        rows = [np.concatenate([_pad(text_bar([f"{t / self.fps:.2f} s"], cell), cell + _GAP) for t in times], axis=1)]
         rows[0] = rows[0][:, :width]
         once = {id(panel): panel for panel in self.panels}  # the original stands in each line
         for panel in once.values():
             pictures = [_pad(panel.picture(t, self._height, self._width), cell + _GAP) for t in times]
-            rows.append(_text_bar([f"{panel.title}   {panel.size}"], width))
+            rows.append(text_bar([f"{panel.title}   {panel.size}"], width))
             rows.append(np.concatenate(pictures, axis=1)[:, :width])
-        rows.append(_text_bar([self.caption], width))
+        rows.append(text_bar([self.caption], width))
         return np.concatenate(rows)
 
 
@@ -94,7 +94,7 @@ def _pad(picture: np.ndarray, width: int) -> np.ndarray:
     return np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)))
 
 
-def _text_bar(lines: Sequence[str], width: int) -> np.ndarray:
+def text_bar(lines: Sequence[str], width: int) -> np.ndarray:
     """White on black, uint8 (height, width, 3); text that is too wide gets smaller, down to where it is cut."""
     from PIL import Image, ImageDraw, ImageFont
 

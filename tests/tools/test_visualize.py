@@ -2,31 +2,14 @@
 
 import resource
 import signal
-import sys
 from contextlib import contextmanager
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 from videos import damaged_files, write_numbered
 
-from softpool3d import cli
 from softpool3d.datasets.decoder import open_video
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """`softpool3d ...`, in this process: torch is loaded once."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["softpool3d", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.run()
-        out, err = capsys.readouterr()
-        return SimpleNamespace(returncode=end.value.code or 0, stdout=out, stderr=err)
-
-    return run
 
 
 @contextmanager

@@ -1,0 +1,101 @@
+"""Look into a trained network: what speaks for a class (Grad-CAM), and what its poolings do to feature maps.
+
+python tools/explain.py clip.mp4 --method gradcam --out cam.mp4              # with the network that ships with us
+python tools/explain.py clip.mp4 --weights best.safetensors --class "moving left" --out cam.gif
+python tools/explain.py clip.mp4 --weights best.safetensors --method features --out maps.png
+"""
+
+from pathlib import Path
+
+import typer
+
+from softpool3d.errors import UsageError
+
+METHODS = {"gradcam": ".mp4", "features": ".png"}
+
+
+def main(
+    clip: Path = typer.Argument(help="A video file, or a folder of frames."),
+    weights: str | None = typer.Option(
+        None,
+        help="A weights file, or r3d_18:kinetics400, as for classify; if not given, the network that ships with us.",
+    ),
+    method: str = typer.Option("gradcam", help="gradcam, or features: maps before and after each pooling."),
+    out: Path | None = typer.Option(None, help="What to write; gradcam: .mp4, .gif, .png; features: .png."),
+    label: str | None = typer.Option(None, "--class", help="gradcam: the class to explain; else the likeliest one."),
+    stage: str = typer.Option("stage4", help="gradcam: where in the network, stage1 to stage4."),
+    channels: int = typer.Option(6, min=1, help="features: how many channels of each pooling."),
+    seconds: float = typer.Option(10.0, min=0.01, help="gradcam: length to explain, from the beginning."),
+    short_side: int = typer.Option(224, min=16, help="Pixels of the shorter side of the picture; never enlarged."),
+    device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:1."),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Replace OUT if it exists."),
+) -> None:
+    """Show what speaks for a class (Grad-CAM), or feature maps around each pooling."""
+    if method not in METHODS:
+        raise UsageError(f"--method {method}: unknown (known: {', '.join(METHODS)})")
+    out = out or Path(f"{clip.stem}_{method}{METHODS[method]}")
+    _check(out, clip, method, stage, overwrite)
+
+    from torch import nn
+
+    from softpool3d.engine.classifier import Classifier
+
+    classifier = Classifier(weights, device)
+    if not isinstance(classifier.model, nn.Module):
+        raise UsageError(f"{weights} was exported and hides its layers; give the weights file that it was made from")
+    if method == "gradcam":
+        _gradcam(classifier, clip, out, label, stage, seconds, short_side)
+    else:
+        _features(classifier, clip, out, channels)
+
+
+def _check(out: Path, clip: Path, method: str, stage: str, overwrite: bool) -> None:
+    from softpool3d.visual.gradcam import STAGES
+    from softpool3d.visual.output import FORMATS, PICTURES, check_free
+
+    known = FORMATS if method == "gradcam" else PICTURES
+    if out.suffix.lower() not in known:
+        raise UsageError(f"--out {out}: unknown format {out.suffix!r} (known for {method}: {', '.join(known)})")
+    if stage not in STAGES:
+        raise UsageError(f"--stage {stage}: unknown (known: {', '.join(STAGES)})")
+    check_free([out], [clip], overwrite)
+
+
+def _gradcam(classifier, clip: Path, out: Path, label: str | None, stage: str, seconds: float, short_side: int) -> None:
+    from softpool3d.visual.gradcam import explain, overlay
+    from softpool3d.visual.output import write_sheet
+    from softpool3d.visual.sheet import Panel, Sheet, original_panel
+    from softpool3d.visual.source import read_source
+
+    source = read_source(clip, 0.0, seconds, short_side)
+    if source.is_picture:
+        raise UsageError(f"{clip} is a picture; the networks take clips")
+    found = explain(classifier, source, label, stage)
+    title = f"{found.label}  {found.probability:.1%}"
+    heat = Panel(f"Grad-CAM, {title}", f"{classifier.config.model.name}, {stage}", overlay(source.frames, found.heat))
+    caption = f"{clip.name}: red speaks for the class; outside of the crop the network sees nothing"
+    write_sheet(out, Sheet([[original_panel(source), heat]], source, caption))
+    print(f"{out}: {title}; {len(source.frames)} frames, Grad-CAM at {stage}")
+
+
+def _features(classifier, clip: Path, out: Path, channels: int) -> None:
+    from softpool3d.datasets.manifest import Clip
+    from softpool3d.datasets.transforms import normalize
+    from softpool3d.datasets.views import read_views
+    from softpool3d.files import replacing
+    from softpool3d.visual.features import draw, feature_maps
+    from softpool3d.visual.output import write_picture
+
+    data = classifier.config.data
+    view = read_views(Clip(str(clip), 0), data, 1, 1).clips.to(classifier.device)
+    maps = feature_maps(classifier, normalize(view, data.mean, data.std))
+    caption = f"{clip.name}, {classifier.config.model.name}: a channel's colours are the same before and after"
+    with replacing(out) as temporary:
+        write_picture(temporary, draw(maps, channels, caption))
+    print(f"{out}: {len(maps)} poolings: {', '.join(m.title.partition(' ')[0] for m in maps)}")
+
+
+if __name__ == "__main__":
+    from softpool3d.cli import run_tool
+
+    run_tool(main)
