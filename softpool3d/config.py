@@ -240,7 +240,13 @@ class TrainConfig(Section):
     eval_every: Positive = 1  # epochs; the last one is always evaluated
     eval_every_steps: Positive | None = None  # and after every n batches of an epoch
     keep_best: Positive = 1  # more than one: the best few are in the run's folder kept/, beside best.safetensors
+    trackers: list[Literal["wandb", "mlflow", "comet_ml", "aim", "clearml"]] = []  # beside TensorBoard
     patience: Annotated[int, Field(ge=0)] = 0  # evaluations without a better one before the run stops early; 0: never
+
+    @field_validator("trackers", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return value.replace(",", " ").split() if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:

@@ -42,6 +42,7 @@ def make_accelerator(config: Config) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state="RANK" not in os.environ)
     return Accelerator(
         cpu=device.type == "cpu",
+        log_with=config.train.trackers or None,
         mixed_precision={"fp32": "no", "tf32": "no"}.get(config.train.precision, config.train.precision),
     )
 

@@ -1,4 +1,4 @@
-"""The folder of a run: its configuration, metrics, TensorBoard events, checkpoint, best weights and summary."""
+"""The folder of a run: its configuration, metrics, checkpoint, best weights and summary."""
 
 from __future__ import annotations
 
@@ -25,14 +25,13 @@ RESUME_KEYS = (
 
 
 class Run:
-    """Where a run writes. Scalars go to metrics.csv, a row an evaluation, and to TensorBoard."""
+    """Where a run writes. Scalars go to metrics.csv, a row an evaluation."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.checkpoint = folder / "last" / "checkpoint.pt"
         self.best = folder / "best.safetensors"
         self._rows: list[dict[str, Any]] = []
-        self._board = None
 
     @classmethod
     def create(cls, config: Config) -> Run:
@@ -81,15 +80,6 @@ class Run:
         """Adds the scalars of one evaluation, or of an epoch without one."""
         self._rows.append(row)
         self._write_rows()
-        if self._board is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            # what an interrupted run wrote of this step and later gives way
-            self._board = SummaryWriter(str(self.folder), purge_step=row["step"])
-        for key, value in row.items():
-            if key != "step" and value != "":
-                self._board.add_scalar(key, value, row["step"])
-        self._board.flush()
 
     def keep_rows(self, count: int) -> None:
         """Takes up the first rows of metrics.csv: those from before the checkpoint that the run goes on from."""
@@ -105,10 +95,6 @@ class Run:
 
     def summarize(self, summary: dict[str, Any]) -> None:
         write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False).encode())
-
-    def close(self) -> None:
-        if self._board is not None:
-            self._board.close()
 
     def _write_rows(self) -> None:
         text = io.StringIO()

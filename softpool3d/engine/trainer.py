@@ -19,6 +19,7 @@ from softpool3d.datasets.loader import TrainBatches, eval_loader, num_views, to_
 from softpool3d.datasets.manifest import Manifest
 from softpool3d.datasets.transforms import BatchMix, normalize
 from softpool3d.engine.bad_files import BadFiles, TooManyBadFiles, write_bad_files
+from softpool3d.engine.board import Board, check_trackers
 from softpool3d.engine.checkpoint import FORMAT, load_into, load_state, load_weights, save_state
 from softpool3d.engine.devices import (
     MEMORY_FORMATS,
@@ -40,6 +41,7 @@ from softpool3d.engine.norms import convert_norms, precise_statistics
 from softpool3d.engine.optim import build_optimizer
 from softpool3d.engine.pretrained import adopt_statistics, name_classes
 from softpool3d.engine.progress import Display
+from softpool3d.engine.provenance import write_provenance
 from softpool3d.engine.report import epoch_line, few, header, metrics_row, summary_lines
 from softpool3d.engine.run import Run
 from softpool3d.engine.schedule import Schedule
@@ -60,6 +62,7 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
         Interrupted: after Ctrl-C or SIGTERM, with the state saved.
     """
     console = console or Console()
+    check_trackers(config)
     accelerator = make_accelerator(config)
     seed_everything(config.seed)
     manifests = read_manifests(config.data)
@@ -160,6 +163,9 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
     }
     display.line(header(config, run.folder, manifests, network, accelerator.device))
     started = state["seconds"] - time.perf_counter()
+    board = Board(run.folder, config, accelerator, state["steps"])
+    if accelerator.is_main_process:
+        write_provenance(run.folder, manifests, accelerator)
 
     def report(name: str, trained: dict[str, float], evaluated: bool) -> None:
         """A row of metrics.csv and a line on the terminal, after an evaluation where one is due."""
@@ -178,7 +184,11 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
                 better |= keeper.offer(networks[suffix].state_dict(), scores[suffix], file, main)
         if accelerator.is_main_process:
             seconds = started + time.perf_counter()
-            run.log(metrics_row(epoch, state["steps"], state["lr"], trained, scores, list(networks), seconds))
+            row = metrics_row(epoch, state["steps"], state["lr"], trained, scores, list(networks), seconds)
+            run.log(row)
+            board.scalars(row)
+            if better:
+                board.confusion(scores[""], classes, state["steps"])
         display.line(epoch_line(name, trained, scores, better))
         display.describe(name)
         state.update(rows=state["rows"] + 1, reported=state["steps"])
@@ -209,6 +219,8 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
                     if batch.video is None:
                         raise WorkError("no readable file was found for a whole batch of training clips")
                     video = to_device(batch, config.data, accelerator.device)
+                    if state["steps"] == step == 0:
+                        board.clips(video, 0)
                     label = batch.label.to(accelerator.device, non_blocking=True)
                     clips = normalize(video, config.data.mean, config.data.std)
                     # as an interrupted run draws it again, and each process differently
@@ -289,7 +301,7 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
         summary[f"test{suffix}_top5"] = scores[suffix].accuracy(5)
     if accelerator.is_main_process:
         run.summarize(summary)
-        run.close()
+    board.close()
     display.line(summary_lines(summary))
     return summary
 

@@ -1,6 +1,7 @@
 """Whole runs: small ones, and one that learns `motion`."""
 
 import csv
+import io
 import json
 import os
 import signal
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from videos import damaged_files
 
 from softpool3d.config import load_config
@@ -57,7 +60,16 @@ def test_a_run_leaves_everything_in_its_folder(tmp_path):
     assert [row["epoch"] for row in rows(folder)] == ["1", "2"]
     assert json.loads((folder / "summary.json").read_text()) == summary
     assert summary["test_clips"] == 8 and summary["tested_on"] == "test"
-    assert list(folder.glob("events.*")) and (folder / "last" / "checkpoint.pt").is_file()
+    events = EventAccumulator(str(folder)).Reload()
+    assert set(rows(folder)[0]) - {"step"} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars("val_top1")] == [4, 8]
+    assert set(events.Tags()["images"]) == {"training clips", "confusion"}
+    clips = Image.open(io.BytesIO(events.Images("training clips")[0].encoded_image_string))
+    assert clips.n_frames == 8 and clips.size == (4 * 64, 64)
+    (origin,) = json.loads((folder / "run.json").read_text())
+    assert origin["data"]["train"]["clips"] == 16 and origin["data"]["train"]["clips_per_class"]["most"] == 2
+    assert origin["versions"]["torch"] == torch.__version__.partition("+")[0] and origin["command"]
+    assert (folder / "last" / "checkpoint.pt").is_file()
     weights = load_weights(folder / "best.safetensors")
     assert weights.config == config and set(weights.classes) == set(CLASSES)
     again = train(config)
@@ -214,6 +226,8 @@ def test_requests_that_cannot_be_met_write_nothing(tmp_path):
         "device=cuda:9": "device: 'cuda:9' does not work here",
         "train.precision=fp16": "train.precision=fp16 needs a GPU",
         "train.precision=bf16": "train.precision=bf16 needs a GPU",
+        "train.precision=tf32": "train.precision=tf32 needs a GPU",
+        "train.trackers=[clearml]": "train.trackers: clearml is not installed here; pip install clearml",
     }.items():
         if override.endswith("fp16") and torch.cuda.is_available():
             continue

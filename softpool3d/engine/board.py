@@ -1,0 +1,104 @@
+"""What a run shows in TensorBoard, and in the trackers that accelerate knows (Weights & Biases, ...)."""
+
+from __future__ import annotations
+
+import io
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch import Tensor
+
+from softpool3d.config import Config
+from softpool3d.engine.metrics import multiclass_confusion_matrix
+from softpool3d.engine.plots import confusion_figure, png
+from softpool3d.engine.scores import Scores
+from softpool3d.errors import UsageError
+
+_CLIPS = 4  # of a training batch, side by side
+_FRAME_MS = 120
+
+
+def check_trackers(config: Config) -> None:
+    """
+    Raises:
+        UsageError: for a tracker whose package is not installed.
+    """
+    for name in config.train.trackers:
+        if find_spec(name) is None:
+            raise UsageError(f"train.trackers: {name} is not installed here; pip install {name.replace('_', '-')}")
+
+
+class Board:
+    """Written by the first process alone; the others' is silent.
+
+    Args:
+        step: where the run goes on; what an interrupted run wrote of later steps gives way.
+    """
+
+    def __init__(self, folder: Path, config: Config, accelerator: Accelerator, step: int) -> None:
+        self._accelerator, self._writer = accelerator, None
+        if config.train.trackers:
+            settings = {"wandb": {"name": folder.name, "dir": str(folder)}}
+            accelerator.init_trackers("softpool3d", flat(config.model_dump()), settings)
+        if accelerator.is_main_process:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+
+    def scalars(self, row: dict[str, Any]) -> None:
+        """A row of metrics.csv."""
+        values = {key: value for key, value in row.items() if key != "step" and value != ""}
+        if self._writer:
+            for key, value in values.items():
+                self._writer.add_scalar(key, value, row["step"])
+            self._writer.flush()
+        self._accelerator.log(values, step=row["step"])
+
+    def clips(self, video: Tensor, step: int) -> None:
+        """The first clips of a training batch, uint8 (N, C, T, H, W), as the network sees them, less normalisation."""
+        if self._writer:
+            side_by_side = video[:_CLIPS].permute(2, 3, 0, 4, 1).flatten(2, 3).cpu().numpy()  # (T, H, N * W, C)
+            self._picture("training clips", _gif(side_by_side), side_by_side.shape[1:3], step)
+
+    def confusion(self, scores: Scores, classes: tuple[str, ...], step: int) -> None:
+        """Of validation; nothing where clips have several labels."""
+        if self._writer and not scores.multi_label and len(scores.label):
+            matrix = multiclass_confusion_matrix(scores.probabilities, scores.label, len(classes))
+            figure = confusion_figure(matrix, classes)
+            width, height = figure.get_size_inches() * 110
+            self._picture("confusion", png(figure), (int(height), int(width)), step)
+
+    def close(self) -> None:
+        if self._writer:
+            self._writer.close()
+        for tracker in self._accelerator.trackers:
+            tracker.finish()
+
+    def _picture(self, name: str, content: bytes, size: tuple[int, int], step: int) -> None:
+        # an encoded picture as it is: TensorBoard plays a GIF, which add_video would make by way of moviepy
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        image = Summary.Image(height=size[0], width=size[1], colorspace=3, encoded_image_string=content)
+        self._writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted keys; what trackers cannot store as text."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value if isinstance(value, (int, float, str, bool)) else str(value)
+    return found
+
+
+def _gif(frames: Any) -> bytes:
+    from PIL import Image
+
+    first, *others = (Image.fromarray(frame) for frame in frames)
+    content = io.BytesIO()
+    first.save(content, "GIF", save_all=True, append_images=others, duration=_FRAME_MS, loop=0)
+    return content.getvalue()
