@@ -135,7 +135,7 @@ def _multi_label_rows(scores: Scores, classes: tuple[str, ...]) -> list[ClassRow
         precision = multilabel_average_precision(
             scores.probabilities, scores.label.long(), len(classes), average="none"
         )
-    clips = scores.label.sum(0).tolist()
+    clips = scores.label.long().sum(0).tolist()
     return [
         ClassRow(name, count, average_precision=float(value) if count else None)
         for name, count, value in zip(classes, clips, precision, strict=True)
@@ -147,4 +147,4 @@ def _share(part: Tensor, whole: Tensor) -> float | None:
 
 
 def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+    return sum(values) / len(values) if values else 0.0

@@ -57,7 +57,7 @@ class Scores:
         top_k = min(top_k, classes)
         if self.multi_label:
             likeliest = self.probabilities.topk(top_k).indices
-            return float(self.label.gather(1, likeliest).any(1).float().mean())
+            return float((self.label.gather(1, likeliest) > 0).any(1).float().mean())
         return float(multiclass_accuracy(self.probabilities, self.label, classes, average="micro", top_k=top_k))
 
     def loss(self) -> float:
@@ -80,10 +80,11 @@ class VideoScores:
 
     def save(self, path: str | Path) -> None:
         content = io.BytesIO()
+        label = self.scores.label
         np.savez_compressed(
             content,
             probabilities=self.scores.probabilities.numpy(),
-            labels=self.scores.label.numpy(),
+            labels=(label.to(torch.uint8) if self.scores.multi_label else label).numpy(),
             videos=np.array(self.videos, dtype=np.str_),
             classes=np.array(self.classes, dtype=np.str_),
             about=np.array(json.dumps(self.about, ensure_ascii=False)),

@@ -34,6 +34,7 @@ from softpool3d.engine.checkpoint import load_into, load_weights
 from softpool3d.engine.devices import MEMORY_FORMATS, make_accelerator
 from softpool3d.engine.evaluator import gathered, joined, scored_batches
 from softpool3d.engine.interrupt import Interrupt, Interrupted
+from softpool3d.engine.losses import choose_loss
 from softpool3d.engine.metrics import Metrics, measure
 from softpool3d.engine.pretrained import adopt_statistics, name_classes
 from softpool3d.engine.progress import Progression
@@ -95,7 +96,9 @@ def subject_of_config(cfg: str | Path, overrides: list[str]) -> Subject:
     config = load_config(cfg, overrides)
     if not config.model.weights:
         raise UsageError("--cfg: testing needs weights; add model.weights=FILE, or give --weights of a run")
-    model = build_model(config, len(read_manifests(config.data)["train"].classes))
+    train = read_manifests(config.data)["train"]
+    config = choose_loss(config, train)
+    model = build_model(config, len(train.classes))
     report = load_pretrained(model, config)
     if report.missing:
         raise UsageError(
@@ -302,6 +305,7 @@ def _request(subject: Subject, config: Config, split: str, manifest: Manifest, c
         "model": config.model.model_dump(),
         "data": {key: value for key, value in config.data.model_dump().items() if key not in _HOW},
         "test": config.test.model_dump(exclude={"batch_size"}),
+        "loss": config.optim.loss,  # it says how logits become probabilities
         "precision": config.train.precision,
         "split": split,
         "classes": classes,

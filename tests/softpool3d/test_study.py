@@ -106,6 +106,15 @@ def test_a_study_trains_what_is_not_finished(study_file):
     assert "| max | +10.0 | +10.0 to +10.0 | +10.0, +10.0 | soft is better |" in page
 
 
+def test_the_study_that_is_shipped():
+    study, trials = load_study("study/motion")
+    assert len(trials) == 24 == len({trial.folder for trial in trials})
+    assert {trial.config.model.pool.kind for trial in trials} == {"soft", "max", "avg", "conv"}
+    pairs = {(t.network, t.seed, t.config.model.width, tuple(t.config.data.motion_clips)) for t in trials}
+    assert len(pairs) == 6  # nothing but the pooling differs within a pair
+    assert study.reference == "soft"
+
+
 def test_a_run_of_another_configuration_is_not_taken_for_a_finished_one(study_file):
     _, trials = load_study(study_file)
     write_run(trials[1].folder, trials[1].config.model_copy(update={"seed": 7}), 0.5)

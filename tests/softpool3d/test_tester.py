@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 
@@ -81,7 +82,9 @@ def test_each_video_counts_once_under_any_number_of_processes(weights, tmp_path,
         "    test(subject_of_weights(sys.argv[1], ['test.num_clips=1']), split, Path(sys.argv[2]) / split)\n"
     )
     environment = os.environ | {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
-    environment["MASTER_PORT"] = str(29500 + os.getpid() % 1000 + processes)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        environment["MASTER_PORT"] = str(probe.getsockname()[1])
     started = [
         subprocess.Popen(
             [sys.executable, "-c", code, str(weights), str(tmp_path / "many")],
@@ -182,6 +185,28 @@ def test_labels_count_into_the_classes_of_the_weights(tmp_path):
         UsageError, match=r"knows 3 classes .* and 1 of the data set's 3 are not among them \(running\)"
     ):
         run(weights, tmp_path / "other")
+
+
+def test_videos_with_several_labels(tmp_path, capsys):
+    root = write_data_set(tmp_path / "data", test=5)
+    for split, labels in (("train", ["0;1", "1", "2"]), ("test", ["0;1", "", "2", "0", "1;2"])):
+        rows = [f"video {n % 3}.mp4,{some},{n * 0.05:g},{n * 0.05 + 0.5:g}" for n, some in enumerate(labels)]
+        (root / f"{split}.csv").write_text("\n".join(["path,labels,start,end", *rows]) + "\n")
+    (root / "val.csv").unlink()
+    weights = write_weights(tmp_path / "best.safetensors", root, "optim.loss=binary")
+    result = run(weights, tmp_path / "out")
+    scores = VideoScores.load(tmp_path / "out" / "scores.npz").scores
+    assert scores.label.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1], [1, 0, 0], [0, 1, 1]]
+    assert (scores.probabilities.sum(1) - 1).abs().min() > 0.01  # sigmoids, each by itself
+    precision = []
+    for c in range(3):
+        order = scores.probabilities[:, c].argsort(descending=True)
+        hits = scores.label[order, c].float()
+        precision.append(float((hits.cumsum(0) / torch.arange(1, 6) * hits).sum() / hits.sum()))
+    assert result["mean_average_precision"] == pytest.approx(sum(precision) / 3)
+    assert "confusion" not in str(sorted((tmp_path / "out").iterdir())) and "mAP" in capsys.readouterr().out
+    with open(tmp_path / "out" / "per_class.csv", newline="") as file:
+        assert [row["clips"] for row in csv.DictReader(file)] == ["2", "2", "2"]
 
 
 def test_requests_that_are_wrong(weights, tmp_path):
