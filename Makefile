@@ -30,7 +30,7 @@ demo: env
 
 # a process on each core, with one thread: faster than one process with threads
 test: env
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: env
 	$(PY) -m ruff check .

@@ -51,12 +51,3 @@ def two_classes(tmp_path: Path) -> Path:
         for index in range(6):
             write_numbered(root / name / f"clip {index}.mp4", 20 + index, codec)
     return root
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory) -> dict:
-    """A run that has learned `motion`, as its summary; about a minute on two cores."""
-    from softpool3d.config import load_config
-    from softpool3d.engine.trainer import train
-
-    return train(load_config("r3d_softpool", [f"output={tmp_path_factory.mktemp('trained')}"]))

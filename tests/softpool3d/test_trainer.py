@@ -1,4 +1,4 @@
-"""Whole runs: small ones, and one that learns `motion`."""
+"""Whole runs, small ones."""
 
 import csv
 import io
@@ -17,12 +17,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from videos import damaged_files
 
 from softpool3d.config import load_config
-from softpool3d.datasets import read_manifests
-from softpool3d.datasets.decoder import open_video
-from softpool3d.datasets.motion import CLASSES, opposite
+from softpool3d.datasets.motion import CLASSES
 from softpool3d.engine import trainer
 from softpool3d.engine.checkpoint import load_weights
-from softpool3d.engine.classifier import Classifier
 from softpool3d.engine.evaluator import Scores
 from softpool3d.engine.interrupt import Interrupted
 from softpool3d.engine.meter import PARTS
@@ -402,19 +399,3 @@ def test_scores():
     assert scores.accuracy(5) == 1.0
     assert scores.loss() == pytest.approx(-torch.tensor([0.5, 0.3, 0.2, 0.5]).log().mean().item())
     assert Scores(torch.empty(0, 1), torch.empty(0).long(), torch.empty(0).long()).accuracy() == 0
-
-
-def test_the_label_is_in_the_motion(trained):
-    """Test clips are told apart, and one played backwards is answered with the opposite class."""
-    assert trained["test_top1"] >= 0.95
-    classifier = Classifier(trained["weights"])
-    clips = read_manifests(classifier.config.data)["test"].clips
-    right, opposed = 0, 0
-    for clip in clips:
-        with open_video(clip.path) as video:
-            frames = video.frames(range(video.num_frames))
-        label = CLASSES.index(classifier.classes[clip.label])
-        right += classifier(frames)[0].name == CLASSES[label]
-        opposed += classifier(frames.flip(0))[0].name == CLASSES[opposite(label)]
-    assert right >= 0.95 * len(clips)
-    assert opposed >= 0.9 * len(clips)
