@@ -26,6 +26,7 @@ class RunRecord:
     epochs: list[dict[str, float]] = field(default_factory=list)
     summary: dict[str, Any] | None = None
     parameters: int | None = None
+    num_classes: int | None = None
     problem: str = ""
 
     @property
@@ -51,7 +52,7 @@ def read_run(folder: str | Path) -> RunRecord:
         record.config = load_config(record.folder / "config.yaml")
         record.epochs = list(_epochs(record.folder / "metrics.csv"))
         record.summary = _summary(record.folder / "summary.json")
-        record.parameters = parameters_in(record.folder / "best.safetensors")
+        record.parameters, record.num_classes = _sizes(record.folder / "best.safetensors")
     except UsageError as error:
         record.problem = str(error)
     return record
@@ -78,23 +79,21 @@ def _summary(path: Path) -> dict[str, Any] | None:
         raise UsageError(f"{path} is damaged") from None
 
 
-def parameters_in(weights: Path) -> int | None:
-    """Of a weights file, from its header alone; None if there is none. Running statistics of norms do not count.
-
-    Raises:
-        UsageError: if it is damaged.
-    """
+def _sizes(weights: Path) -> tuple[int | None, int | None]:
+    """Parameters and classes of a weights file, from its header alone. Running statistics of norms do not count."""
     if not weights.is_file():
-        return None
+        return None, None
     from safetensors import SafetensorError, safe_open
 
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     try:
         with safe_open(weights, "pt") as file:
             names = [name for name in file.keys() if not name.endswith(statistics)]  # noqa: SIM118 (it is not a dict)
-            return sum(prod(file.get_slice(name).get_shape()) for name in names)
-    except (SafetensorError, OSError) as error:
+            parameters = sum(prod(file.get_slice(name).get_shape()) for name in names)
+            classes = json.loads((file.metadata() or {}).get("classes", "[]"))
+    except (SafetensorError, OSError, ValueError) as error:
         raise UsageError(f"{weights} is damaged ({error})") from None
+    return parameters, len(classes) or None
 
 
 def differing(configs: list[Config]) -> dict[str, list[Any]]:

@@ -34,6 +34,10 @@ def study_page(study: Study, trials: list[Trial], failed: dict[str, str], comman
         *_setting(study, trials),
         "",
     ]
+    classes = {outcome.record.num_classes for outcome in outcomes} - {None}
+    if len(classes) == 1:
+        count = classes.pop()
+        lines += [f"There are {count} classes: chance is {1 / count:.1%}.", ""]
     for network in dict.fromkeys(trial.network for trial in trials):
         mine = [outcome for outcome in outcomes if outcome.trial.network == network]
         lines += [f"## {network}", "", *_means(study, mine), "", *_differences(study, mine), ""]
@@ -56,8 +60,9 @@ def _setting(study: Study, trials: list[Trial]) -> list[str]:
     lines = [
         f"{' and '.join(networks)}, {len(study.variants)} variants, seeds {', '.join(map(str, study.seeds))}.",
         f"{clips}, {data.num_frames} frames of {data.crop_size}x{data.crop_size} at rate {data.sampling_rate};",
-        f"{train.epochs} epochs in batches of {train.batch_size}; tested in {test.num_clips} x {test.num_crops} views",
-        "with the weights that were best in validation.",
+        f"{train.epochs} epochs in batches of {train.batch_size}; the weights that were best in validation, tested on",
+        f"{test.num_clips} clip{'s' if test.num_clips > 1 else ''} of each video, {test.num_crops} "
+        f"crop{'s' if test.num_crops > 1 else ''} of each.",
         "",
         "| variant | settings |",
         "|---|---|",
@@ -123,8 +128,10 @@ def _how(study: Study) -> list[str]:
         "",
         "Runs of one seed are a pair: the same clips in the same order, and the same initial weights wherever layers",
         "have the same shape. The interval is Student's t over the pairs' differences: it covers what another seed",
-        f"would change, not another set of test clips. Of {len(study.seeds)} pairs it is wide, and nothing is",
-        "corrected for the number of comparisons.",
+        f"would change, not another set of test clips. Of {len(study.seeds)} pairs it is wide, and nothing is corrected",
+        "for the number of comparisons. Where top-1 on the training clips is still low in the last epoch, a row says",
+        "how fast the variant learns from these clips, not what it would reach. Seconds are those of the runs as they",
+        "were, whatever else the machine did.",
     ]
 
 
