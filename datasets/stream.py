@@ -11,6 +11,7 @@ import queue
 import sys
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -107,27 +108,32 @@ def steady(stream: FrameStream) -> Iterator[tuple[int, Any]]:
         number += 1
 
 
-def ahead(items: Iterable[Item], count: int) -> Iterator[Item]:
-    """The items, made up to `count` ahead in a thread of their own."""
+def ahead(items: Iterable[Item], count: int, drop: bool = False) -> Iterator[Item]:
+    """The items, made in a thread of their own, up to `count` ahead.
+
+    Args:
+        drop: where they are not taken in time, the oldest of those that are ready are left out.
+    """
     ready: queue.Queue = queue.Queue(count)
     end, stop = object(), threading.Event()
 
-    def put(item: object) -> bool:
+    def put(item: object, drop: bool = False) -> None:
         while not stop.is_set():
             try:
-                ready.put(item, timeout=0.1)
-                return True
+                return ready.put(item, timeout=0 if drop else 0.1)
             except queue.Full:
-                pass
-        return False
+                if drop:
+                    with suppress(queue.Empty):
+                        ready.get_nowait()
 
     def work() -> None:
         try:
             for item in items:
-                if not put(item):
+                put(item, drop)
+                if stop.is_set():
                     return
             put(end)
-        except BaseException as error:
+        except BaseException as error:  # it is raised where the items are taken
             put(error)
 
     thread = threading.Thread(target=work, daemon=True)
@@ -139,7 +145,7 @@ def ahead(items: Iterable[Item], count: int) -> Iterator[Item]:
             yield item
     finally:
         stop.set()
-        thread.join()
+        thread.join(timeout=1.0)  # it may wait for a camera that says nothing
 
 
 def _camera(number: int) -> tuple[str, str]:

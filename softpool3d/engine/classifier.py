@@ -97,6 +97,7 @@ class Classifier:
         place = pick_device(device)
         trained = load_trained(weights)
         self.config, self.classes = trained.config, trained.classes
+        self.clips_are_set = num_clips is not None
         self.num_clips = num_clips or self.config.test.num_clips
         self.num_crops = num_crops or self.config.test.num_crops
         self.predictor = Predictor(trained, place, precision, compile)
@@ -138,12 +139,13 @@ class Classifier:
         return sample_views(frames, self.config.data, self.num_clips, self.num_crops)
 
     def prediction(self, logits: Tensor, file: str | None, views: Views, seconds: float, top_k: int) -> Prediction:
-        """A typed result of the views' logits, float (V, classes), averaged as in testing."""
-        if self.config.test.average == "logits":
-            probabilities = logits.mean(0).softmax(-1)
-        else:
-            probabilities = logits.softmax(-1).mean(0)
-        return Prediction(self.labels(probabilities, top_k), file, len(logits), views.duration, seconds)
+        """A typed result of the views' logits, float (V, classes)."""
+        labels = self.labels(self.average(logits), top_k)
+        return Prediction(labels, file, len(logits), views.duration, seconds)
+
+    def average(self, logits: Tensor) -> Tensor:
+        """Probabilities, float (classes,), of the views' logits, float (V, classes), averaged as in testing."""
+        return logits.mean(0).softmax(-1) if self.config.test.average == "logits" else logits.softmax(-1).mean(0)
 
     def labels(self, probabilities: Tensor, top_k: int) -> tuple[Label, ...]:
         """The `top_k` likeliest classes of float (classes,), likeliest first."""

@@ -206,3 +206,51 @@ def test_requests_that_are_wrong(clips, classify, tmp_path):
     assert "list.csv:2: start = 'soon' is not a number of seconds" in refused("--manifest", tmp_path / "list.csv")
     code, _, err = classify("--topk", "3")
     assert code == 2 and "name files to classify" in err
+
+
+def test_timeline(clips, classify, tmp_path):
+    video = clips / "moving left" / "clip.mp4"
+    out, plot, drawn = tmp_path / "a.srt", tmp_path / "a.png", tmp_path / "a.mp4"
+    options = ["--timeline", "--window", "1s", "--hop", "200ms", "--min-score", 0.3]
+    code, printed, _ = classify(video, *options, "--out", out, "--plot", plot, "--annotate", drawn)
+    assert code == 0 and "3 windows" in printed and "moving left" in printed
+    assert "moving left (" in out.read_text() and plot.stat().st_size > 5000 and drawn.stat().st_size > 1000
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "a.png", "a.srt"]
+    code, _, err = classify(video, *options, "--out", out)
+    assert code == 2 and f"{out} exists" in err
+
+    bad = tmp_path / "bad.mp4"
+    bad.write_text("no video")
+    code, printed, err = classify(bad, video, "--timeline", "--out", tmp_path / "{name}.csv", "--json")
+    assert code == 1 and "1 of 2 files could not be classified; 1 done" in err.splitlines()[-1]
+    assert json.loads(printed)["file"] == str(video) and table(tmp_path / "clip.csv")[0]["label"] == "moving left"
+
+    def refused(*arguments):
+        code, _, err = classify(video, *arguments)
+        assert code == 2
+        return err
+
+    assert "unknown format '.xls'" in refused("--timeline", "--out", "a.xls")
+    assert "--window soon: write a time above 0" in refused("--timeline", "--window", "soon")
+    assert "--smooth 2" in refused("--timeline", "--smooth", 2)
+    assert "--plot needs --timeline" in refused("--plot", "a.png")
+    assert "is the video itself" in refused("--timeline", "--annotate", video, "--overwrite")
+    assert "need a file each" in refused(clips, "--timeline", "--plot", "a.png")
+
+
+def test_streams_and_cameras(clips, classify):
+    """A stream is watched until it ends, and that is said; a camera that is not there gets one sentence."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(clips))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/moving%20right/clip.mp4"
+        code, out, err = classify("--stream", address, "--hop", "100ms", "--json")
+        server.shutdown()
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert code == 1 and f"{address} ended after 1.3 s; {len(lines)} windows classified" in err
+    assert len(lines) >= 2 and lines[-1]["labels"][0]["label"] == "moving right" and len(lines[0]["labels"]) == 3
+    code, _, err = classify("--camera", 97)
+    assert code == 1 and err.startswith("error: cannot read camera 97: no such file or directory")
+    code, _, err = classify("--stream", address, "--live")
+    assert code == 1 and f"cannot read {address}: connection refused" in err
+    code, _, err = classify("--camera", 0, "--views", 2)
+    assert code == 2 and "do not go together with --views" in err

@@ -1,0 +1,308 @@
+"""A window slid over a whole video: what is seen when, in constant memory.
+
+Frames are decoded once, in a thread of their own, and overlapping windows share them; only those that some window needs
+are kept, at the network's size, until the last such window is done. Of each window five probabilities stay.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from softpool3d.config import DataConfig
+from softpool3d.datasets.loader import crop_views
+from softpool3d.datasets.pyav_reader import Scaler
+from softpool3d.datasets.sampling import Timeline as Frames
+from softpool3d.datasets.sampling import clip_span, view_indices
+from softpool3d.datasets.stream import FrameStream, ahead, steady
+from softpool3d.engine.classifier import Classifier
+
+KEPT = 5  # labels of each window
+_THUMBNAILS = 32
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Neighbouring windows that say the same. start, end: seconds. score: mean probability."""
+
+    start: float
+    end: float
+    label: str
+    score: float
+
+
+@dataclass
+class Windows:
+    """The windows of a video, as arrays: start and end in seconds, and of each the likeliest classes, best first."""
+
+    starts: array = field(default_factory=lambda: array("f"))
+    ends: array = field(default_factory=lambda: array("f"))
+    classes: array = field(default_factory=lambda: array("H"))  # KEPT of each window, or as many as there are
+    scores: array = field(default_factory=lambda: array("f"))
+    kept: int = KEPT
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def add(self, start: float, end: float, probabilities: Tensor) -> None:
+        self.kept = min(KEPT, len(probabilities))
+        top = probabilities.topk(self.kept)
+        self.starts.append(start)
+        self.ends.append(end)
+        self.classes.extend(top.indices.tolist())
+        self.scores.extend(top.values.tolist())
+
+    def tops(self, number: int) -> list[tuple[int, float]]:
+        """(class, probability) of one window, likeliest first."""
+        part = slice(number * self.kept, (number + 1) * self.kept)
+        return list(zip(self.classes[part], self.scores[part], strict=True))
+
+
+@dataclass
+class VideoTimeline:
+    """What `watch` found.
+
+    windows: smoothed. segments: where one label's score stays at or above the least. broken: packets left out because
+    they could not be decoded. thumbnails: (seconds, uint8 (H, W, 3)), evenly spaced.
+    """
+
+    file: str
+    duration: float
+    classes: tuple[str, ...]
+    windows: Windows
+    segments: list[Segment]
+    broken: int
+    thumbnails: list[tuple[float, np.ndarray]]
+
+
+class Sliding:
+    """Which frames each window needs: pure arithmetic.
+
+    Frames count at the constant rate of `steady`. Inside a window the network's clips lie as in testing.
+
+    Args:
+        data: of the network.
+        fps: frames a second.
+        window_s, hop_s: length and distance of the windows; by default what one clip spans, and half of that.
+        num_clips: clips of each window.
+    """
+
+    def __init__(
+        self, data: DataConfig, fps: float, window_s: float | None, hop_s: float | None, num_clips: int = 1
+    ) -> None:
+        rate = data.sampling_rate * (fps / data.target_fps if data.target_fps else 1)
+        span = clip_span(data.num_frames, rate) if window_s is None else round(window_s * fps)
+        self.fps, self.span = fps, max(span, 1)
+        self.hop = max(hop_s * fps if hop_s is not None else self.span / 2, 1.0)
+        self.offsets = np.stack(view_indices(Frames(np.arange(self.span) / fps, fps, False), data, num_clips))
+        self._needed = frozenset(self.offsets.ravel().tolist())
+
+    def start(self, window: int) -> int:
+        return round(window * self.hop)
+
+    def exists(self, window: int, frames: int) -> bool:
+        """Whether a video of so many frames has this window: the last one reaches its end, and may reach beyond it."""
+        return window == 0 or self.start(window - 1) + self.span < frames
+
+    def needs(self, frame: int, window: int) -> bool:
+        """Whether this window or a later one needs the frame."""
+        while (start := self.start(window)) <= frame:
+            if frame - start in self._needed:
+                return True
+            window += 1
+        return False
+
+
+def clips_of_windows(
+    stream: FrameStream, sliding: Sliding, data: DataConfig, num_crops: int, see: Callable[[float, np.ndarray], None]
+) -> Iterator[tuple[float, float, Tensor]]:
+    """(start, end, views) of each window: seconds, and uint8 (V, C, T, crop_size, crop_size).
+
+    Past the video's end its last frame stays.
+
+    Args:
+        see: is called with the time and picture of the frames that are kept.
+    """
+    scale = Scaler(data.short_side)
+    kept: dict[int, np.ndarray] = {}
+    window = 0
+    number, frame, same = -1, None, None
+    picture = None
+
+    def cut(end: int | None) -> tuple[float, float, Tensor]:
+        start = sliding.start(window)
+        indices = start + sliding.offsets
+        frames = kept if end is None else {i: kept[min(i, end - 1)] for i in indices.ravel().tolist()}
+        clips = torch.from_numpy(np.stack([np.stack([frames[i] for i in clip]) for clip in indices.tolist()]))
+        stop = start + sliding.span if end is None else min(start + sliding.span, end)
+        views = crop_views(clips.permute(0, 1, 4, 2, 3), data, num_crops)
+        return start / sliding.fps, stop / sliding.fps, views
+
+    for number, frame in steady(stream):  # noqa: B007 (used after the loop)
+        if sliding.needs(number, window):
+            if frame is not same:
+                picture, same = scale(frame), frame
+                see(number / sliding.fps, picture)
+            kept[number] = picture
+        while number == sliding.start(window) + sliding.span - 1:
+            yield cut(None)
+            window += 1
+            for old in [i for i in kept if i < sliding.start(window)]:
+                del kept[old]
+    total = number + 1
+    kept[total - 1] = scale(frame)
+    while sliding.exists(window, total):
+        yield cut(total)
+        window += 1
+
+
+def watch(
+    classifier: Classifier,
+    source: str | Path,
+    window_s: float | None = None,
+    hop_s: float | None = None,
+    smooth: int = 3,
+    min_score: float = 0.5,
+    on_window: Callable[[float], None] = lambda seconds: None,
+) -> VideoTimeline:
+    """What is seen when in a video of any length.
+
+    Args:
+        source: a file, or an address that FFmpeg reads.
+        window_s, hop_s: seconds; see `Sliding`.
+        smooth: windows that are averaged, an odd number; 1 leaves them as they are.
+        min_score: of a segment.
+        on_window: is called with the time up to which the video has been seen.
+
+    Raises:
+        DecodeError: if the source cannot be read.
+    """
+    data, windows, thumbnails = classifier.config.data, Windows(), _Thumbnails()
+    with FrameStream(source, data.decode_timeout_s) as stream:
+        num_clips = classifier.num_clips if classifier.clips_are_set else 1
+        sliding = Sliding(data, stream.fps, window_s, hop_s, num_clips)
+        cut = clips_of_windows(stream, sliding, data, classifier.num_crops, thumbnails.add)
+        end = 0.0
+        for start, end, probabilities in _smoothed(_classified(classifier, ahead(cut, 4)), smooth):
+            windows.add(start, end, probabilities)
+            on_window(end)
+        segments = _segments(windows, classifier.classes, min_score)
+        return VideoTimeline(
+            str(source), end, classifier.classes, windows, segments, stream.broken, thumbnails.evenly()
+        )
+
+
+def follow(
+    classifier: Classifier,
+    source: str | Path | int,
+    window_s: float | None = None,
+    hop_s: float | None = None,
+    keep_up: bool = True,
+    inertia: float = 0.5,
+) -> Iterator[tuple[float, Tensor]]:
+    """(seconds, probabilities) of a camera or a stream, window after window, until it ends.
+
+    Args:
+        source: an address that FFmpeg reads, or the number of a camera.
+        keep_up: windows that come while the network is busy are left out; else each is classified.
+        inertia: how much of what was seen before stays in each window's probabilities.
+
+    Raises:
+        DecodeError: if it is not there, or holds no video.
+    """
+    data = classifier.config.data
+    with FrameStream(source, data.decode_timeout_s) as stream:
+        sliding = Sliding(data, stream.fps, window_s, hop_s)
+        cut = clips_of_windows(stream, sliding, data, 1, lambda *_: None)
+        smooth = None
+        for _, end, views in ahead(cut, 1, drop=True) if keep_up else ahead(cut, 4):
+            probabilities = classifier.average(classifier.predictor(views))
+            smooth = probabilities if smooth is None else inertia * smooth + (1 - inertia) * probabilities
+            yield end, smooth
+
+
+def _classified(
+    classifier: Classifier, windows: Iterable[tuple[float, float, Tensor]]
+) -> Iterator[tuple[float, float, Tensor]]:
+    """(start, end, probabilities) of each window, computed for as many together as the device likes."""
+    windows = iter(windows)
+    while first := next(windows, None):
+        more = max(classifier.predictor.batch.next // len(first[2]), 1) - 1
+        some = [first, *islice(windows, more)]
+        logits = classifier.predictor(torch.cat([views for _, _, views in some])).split(len(first[2]))
+        for (start, end, _), of_window in zip(some, logits, strict=True):
+            yield start, end, classifier.average(of_window)
+
+
+def _smoothed(windows: Iterable[tuple[float, float, Tensor]], width: int) -> Iterator[tuple[float, float, Tensor]]:
+    """Each window's probabilities averaged with its neighbours', `width // 2` on both sides where there are as many."""
+    half = width // 2
+    near: deque[tuple[float, float, Tensor]] = deque(maxlen=2 * half + 1)
+    seen = given = 0
+    for window in windows:
+        near.append(window)
+        seen += 1
+        if seen > half:
+            yield _mean_around(near, given - (seen - len(near)), half)
+            given += 1
+    while given < seen:
+        yield _mean_around(near, given - (seen - len(near)), half)
+        given += 1
+
+
+def _mean_around(near: deque, at: int, half: int) -> tuple[float, float, Tensor]:
+    around = [near[i][2] for i in range(max(at - half, 0), min(at + half + 1, len(near)))]
+    return near[at][0], near[at][1], torch.stack(around).mean(0)
+
+
+def _segments(windows: Windows, classes: tuple[str, ...], min_score: float) -> list[Segment]:
+    """Neighbouring windows with the same likeliest label at or above the least score, merged.
+
+    A window speaks for the time around its middle, up to halfway to its neighbours' middles.
+    """
+    middles = (np.array(windows.starts) + np.array(windows.ends)) / 2
+    borders = [0.0, *((middles[1:] + middles[:-1]) / 2).tolist(), windows.ends[-1] if len(windows) else 0.0]
+    segments: list[Segment] = []
+    last, scores = None, []
+    for number in range(len(windows)):
+        best, score = windows.tops(number)[0]
+        if score < min_score:
+            last = None
+            continue
+        if best == last:
+            scores.append(score)
+            start = segments.pop().start
+        else:
+            scores, start = [score], borders[number]
+        mean = float(np.mean(scores))
+        segments.append(Segment(round(start, 3), round(borders[number + 1], 3), classes[best], round(mean, 4)))
+        last = best
+    return segments
+
+
+class _Thumbnails:
+    """Up to 32 pictures, evenly spaced, of a video whose length nobody knows: when it is full, every other one goes."""
+
+    def __init__(self) -> None:
+        self._pictures: list[tuple[float, np.ndarray]] = []
+        self._every_s, self._due = 0.25, 0.0
+
+    def add(self, seconds: float, picture: np.ndarray) -> None:
+        if seconds >= self._due:
+            self._pictures.append((seconds, picture))
+            self._due = seconds + self._every_s
+        if len(self._pictures) > _THUMBNAILS:
+            self._pictures = self._pictures[::2]
+            self._every_s *= 2
+
+    def evenly(self, count: int = 10) -> list[tuple[float, np.ndarray]]:
+        last = len(self._pictures) - 1
+        return [self._pictures[i] for i in sorted({round(i) for i in np.linspace(0, last, min(count, last + 1))})]
