@@ -78,7 +78,7 @@ def interleaved(
     names = list(able)
     began = time.perf_counter()
     for turn in range(rounds[1]):
-        if turn >= rounds[0] and time.perf_counter() - began > seconds:
+        if not names or (turn >= rounds[0] and time.perf_counter() - began > seconds):
             break
         # Rotated, so that nobody always runs in the cache that the same neighbour left behind.
         first = turn % len(names)

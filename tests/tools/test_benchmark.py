@@ -29,6 +29,7 @@ def test_a_slow_contender_is_timed_once():
     times = _measure.interleaved(contenders, CPU, seconds=0.02, rounds=(3, 5))
     assert calls == ["slow"] * 2 and times["slow"].rounds == 1 and times["slow"].median >= 0.05
     assert times["fast"].rounds >= 3
+    assert list(_measure.interleaved({"slow": contenders["slow"]}, CPU, seconds=0.02)) == ["slow"]
 
 
 def test_rounds_end_when_there_are_enough_of_them():
