@@ -4,6 +4,7 @@ python tools/study.py --cfg configs/study/motion.yaml --out docs/study.md
 python tools/study.py --cfg my_study.yaml data.root=/data/mine output=runs/mine
 """
 
+import os
 import shlex
 from pathlib import Path
 
@@ -21,6 +22,9 @@ def main(
     dry_run: bool = typer.Option(False, help="Say which runs there are, and which are finished; train nothing."),
 ) -> None:
     """Run a study: train what is not finished, write means, spread and paired differences."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UsageError("a study trains its runs one after another in one process; start it without torchrun")
+
     from rich.console import Console
 
     from softpool3d.engine.devices import pick_device

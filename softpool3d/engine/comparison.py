@@ -36,6 +36,8 @@ class Comparison:
             "seconds": [_seconds(run) for run in self.runs],
             "parameters": ["" if run.parameters is None else f"{run.parameters / 1e6:.2f} M" for run in self.runs],
         }
+        if any(run.tests for run in self.runs):
+            results["tested since"] = [_tested(run) for run in self.runs]
         settings = {key: [_text(value) for value in values] for key, values in self.settings.items()}
         columns = {"run": names(self.runs)} | settings | results
         return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
@@ -123,6 +125,13 @@ def letter(number: int) -> str:
 
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{share:.1%}"
+
+
+def _tested(run: RunRecord) -> str:
+    if not run.tests:
+        return ""
+    test = run.tests[0]
+    return f"{test['top1']:.1%} ({test['num_clips']}x{test['num_crops']})"
 
 
 def _seconds(run: RunRecord) -> str:

@@ -19,6 +19,7 @@ class RunRecord:
     """Read from a run's folder. `summary` is None of a run that is not finished; `problem`: why it could not be read.
 
     epochs: rows of metrics.csv, values as numbers.
+    tests: what `softpool3d test` found since, on the test split: its results.json, the one with the most views first.
     """
 
     folder: Path
@@ -27,6 +28,7 @@ class RunRecord:
     summary: dict[str, Any] | None = None
     parameters: int | None = None
     num_classes: int | None = None
+    tests: list[dict[str, Any]] = field(default_factory=list)
     problem: str = ""
 
     @property
@@ -53,6 +55,7 @@ def read_run(folder: str | Path) -> RunRecord:
         record.epochs = list(_epochs(record.folder / "metrics.csv"))
         record.summary = _summary(record.folder / "summary.json")
         record.parameters, record.num_classes = _sizes(record.folder / "best.safetensors")
+        record.tests = sorted(_tests(record.folder), key=lambda test: -test["num_clips"] * test["num_crops"])
     except UsageError as error:
         record.problem = str(error)
     return record
@@ -77,6 +80,16 @@ def _summary(path: Path) -> dict[str, Any] | None:
         return summary | {"test_top1": float(summary["test_top1"]), "seconds": float(summary["seconds"])}
     except (OSError, ValueError, KeyError, TypeError):
         raise UsageError(f"{path} is damaged") from None
+
+
+def _tests(folder: Path) -> Iterator[dict[str, Any]]:
+    for path in sorted(folder.glob("test*/results.json")):
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+            if result.get("split") == "test":
+                yield {key: result[key] for key in ("top1", "num_clips", "num_crops")}
+        except (OSError, ValueError, KeyError, AttributeError):
+            raise UsageError(f"{path} is damaged") from None
 
 
 def _sizes(weights: Path) -> tuple[int | None, int | None]:

@@ -128,10 +128,10 @@ def _how(study: Study) -> list[str]:
         "",
         "Runs of one seed are a pair: the same clips in the same order, and the same initial weights wherever layers",
         "have the same shape. The interval is Student's t over the pairs' differences: it covers what another seed",
-        f"would change, not another set of test clips. Of {len(study.seeds)} pairs it is wide, and nothing is corrected",
-        "for the number of comparisons. Where top-1 on the training clips is still low in the last epoch, a row says",
-        "how fast the variant learns from these clips, not what it would reach. Seconds are those of the runs as they",
-        "were, whatever else the machine did.",
+        f"would change, not another set of test clips. Of {len(study.seeds)} pairs it is wide, and nothing is",
+        "corrected for the number of comparisons. Where top-1 on the training clips is still low in the last epoch, a",
+        "row says how fast the variant learns from these clips, not what it would reach. Seconds are those of the runs",
+        "as they were, whatever else the machine did.",
     ]
 
 

@@ -11,6 +11,7 @@ import io
 import json
 import shutil
 import time
+import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -358,7 +359,7 @@ def _load_part(path: Path) -> tuple[Scores, str] | None:
         with np.load(path, allow_pickle=False) as file:
             parts = (torch.from_numpy(file[name]) for name in ("probabilities", "label", "index"))
             return Scores(*parts), str(file["request"])
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None  # it was not written by us, or is damaged: those videos are tested again
 
 

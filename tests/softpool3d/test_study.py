@@ -170,6 +170,12 @@ def test_runs_side_by_side(study_file, tmp_path):
         ["tiny-soft-seed0", "soft", "2/2", "60.0%", "75.0%", "3", "0.00 M"],
         ["tiny-max-seed0", "max", "1/2", "50.0%", "", "1", "0.00 M"],
     ]
+    for name, views, split in (("test", 1, "test"), ("test-2", 10, "test"), ("test-3", 30, "val")):
+        result = {"top1": 0.7 + views / 100, "num_clips": views, "num_crops": 3, "split": split}
+        (trials[0].folder / name).mkdir()
+        (trials[0].folder / name / "results.json").write_text(json.dumps(result))
+    heads, rows = compare([read_run(folder) for folder in folders]).table()
+    assert heads[-1] == "tested since" and [row[-1] for row in rows] == ["80.0% (10x3)", ""]
     problems = [record.problem for record in comparison.bad]
     assert "summary.json is damaged" in problems[0]
     assert problems[1:] == ["it is not the folder of a run (it has no config.yaml)", "there is no such folder"]

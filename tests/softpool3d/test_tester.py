@@ -135,6 +135,26 @@ def test_a_test_that_was_stopped_goes_on_where_it_was(weights, tmp_path, monkeyp
     assert len(read) == 13 - 8 + 13
 
 
+def test_a_test_that_was_killed_goes_on_from_what_was_saved(weights, tmp_path, capsys):
+    code = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom softpool3d.engine import tester\n"
+        "real = tester.scored_batches\ntester.SAVE_EVERY_S = 0\n"
+        "def killed(*arguments):\n"
+        "    for number, pair in enumerate(real(*arguments)):\n"
+        "        if number == 2:\n            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        yield pair\n"
+        "tester.scored_batches = killed\n"
+        "tester.test(tester.subject_of_weights(sys.argv[1], ['test.num_clips=1']), out=Path(sys.argv[2]))\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(weights), str(tmp_path / "out")], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    (tmp_path / "out" / "partial" / "process-9.npz").write_bytes(b"PK\x03\x04cut off")  # by a disk that was full
+    result = run(weights, tmp_path / "out", "test.num_clips=1")
+    assert "going on: 8 of them were tested" in capsys.readouterr().out
+    whole = run(weights, tmp_path / "whole", "test.num_clips=1")
+    assert {k: v for k, v in result.items() if k != "seconds"} == {k: v for k, v in whole.items() if k != "seconds"}
+
+
 def test_results_are_not_lost_to_another_test(weights, tmp_path):
     first = run(weights, tmp_path / "out", "test.num_clips=1")
     with pytest.raises(UsageError, match="--out .* holds the results of another test; .*--overwrite"):
