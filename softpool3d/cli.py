@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import typer
 
-from softpool3d.errors import SoftPool3dError
+from softpool3d.errors import SoftPool3dError, UsageError
 from softpool3d.tools import (
     classify,
     compare,
@@ -79,7 +79,9 @@ def _guard(app: typer.Typer) -> None:
     try:
         app()
     except SoftPool3dError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # of the processes that torchrun started on this machine, one says what is wrong with their request
+        if not (error.told_elsewhere or (isinstance(error, UsageError) and os.environ.get("LOCAL_RANK", "0") != "0")):
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # the reader of our output (`| head`) has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -324,6 +324,16 @@ def override_config(config: Config, overrides: Sequence[str]) -> Config:
     return validate(values, origins)
 
 
+def with_what_is_set(config: Config, other: Config) -> Config:
+    """`config` with all that a file, an override or the constructor has set in `other`."""
+
+    def merged(base: dict, over: dict) -> dict:
+        both = {key: merged(base[key], value) if isinstance(value, dict) else value for key, value in over.items()}
+        return base | both
+
+    return validate(merged(config.model_dump(), other.model_dump(exclude_unset=True)))
+
+
 def find_config(path: str | Path) -> Path:
     """The file itself, or else the one of that name among the package's own."""
     path = Path(path)

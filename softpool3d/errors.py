@@ -5,6 +5,7 @@ class SoftPool3dError(Exception):
     """Base of the errors whose text is meant for the user: what is wrong, where, and what to do."""
 
     exit_code = 1
+    told_elsewhere = False  # by another process of the same run
 
 
 class UsageError(SoftPool3dError):

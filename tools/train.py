@@ -2,10 +2,10 @@
 
 python tools/train.py --cfg configs/r3d_softpool.yaml
 python tools/train.py --cfg configs/r3d_softpool.yaml data.dataset=folder data.root=videos optim.lr=0.05
+torchrun --nproc-per-node 8 tools/train.py --cfg configs/kinetics400/x3d_m.yaml data.root=/data/k400
 python tools/train.py --resume runs/r3d_softpool
+python tools/train.py --cfg configs/r3d_softpool.yaml --resume auto
 """
-
-from pathlib import Path
 
 import typer
 
@@ -17,28 +17,34 @@ def main(
         None, metavar="[KEY.PATH=VALUE]...", help="Settings that replace the file's, as in optim.lr=0.05."
     ),
     cfg: str | None = typer.Option(None, help="The YAML file, or the name of one that is shipped."),
-    resume: Path | None = typer.Option(None, help="The folder of a run to go on with."),
+    resume: str | None = typer.Option(
+        None, help="The folder of a run to go on with; auto: the run of --cfg's name if there is one, else a new one."
+    ),
+    force_resume: bool = typer.Option(False, help="Go on even if changed settings change what is learned."),
     print_config: bool = typer.Option(False, help="Print the merged configuration and stop."),
 ) -> None:
     """Train a network: --cfg FILE starts a run, --resume FOLDER goes on with one."""
     from softpool3d.config import load_config
 
-    if (cfg is None) == (resume is None):
-        raise UsageError("give either --cfg FILE, to start a run, or --resume FOLDER, to go on with one")
+    auto = resume == "auto"
+    if cfg is None and (resume is None or auto):
+        raise UsageError("give --cfg FILE, to start a run, or --resume FOLDER, to go on with one")
+    if force_resume and resume is None:
+        raise UsageError("--force-resume belongs to --resume FOLDER")
 
-    if cfg:
+    if resume is None or auto:
         config, run = load_config(cfg, overrides or []), None
     else:
         from softpool3d.engine.run import Run
 
-        run, config = Run.open(resume, overrides or [])
+        run, config = Run.open(resume, overrides or [], cfg)
     if print_config:
         print(config.to_yaml(), end="")
         return
 
     from softpool3d.engine.trainer import train
 
-    train(config, run)
+    train(config, run, auto_resume=auto, force_resume=force_resume)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from softpool3d.datasets.decoder import DecodeError
+from softpool3d.engine.processes import Processes
 from softpool3d.errors import WorkError
 from softpool3d.files import write_atomically
 
@@ -37,16 +38,28 @@ class BadFiles:
     ) -> None:
         self.split, self.total, self.max_fraction, self.say = split, total, max_fraction, say
         self.files = dict(known or {})  # path -> index in the manifest, what is wrong
+        self.fresh: list[DecodeError] = []  # that the other processes do not know of yet
 
     def __len__(self) -> int:
         return len(self.files)
 
     def add(self, errors: list[DecodeError]) -> None:
-        """Raises TooManyBadFiles once more than `max_fraction` of the split's files are bad."""
+        """Notes those that are new."""
         for error in errors:
             if error.path not in self.files:
                 self.files[error.path] = error.index, error.reason
+                self.fresh.append(error)
                 self.say(f"skipped: {error}")
+
+    def share(self, processes: Processes) -> None:
+        """Each process learns what all have noted.
+
+        Raises:
+            TooManyBadFiles: in all of them, once more than `max_fraction` of the split's files are bad.
+        """
+        for errors in processes.gather(self.fresh):
+            self.add(errors)
+        self.fresh = []
         if len(self) > self.max_fraction * self.total:
             raise TooManyBadFiles(
                 f"{len(self)} of the {self.total} {self.split} files cannot be read, more than "

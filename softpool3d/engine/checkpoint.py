@@ -6,7 +6,9 @@ metadata, so that `classify` needs that file alone. A run's state (`last/checkpo
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,8 @@ from softpool3d.config import Config, validate
 from softpool3d.errors import UsageError
 from softpool3d.files import write_atomically
 
-FORMAT = "1"
+FORMAT = "1"  # of weights files
+STATE_FORMAT = 2  # of a run's state
 
 
 @dataclass
@@ -99,30 +102,72 @@ def load_into(model: nn.Module, state: dict[str, Tensor], source: str | Path) ->
 
 
 def save_state(path: str | Path, state: dict[str, Any]) -> None:
-    """A run's state: tensors and plain values in nested dicts and lists."""
-    import io
+    """A run's state: tensors and plain values in nested dicts and lists. The one before it stays, under another name.
 
+    Raises:
+        WorkError: if it cannot be written; the earlier ones are as they were then.
+    """
     buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_atomically(path, buffer.getvalue())
+    torch.save({**state, "softpool3d": STATE_FORMAT, "version": __version__}, buffer)
+    write_atomically(path, buffer.getvalue(), previous=previous_state(path))
+
+
+def previous_state(path: str | Path) -> Path:
+    """Where `save_state` keeps the state before the one at `path`."""
+    return Path(path).with_name("previous.pt")
+
+
+def load_last_state(path: str | Path) -> tuple[dict[str, Any] | None, str]:
+    """What `save_state` wrote last, or, where that is damaged, before it; and a sentence if it is not the last.
+
+    Returns:
+        None for the state where there is neither.
+
+    Raises:
+        UsageError: if what there is is damaged, or another version's.
+    """
+    there = [file for file in (Path(path), previous_state(path)) if file.is_file()]
+    if not there:
+        return None, ""
+    try:
+        return load_state(there[0]), ""
+    except Damaged as damaged:
+        try:
+            state = load_state(there[1])
+        except (Damaged, IndexError):
+            raise damaged from None
+        return state, f"{there[0]} is damaged; going on from the checkpoint before it, {there[1].name}"
+
+
+class Damaged(UsageError):
+    """A checkpoint whose bytes are not those that were written."""
 
 
 def load_state(path: str | Path) -> dict[str, Any]:
     """Reads what `save_state` wrote.
 
     Raises:
-        UsageError: if there is none or it is damaged.
+        UsageError: if there is none, it is damaged, or another version of softpool3d wrote it.
     """
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"nothing to resume from: no file {path}")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch itself looks at no checksum
+            if archive.testzip() is not None:
+                raise zipfile.BadZipFile("a checksum is wrong")
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["softpool3d"] == FORMAT:
-            return state
+        written, version = int(state["softpool3d"]), state.get("version", "an early version")
     except Exception as error:  # damaged bytes surface as any of a dozen types
-        raise UsageError(
+        raise Damaged(
             f"checkpoint {path} is damaged ({type(error).__name__}); start anew, or from the run's best.safetensors "
             "with model.weights=..."
         ) from None
-    raise UsageError(f"checkpoint {path} was written by another version of softpool3d")
+    if written > STATE_FORMAT:
+        raise UsageError(f"checkpoint {path} was written by a newer softpool3d ({version}); update to go on with it")
+    if written < STATE_FORMAT:
+        raise UsageError(
+            f"checkpoint {path} was written by an older softpool3d ({version}), and this one cannot go on with it; go "
+            "on with that one, or start from the run's best.safetensors with model.weights=..."
+        )
+    return state

@@ -6,14 +6,18 @@ import os
 import random
 import resource
 import sys
+from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 
 from softpool3d.config import Config
-from softpool3d.errors import UsageError
+from softpool3d.errors import UsageError, WorkError
 
 MEMORY_FORMATS = {"channels_last_3d": torch.channels_last_3d, "contiguous": torch.contiguous_format}
 
@@ -23,7 +27,13 @@ def make_accelerator(config: Config) -> Accelerator:
 
     Raises:
         UsageError: for a device that is not there, or a precision that it does not have.
+        WorkError: if the other processes that should be there do not come.
     """
+    if "RANK" not in os.environ and int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1) > 1:
+        raise UsageError(
+            f"srun started {os.environ['SLURM_STEP_NUM_TASKS']} of these, and each would train by itself; let it start "
+            "torchrun, once on each node (docs/scaling.md)"
+        )
     device = pick_device(config.device)
     if device.type == "cpu" and config.train.precision != "fp32":
         # bfloat16 gradients of 3x3x3 convolutions over two frames come from memory that oneDNN 3.12 (torch 2.14.1)
@@ -34,17 +44,31 @@ def make_accelerator(config: Config) -> Accelerator:
         )
     for backend in (torch.backends.cuda.matmul, torch.backends.cudnn.conv):
         backend.fp32_precision = "tf32" if config.train.precision == "tf32" else "ieee"
+    if device.type == "cuda" and int(os.environ.get("LOCAL_RANK") or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"process {os.environ['LOCAL_RANK']} of this machine has no GPU of its own, there are "
+            f"{torch.cuda.device_count()}; set --nproc-per-node to that"
+        )
     if device.index is not None:
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
     else:
         os.environ.pop("ACCELERATE_TORCH_DEVICE", None)
     # accelerate keeps the first configuration for the life of the process; a second run here may have another
     AcceleratorState._reset_state(reset_partial_state="RANK" not in os.environ)
-    return Accelerator(
-        cpu=device.type == "cpu",
-        log_with=config.train.trackers or None,
-        mixed_precision={"fp32": "no", "tf32": "no"}.get(config.train.precision, config.train.precision),
-    )
+    timeout = timedelta(minutes=config.train.timeout_minutes)
+    try:
+        return Accelerator(
+            cpu=device.type == "cpu",
+            log_with=config.train.trackers or None,
+            mixed_precision={"fp32": "no", "tf32": "no"}.get(config.train.precision, config.train.precision),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)],
+        )
+    except dist.DistError as error:
+        raise WorkError(
+            f"process {os.environ.get('RANK')} of {os.environ.get('WORLD_SIZE')} waited for the others at "
+            f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')} and they did not all come "
+            f"({str(error).splitlines()[0]}); start them all, within train.timeout_minutes"
+        ) from None
 
 
 def pick_device(name: str) -> torch.device:
@@ -77,16 +101,21 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """What dropout on this device draws from."""
-    state = {"cpu": torch.get_rng_state()}
+def random_state(device: torch.device) -> dict[str, Any]:
+    """What this process draws from, dropout on its device first of all."""
+    state = {"cpu": torch.get_rng_state(), "python": random.getstate(), "numpy": list(np.random.get_state())}
+    state["numpy"][1] = torch.from_numpy(state["numpy"][1].astype(np.int64))  # a checkpoint holds tensors, no arrays
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
     return state
 
 
-def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
+def set_random_state(state: dict[str, Any], device: torch.device) -> None:
     torch.set_rng_state(state["cpu"])
+    kind, internal, gauss = state["python"]
+    random.setstate((kind, tuple(internal), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)
 

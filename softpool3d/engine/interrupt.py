@@ -1,4 +1,8 @@
-"""Ctrl-C and SIGTERM as a request: the loop stops at the next safe point. A second Ctrl-C stops at once."""
+"""Signals as a request: the loop stops at the next safe point, with its state saved.
+
+Ctrl-C (a second one stops at once), SIGTERM (a cluster's end of a job) and SIGUSR1 (its warning some time before that,
+as `#SBATCH --signal=USR1@120` asks for).
+"""
 
 from __future__ import annotations
 
@@ -6,22 +10,26 @@ import signal
 
 from softpool3d.errors import SoftPool3dError
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
 
 class Interrupted(SoftPool3dError):
-    """Work that the user stopped; the message says how to go on. Exit code 130, as shells have it for Ctrl-C."""
+    """Work that the user or a cluster stopped; the message says how to go on. Exit code 128 + the signal's number."""
 
-    exit_code = 130
+    def __init__(self, message: str, signal_number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
 
 
 class Interrupt:
-    """While entered, `requested` tells whether somebody asked to stop."""
+    """While entered, `requested` is the number of the signal that asked to stop, or 0."""
 
     def __init__(self) -> None:
-        self.requested = False
+        self.requested = 0
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> Interrupt:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _SIGNALS:
             self._previous[number] = signal.signal(number, self._request)
         return self
 
@@ -29,6 +37,7 @@ class Interrupt:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _request(self, *_: object) -> None:
-        self.requested = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    def _request(self, number: int, _: object) -> None:
+        self.requested = number
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)

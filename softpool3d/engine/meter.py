@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -84,9 +84,13 @@ class Meter:
         """Twice a second: reading waits for the device."""
         return time.perf_counter() - self._read > 0.5
 
-    def read(self) -> dict[str, float]:
-        """loss, top1, clips a second, share of the time spent waiting for data; milliseconds a step of each part."""
-        loss, correct, clips = self.sums.tolist()
+    def read(self, total: Callable[[Tensor], Tensor] = lambda sums: sums) -> dict[str, float]:
+        """loss, top1, clips a second, share of the time spent waiting for data; milliseconds a step of each part.
+
+        Args:
+            total: adds up the sums of several processes.
+        """
+        loss, correct, clips = total(self.sums).tolist()
         self._settle()
         self._read = time.perf_counter()
         elapsed = max(self._read - self._begin, 1e-9)

@@ -9,19 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from softpool3d.config import Config, load_config, override_config
+from softpool3d.config import Config, load_config, override_config, with_what_is_set
 from softpool3d.errors import UsageError, WorkError
 from softpool3d.files import write_atomically
-
-# What may be changed when a run is resumed: none of it changes what is learned.
-RESUME_KEYS = (
-    "device",
-    "data.root",
-    "data.num_workers",
-    "data.decode_timeout_s",
-    "data.max_bad_fraction",
-    "test.",
-)
 
 
 class Run:
@@ -59,22 +49,27 @@ class Run:
         return cls(folder)
 
     @classmethod
-    def open(cls, folder: str | Path, overrides: Sequence[str] = ()) -> tuple[Run, Config]:
-        """An existing run's folder and its configuration, with overrides of what does not change the training.
+    def open(
+        cls, folder: str | Path, overrides: Sequence[str] = (), cfg: str | Path | None = None
+    ) -> tuple[Run, Config]:
+        """An existing run's folder, and its configuration with what a file and overrides set.
 
         Raises:
-            UsageError: if it is none, or an override is not among `RESUME_KEYS`.
+            UsageError: if it is none, or an override is wrong.
         """
         folder = Path(folder)
         if not (folder / "config.yaml").is_file():
             raise UsageError(f"--resume: {folder} is not the folder of a run (it has no config.yaml)")
-        for override in overrides:
-            if not override.partition("=")[0].startswith(RESUME_KEYS):
-                raise UsageError(
-                    f"--resume goes on with the run's own settings: {override} cannot be changed "
-                    f"(these can: {', '.join(key.rstrip('.') for key in RESUME_KEYS)})"
-                )
-        return cls(folder), override_config(load_config(folder / "config.yaml"), overrides)
+        config = load_config(folder / "config.yaml")
+        if cfg is not None:
+            config = with_what_is_set(config, load_config(cfg))
+        return cls(folder), override_config(config, overrides)
+
+    def set_config(self, config: Config) -> None:
+        """Takes another configuration down; the one before stays as config.before.yaml."""
+        path = self.folder / "config.yaml"
+        if load_config(path) != config:
+            write_atomically(path, config.to_yaml().encode(), previous=self.folder / "config.before.yaml")
 
     def log(self, row: dict[str, Any]) -> None:
         """Adds the scalars of one evaluation, or of an epoch without one."""

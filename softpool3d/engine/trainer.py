@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
 from typing import Any
 
+import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from rich.console import Console
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -20,7 +20,7 @@ from softpool3d.datasets.manifest import Manifest
 from softpool3d.datasets.transforms import BatchMix, normalize
 from softpool3d.engine.bad_files import BadFiles, TooManyBadFiles, write_bad_files
 from softpool3d.engine.board import Board, check_trackers
-from softpool3d.engine.checkpoint import FORMAT, load_into, load_state, load_weights, save_state
+from softpool3d.engine.checkpoint import load_into, load_weights, save_state
 from softpool3d.engine.devices import (
     MEMORY_FORMATS,
     make_accelerator,
@@ -33,6 +33,7 @@ from softpool3d.engine.evaluator import evaluate
 from softpool3d.engine.freeze import freeze, train_mode
 from softpool3d.engine.interrupt import Interrupt, Interrupted
 from softpool3d.engine.keeper import Keeper
+from softpool3d.engine.lock import lock, release
 from softpool3d.engine.losses import build_loss, choose_loss
 from softpool3d.engine.memory import out_of_memory_explained
 from softpool3d.engine.meter import Meter
@@ -40,48 +41,87 @@ from softpool3d.engine.nonfinite import LossGuard
 from softpool3d.engine.norms import convert_norms, precise_statistics
 from softpool3d.engine.optim import build_optimizer
 from softpool3d.engine.pretrained import adopt_statistics, name_classes
+from softpool3d.engine.processes import Processes
 from softpool3d.engine.progress import Display
 from softpool3d.engine.provenance import write_provenance
 from softpool3d.engine.report import epoch_line, few, header, metrics_row, summary_lines
+from softpool3d.engine.resume import begin, finished
 from softpool3d.engine.run import Run
 from softpool3d.engine.schedule import Schedule
 from softpool3d.errors import UsageError, WorkError
 from softpool3d.models import build_model, load_pretrained
 
 
-def train(config: Config, resume: Run | None = None, console: Console | None = None) -> dict[str, Any]:
+def train(
+    config: Config,
+    resume: Run | None = None,
+    console: Console | None = None,
+    *,
+    auto_resume: bool = False,
+    force_resume: bool = False,
+) -> dict[str, Any]:
     """Trains, validates after each epoch, tests the best weights at the end; returns the summary it writes.
 
     Args:
         config: the whole configuration. A new run's folder is made as `Run.create` says.
         resume: the run to go on with, from its last checkpoint; `config` is then the run's own.
+        auto_resume: go on with the newest run of `config`'s name, if there is one.
+        force_resume: go on even if the configuration was changed in what is learned.
 
     Raises:
         UsageError: for a request that cannot be met; nothing was written then.
-        WorkError: if too many files are bad, the loss is no longer finite, or the folder cannot be written.
-        Interrupted: after Ctrl-C or SIGTERM, with the state saved.
+        WorkError: if too many files are bad, the loss is no longer finite, the folder cannot be written, or another
+            process of the run was lost.
+        Interrupted: after Ctrl-C, SIGTERM or SIGUSR1, with the state saved.
     """
     console = console or Console()
     check_trackers(config)
     accelerator = make_accelerator(config)
+    processes = Processes(accelerator)
+    try:
+        with processes.losing_none("mend that and start again"):
+            run, config, state, lines = processes.first(
+                lambda: begin(config, resume, processes.count, auto=auto_resume, force=force_resume)
+            )
+            if processes.is_first:
+                for line in lines:
+                    console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+            if auto_resume and run and (summary := processes.first(lambda: finished(run))):
+                if processes.is_first:
+                    console.print(f"{run.folder} is finished\n{summary_lines(summary)}", markup=False, highlight=False)
+                return summary
+            return _train(config, run, state, console, accelerator, processes)
+    finally:
+        release()
+
+
+def _train(
+    config: Config,
+    run: Run | None,
+    state: dict[str, Any] | None,
+    console: Console,
+    accelerator: Accelerator,
+    processes: Processes,
+) -> dict[str, Any]:
+    """`state` is None for a run that begins, `run` for one without a folder yet."""
     seed_everything(config.seed)
     manifests = read_manifests(config.data)
     config, classes = choose_loss(config, manifests["train"]), manifests["train"].classes
     memory_format = MEMORY_FORMATS[config.train.memory_format]
-    state = load_state(resume.checkpoint) if resume else _fresh_state(classes)
-    if resume:
+    resumed, state = state is not None, state or _fresh_state(classes)
+    if resumed:
         manifests = name_classes(manifests, tuple(state["classes"]))
         classes = manifests["train"].classes
-        _check_order(resume.checkpoint, state["classes"], classes)
+        _check_order(run.checkpoint, state["classes"], classes)
     if tuple(state["classes"]) != classes:
         raise UsageError(
-            f"{resume.checkpoint} was trained on {len(state['classes'])} classes ({few(state['classes'])}) and "
+            f"{run.checkpoint} was trained on {len(state['classes'])} classes ({few(state['classes'])}) and "
             f"the data set has {len(classes)} ({few(classes)})"
         )
 
     model = build_model(config, len(classes))
-    if resume:
-        load_into(model, state["model"], resume.checkpoint)
+    if resumed:
+        load_into(model, state["model"], run.checkpoint)
     elif config.model.weights:
         loaded = load_pretrained(model, config)
         config, adopted = adopt_statistics(config, loaded)
@@ -102,7 +142,7 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
         network.compile()
     model, optimizer = accelerator.prepare(network, optimizer)
 
-    rank, world_size = accelerator.process_index, accelerator.num_processes
+    rank, world_size = processes.rank, processes.count
     train_clips = train_loader(manifests["train"], config, rank, world_size)
     val_clips = eval_loader(manifests["val"], config, rank=rank, world_size=world_size)
     batches, epochs = train_clips.batch_sampler, config.train.epochs
@@ -112,7 +152,9 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
 
     _check_size(config, batches, manifests["train"])
 
-    run = resume or _new_run(config, accelerator)
+    if run is None:
+        run = processes.first(lambda: Run.create(config))
+    processes.first(lambda: lock(run.folder) or run.set_config(config))
     # of the weights, and of their average
     networks = {"": network} | ({"_ema": average.module} if average else {})
     keepers = {suffix: Keeper(run.folder, config, classes, suffix) for suffix in networks}
@@ -121,27 +163,46 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
     parts = {"optimizer": optimizer, "average": average, "scaler": accelerator.scaler, "guard": guard}
     parts |= {f"keeper{suffix}": keeper for suffix, keeper in keepers.items()}
     parts = {name: part for name, part in parts.items() if part is not None}
-    if resume:
+    if resumed:
         for name, part in parts.items():
             part.load_state_dict(state["parts"][name])
-        if accelerator.is_main_process:
-            set_random_state(state["rng"], accelerator.device)
+        if processes.is_first:
             run.keep_rows(state["rows"])
+        elif state["meter"] is not None:
+            state["meter"] = torch.zeros_like(state["meter"])  # the first has those of all
+    if rank < len(state["random"]):
+        set_random_state(state["random"][rank], accelerator.device)
+    elif rank:
+        seed_everything(config.seed + rank * 1_000_003 + state["steps"])
+    state.update(
+        config=config.model_dump(), processes=world_size, update_size=batches.update_size * config.train.repeats
+    )
 
     def save() -> None:
         """What resuming needs; `state` says where in the run we are."""
-        if accelerator.is_main_process:
-            state["model"] = network.state_dict()
-            state["parts"] = {name: part.state_dict() for name, part in parts.items()}
-            state["rng"] = random_state(accelerator.device)
-            state["bad"] = {name: files.files for name, files in bad.items()}
-            state["seconds"] = started + time.perf_counter()
-            save_state(run.checkpoint, state)
+        state["model"] = network.state_dict()
+        state["parts"] = {name: part.state_dict() for name, part in parts.items()}
+        state["random"] = processes.gather(random_state(accelerator.device))
+        state["bad"] = {name: files.files for name, files in bad.items()}
+        state["seconds"] = started + time.perf_counter()
+        meter = None if state["meter"] is None else processes.sum(state["meter"])
+        processes.first(lambda: save_state(run.checkpoint, {**state, "meter": meter}))
 
-    def stop_if_asked() -> None:
-        if interrupt.requested:
-            raise Interrupted(f"stopped; go on with: softpool3d train --resume {run.folder}")
+    def stop_if_asked() -> bool:
+        """After every update and batch of an evaluation: what signals, bad files and the clock of any process ask for.
+        Returns whether it is time to save."""
+        every = 60 * config.checkpoint.every_minutes
+        save_now = processes.is_first and 0 < every < started + time.perf_counter() - state["seconds"]
+        fresh = any(files.fresh for files in bad.values())
+        asked, save_now, fresh = processes.most(interrupt.requested, save_now, fresh)
+        if fresh:
+            for files in bad.values():
+                files.share(processes)
+        if asked:
+            raise Interrupted(f"stopped; {go_on}", asked)
+        return bool(save_now)
 
+    go_on = f"go on with: softpool3d train --resume {run.folder}"
     batches.set_position(state["epoch"], state["clips"])
     total = state["steps"] - batches.first + sum(map(batches.steps_in, range(state["epoch"], epochs)))
     display = Display(total, state["steps"], console, accelerator.is_main_process)
@@ -173,6 +234,7 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
         if evaluated:
             display.describe(f"{name}, validation")
             for suffix, evaluated_network in networks.items():
+                processes.share_buffers(evaluated_network)
                 if config.train.precise_norm:
                     with closing(_clips_for_norms(config, manifests["train"], accelerator)) as clips:
                         precise_statistics(evaluated_network, clips, config.train.precise_norm, accelerator)
@@ -201,8 +263,10 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
     def patience_is_over() -> bool:
         return all(keeper.patience_is_over() for keeper in keepers.values())
 
-    with Interrupt() as interrupt, display, out_of_memory_explained(config):
+    with processes.losing_none(go_on), Interrupt() as interrupt, display, out_of_memory_explained(config):
         try:
+            for files in bad.values():  # those from before the interruption, by the limit of now
+                files.share(processes)
             for epoch in range(state["epoch"], epochs):
                 if patience_is_over():
                     break
@@ -212,7 +276,7 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
                 first, steps, before = batches.first, batches.steps_in(epoch), state["steps"] - batches.first
                 meter = Meter(state["meter"], accelerator.device)
                 if 0 < first < steps and steps_are_due():  # an evaluation that was interrupted
-                    report(f"{name}, step {first}", meter.read(), evaluated=True)
+                    report(f"{name}, step {first}", meter.read(processes.sum), evaluated=True)
                 train_mode(model)
                 for step, batch in enumerate(meter.timed(train_clips), first):
                     bad["train"].add(batch.bad)
@@ -243,7 +307,7 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
                             accelerator.clip_grad_norm_(model.parameters(), config.optim.clip_grad_norm)
                         if config.optim.clip_grad_value:
                             accelerator.clip_grad_value_(model.parameters(), config.optim.clip_grad_value)
-                        state["lr"] = schedule.set(optimizer, epoch, step, steps)
+                        state["lr"] = schedule.set(optimizer, epoch, step // accumulate, steps // accumulate)
                         optimizer.step()
                         if average:
                             average.update_parameters(network)
@@ -258,30 +322,32 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
                     if update and step + 1 < steps:
                         if steps_are_due():
                             with meter.paused():
-                                report(f"{name}, step {step + 1}", meter.read(), evaluated=True)
+                                report(f"{name}, step {step + 1}", meter.read(processes.sum), evaluated=True)
                             train_mode(model)
                         if patience_is_over():
                             break
-                        stop_if_asked()
+                    if update and stop_if_asked():
+                        save()
                 else:
                     due = (epoch + 1) % config.train.eval_every == 0 or epoch + 1 == epochs
-                    report(name, meter.read(), evaluated=due or steps_are_due())
+                    report(name, meter.read(processes.sum), evaluated=due or steps_are_due())
                     state.update(epoch=epoch + 1, clips=0, meter=None)
                 save()
-        except (Interrupted, TooManyBadFiles):
+        except (Interrupted, TooManyBadFiles) as error:
             save()
+            error.told_elsewhere = not processes.is_first
             raise
         if patience_is_over():
             display.line(f"stopped early: no better validation in {config.train.patience} evaluations (train.patience)")
 
-        accelerator.wait_for_everyone()
         split = "test" if "test" in manifests else "val"
         display.describe(f"testing on {split}")
         views = config.test.num_clips, config.test.num_crops
         test_clips = eval_loader(manifests[split], config, *views, rank, world_size)
         scores = {}
         for suffix, keeper in keepers.items():
-            load_into(network, load_weights(keeper.best).state, keeper.best)
+            best = processes.first(lambda keeper=keeper: load_weights(keeper.best).state)
+            load_into(network, best, keeper.best)
             scores[suffix] = evaluate(network, test_clips, config, accelerator, stop_if_asked, bad[split].add)
 
     summary = {
@@ -309,7 +375,6 @@ def train(config: Config, resume: Run | None = None, console: Console | None = N
 def _fresh_state(classes: tuple[str, ...]) -> dict[str, Any]:
     """Where a run stands: what `last/checkpoint.pt` holds."""
     return {
-        "softpool3d": FORMAT,
         "classes": list(classes),
         "epoch": 0,  # epochs finished
         "clips": 0,  # done of the one that is not, by all processes
@@ -321,15 +386,9 @@ def _fresh_state(classes: tuple[str, ...]) -> dict[str, Any]:
         "seconds": 0.0,
         "model": None,
         "parts": None,  # name -> state of the optimiser and whatever else changes as the run goes on
-        "rng": None,
+        "random": [],  # what each process draws from
         "bad": {},  # split -> unreadable files: path -> index, reason
     }
-
-
-def _new_run(config: Config, accelerator: Accelerator) -> Run:
-    """The first process makes the folder; the others learn its name."""
-    folder = [Run.create(config).folder if accelerator.is_main_process else None]
-    return Run(broadcast_object_list(folder)[0])
 
 
 def _check_size(config: Config, batches: TrainBatches, train: Manifest) -> None:

@@ -1,0 +1,238 @@
+"""Runs that are killed, stopped, spread over several processes, and gone on with."""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from videos import damaged_files
+
+from softpool3d.config import load_config
+from softpool3d.engine.checkpoint import load_state, load_weights, save_state
+from softpool3d.engine.lock import lock, release
+from softpool3d.engine.resume import begin
+from softpool3d.engine.run import Run
+from softpool3d.errors import UsageError
+
+ZYGOTE = Path(__file__).parents[1] / "support" / "zygote.py"
+KILLED = 9
+SMALL = [
+    "device=cpu",
+    "data.motion_clips=[16,8,8]",
+    "data.num_workers=0",
+    "model.width=4",
+    "train.batch_size=4",
+    "train.epochs=3",
+    "test.num_clips=1",
+    "train.timeout_minutes=1",
+]
+
+
+@pytest.fixture(scope="module")
+def trainings():
+    """(folder, overrides, ...) -> exit codes, and what each process printed."""
+    process = subprocess.Popen(
+        [sys.executable, ZYGOTE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+    def run(folder, *overrides, resume=False, **job):
+        log = folder.parent / f"{folder.name}.log"
+        settings = list(overrides) if resume else [*SMALL, f"output={folder.parent}", f"name={folder.name}", *overrides]
+        job = {**job, "overrides": settings, "resume": str(folder) if resume else None, "log": str(log)}
+        process.stdin.write(json.dumps(job) + "\n")
+        process.stdin.flush()
+        codes = json.loads(process.stdout.readline())
+        return codes, [Path(f"{log}.{rank}").read_text() for rank in range(len(codes))]
+
+    yield run
+    process.stdin.close()
+    process.wait()
+
+
+def rows(folder):
+    """What metrics.csv says, without the times."""
+    times = ("seconds", "clips_per_second", "waiting_for_data")
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if k not in times and "time" not in k} for row in csv.DictReader(file)]
+
+
+def same_bits(one, other):
+    """Whether two runs have the same losses, weights and optimiser, to the bit."""
+    a, b = (load_state(folder / "last" / "checkpoint.pt") for folder in (one, other))
+    flat = [torch.utils._pytree.tree_leaves([state["model"], state["parts"]["optimizer"]]) for state in (a, b)]
+    best = [load_weights(folder / "best.safetensors").state for folder in (one, other)]
+    return (
+        rows(one) == rows(other)
+        and len(flat[0]) == len(flat[1])
+        and all(
+            torch.equal(torch.as_tensor(x), torch.as_tensor(y)) for x, y in zip(*flat, strict=True) if x is not None
+        )
+        and all(torch.equal(best[0][name], best[1][name]) for name in best[0])
+    )
+
+
+def test_killed_at_twenty_moments_it_goes_on_to_the_same_bits(trainings, tmp_path):
+    """Also in the middle of writing a checkpoint, which it does after every step, and with other workers."""
+    settings = ["model.dropout=0.5", "model.width=8", "checkpoint.every_minutes=1e-9"]
+    assert trainings(tmp_path / "whole", *settings)[0] == [0]
+    folder, draw = tmp_path / "killed", random.Random(1)
+    codes, printed = trainings(folder, *settings, die_at={"0": 9})
+    for number in range(15):
+        assert codes == [KILLED], printed
+        moment = draw.randrange(3, 24)
+        codes, printed = trainings(folder, f"data.num_workers={number % 5 // 4}", resume=True, die_at={"0": moment})
+    assert codes == [KILLED], printed
+    for _ in range(4):
+        trainings(folder, resume=True, signal=[0, signal.SIGKILL, draw.uniform(0.05, 0.6)])
+    codes, printed = trainings(folder, resume=True)
+    assert codes == [0], printed
+    assert same_bits(tmp_path / "whole", folder)
+    assert not [path for path in folder.rglob(".*") if path.name != ".lock"]  # half-written files are gone
+
+
+def test_a_cluster_s_signals_save_and_stop(trainings, tmp_path):
+    assert trainings(tmp_path / "whole", "train.epochs=40")[0] == [0]
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        folder = tmp_path / f"signal{number}"
+        codes, printed = trainings(folder, "train.epochs=40", signal=[0, number, 1.2])
+        assert codes == [128 + number]
+        assert f"stopped; go on with: softpool3d train --resume {folder}" in printed[0]
+        assert trainings(folder, resume=True)[0] == [0]
+        assert same_bits(tmp_path / "whole", folder)
+
+
+def test_processes_learn_together_what_one_learns(trainings, tmp_path):
+    """One, two and four: the same losses and weights up to rounding, and from one to the other in mid-epoch; 17 and 13
+    clips cannot be divided by any of them."""
+    settings = ["data.motion_clips=[17,13,11]", "train.global_batch=8", "optim.clip_grad_norm=1"]
+    folders = [tmp_path / name for name in ("one", "two", "four", "mixed")]
+    for folder, count in zip(folders, (1, 2, 4), strict=False):
+        codes, printed = trainings(folder, *settings, processes=count)
+        assert codes == [0] * count, printed
+    # four, one of which is lost; then one alone, killed; then two
+    codes, printed = trainings(folders[3], *settings, "checkpoint.every_minutes=1e-9", processes=4, die_at={"2": 8})
+    assert codes == [1, 1, KILLED, 1], printed
+    assert "lost another one, which was killed, failed (its own message says why)" in printed[0]
+    assert f"softpool3d train --resume {folders[3]}" in printed[0]
+    assert 0 < load_state(folders[3] / "last" / "checkpoint.pt")["clips"] < 17
+    codes, printed = trainings(folders[3], resume=True, die_at={"0": 30})
+    assert codes == [KILLED] and "1 processes, 4 before: an update has 8 clips, in 2 batches of each" in printed[0]
+    assert trainings(folders[3], resume=True, processes=2)[0] == [0, 0]
+    one = rows(folders[0])
+    for folder in folders[1:]:
+        for a, b in zip(one, rows(folder), strict=True):
+            # "step" counts batches, which differ
+            for key in ("train_loss", "train_top1", "val_loss", "val_top1", "lr"):
+                assert float(a[key]) == pytest.approx(float(b[key]), abs=2e-5), (folder, key)
+        summaries = [json.loads((f / "summary.json").read_text()) for f in (folders[0], folder)]
+        assert [summary["test_clips"] for summary in summaries] == [11, 11]
+        weights = [load_weights(f / "best.safetensors").state for f in (folders[0], folder)]
+        assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-5) for name in weights[0])
+
+
+def test_what_one_process_is_told_all_do(trainings, tmp_path, two_classes):
+    """A signal to one of two stops both with the state saved; the bad files of both are listed and counted."""
+    for path in damaged_files(tmp_path).values():
+        path.rename(two_classes / "jumping" / path.name)
+    sizes = ["data.short_side=48", "data.train_short_side=[48,48]", "data.crop_size=48", "data.split=[0.75,0.25,0]"]
+    data = ["data.dataset=folder", f"data.root={two_classes}", *sizes]
+    folder = tmp_path / "told"
+    settings = [*data, "data.max_bad_fraction=0.9", "train.epochs=400"]
+    codes, printed = trainings(folder, *settings, processes=2, signal=[1, signal.SIGTERM, 3])
+    assert codes == [143, 143], printed
+    with (folder / "bad_files.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 4
+    assert len(load_state(folder / "last" / "checkpoint.pt")["random"]) == 2
+    codes, printed = trainings(folder, "data.max_bad_fraction=0.01", resume=True, processes=2)
+    assert codes == [1, 1] and all("files cannot be read, more than data.max_bad_fraction=0.01" in p for p in printed)
+
+
+def test_two_trainings_in_one_folder(tmp_path):
+    """The second is refused; the lock goes with its process, however that ends."""
+    run = Run.create(load_config("r3d_softpool", [f"output={tmp_path}"]))
+    code = (
+        "import pathlib, sys\nfrom softpool3d.engine.lock import lock\n"
+        "lock(pathlib.Path(sys.argv[1]))\nprint(flush=True)\ninput()"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, run.folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    holder.stdout.readline()
+    try:
+        with pytest.raises(UsageError, match=f"is being trained by process {holder.pid} on .*; wait for it or stop it"):
+            lock(run.folder)
+    finally:
+        holder.kill()
+        holder.wait()
+    lock(run.folder)
+    release()
+
+
+def test_a_changed_configuration_is_compared_with_the_checkpoint_s(tmp_path):
+    run = Run.create(load_config("r3d_softpool", [f"output={tmp_path}"]))
+
+    def going_on(*overrides, processes=1, force=False):
+        _, config = Run.open(run.folder, overrides)
+        try:
+            _, config, state, lines = begin(config, run, processes, auto=False, force=force)
+        finally:
+            release()
+        return config, state, lines
+
+    assert going_on("optim.lr=1")[2] == [f"{run.folder} has no checkpoint yet: starting from the beginning"]
+    config = load_config(run.folder / "config.yaml")
+    save_state(run.checkpoint, {"config": config.model_dump(), "processes": 1, "update_size": 8})
+    assert going_on()[2] == []
+    config, _, lines = going_on("data.num_workers=1", f"data.root={tmp_path}", "test.num_crops=3")
+    assert lines[0] == "changed: data.root: None -> " + str(tmp_path) and len(lines) == 3
+    with pytest.raises(UsageError, match=r"optim.lr: 0.03 -> 1.0; train.epochs: 10 -> 5; leave them.* --force-resume"):
+        going_on("train.epochs=5", "optim.lr=1", "data.num_workers=1")
+    assert going_on("optim.lr=1", force=True)[0].optim.lr == 1
+    # by hand, in the file
+    text = (run.folder / "config.yaml").read_text()
+    (run.folder / "config.yaml").write_text(text.replace("kind: soft", "kind: max"))
+    with pytest.raises(UsageError, match="model.pool.kind: soft -> max"):
+        going_on()
+    (run.folder / "config.yaml").write_text(text)
+    # an update keeps its clips
+    for overrides, processes, update in (((), 4, (8, 1)), (("train.batch_size=2",), 1, (8, 4)), ((), 3, (8, 1))):
+        config, _, lines = going_on(*overrides, processes=processes)
+        assert config.train.update(processes) == update
+        assert "an update has 8 clips" in lines[0]
+    for override in ("train.accumulate=2", "train.global_batch=16"):
+        with pytest.raises(UsageError, match=r"clips of an update \(train.global_batch\): 8 -> 16"):
+            going_on(override)
+    (run.folder / "metrics.csv").write_text("epoch\n")
+    run.checkpoint.unlink()
+    with pytest.raises(UsageError, match="nothing to resume from: no file"):
+        going_on()
+
+
+def test_resume_auto_and_a_restart_by_torchrun_find_the_run(tmp_path, monkeypatch):
+    config = load_config("r3d_softpool", [f"output={tmp_path}", "optim.lr=0.5"])
+
+    def found(auto):
+        try:
+            return begin(config, None, 1, auto=auto, force=False)[0]
+        finally:
+            release()
+
+    assert found(auto=True) is None
+    first, second = Run.create(config), Run.create(config)
+    assert found(auto=True).folder == second.folder
+    assert found(auto=False) is None
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job 7")
+    assert found(auto=False) is None
+    lock(first.folder)
+    release()
+    assert found(auto=False).folder == first.folder
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job 8")
+    assert found(auto=False) is None

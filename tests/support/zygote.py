@@ -1,0 +1,128 @@
+"""Trainings in processes of their own that start at once: this one has torch imported, and forks.
+
+Reads a job a line from stdin, answers with the exit codes of its processes:
+
+    {"overrides": [...], "resume": FOLDER or null, "processes": 1, "die_at": {RANK: N},
+     "signal": [RANK, NUMBER, SECONDS], "log": PATH}
+
+`die_at`: a process ends, as if it were killed, at the n-th of the points before and after what changes its state or the
+disk. `signal`: what a process is sent, and when.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import torch
+
+from softpool3d.config import load_config
+from softpool3d.engine import trainer
+from softpool3d.engine.run import Run
+from softpool3d.errors import SoftPool3dError
+
+KILLED = 9
+
+
+def network(config, num_classes: int) -> torch.nn.Module:
+    """Small; with batch norm only if its width is 8, so that others learn the same in any number of processes."""
+    torch.manual_seed(0)
+    norm = torch.nn.BatchNorm3d(4) if config.model.width == 8 else torch.nn.Identity()
+    return torch.nn.Sequential(
+        torch.nn.Conv3d(3, 4, 3, stride=4),
+        norm,
+        torch.nn.ReLU(),
+        torch.nn.Dropout(config.model.dropout),
+        torch.nn.AdaptiveAvgPool3d((1, 4, 4)),
+        torch.nn.Flatten(),
+        torch.nn.Linear(64, num_classes),
+    )
+
+
+def die_at(number: int) -> None:
+    passed = 0
+
+    def point() -> None:
+        nonlocal passed
+        passed += 1
+        if passed == number:
+            os._exit(KILLED)
+
+    def around(owner: object, name: str) -> None:
+        work = getattr(owner, name)
+
+        def watched(*arguments, **options):
+            point()
+            result = work(*arguments, **options)
+            point()
+            return result
+
+        setattr(owner, name, watched)
+
+    write = Path.write_bytes
+
+    def half_then_all(path: Path, content: bytes) -> int:
+        write(path, content[: len(content) // 2])
+        point()
+        return write(path, content)
+
+    Path.write_bytes = half_then_all
+    for owner, name in ((os, "fsync"), (os, "replace"), (trainer.Meter, "add"), (trainer, "evaluate"), (Run, "log")):
+        around(owner, name)
+
+
+def child(job: dict, rank: int) -> int:
+    log = os.open(f"{job['log']}.{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    if job["processes"] > 1:
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(job["processes"]))
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(job["port"]))
+    if str(rank) in job["die_at"]:
+        die_at(job["die_at"][str(rank)])
+    trainer.build_model = network
+    torch.set_num_threads(1)
+    try:
+        if job["resume"]:
+            run, config = Run.open(job["resume"], job["overrides"])
+        else:
+            run, config = None, load_config("r3d_softpool", job["overrides"])
+        trainer.train(config, run)
+        code = 0
+    except SoftPool3dError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = error.exit_code
+    except BaseException:
+        traceback.print_exc()
+        code = 70
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
+
+
+def main() -> None:
+    for line in sys.stdin:
+        job = {"processes": 1, "resume": None, "die_at": {}, "signal": None, **json.loads(line)}
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            job["port"] = free.getsockname()[1]
+        pids = []
+        for rank in range(job["processes"]):
+            pids.append(os.fork())
+            if pids[-1] == 0:
+                os._exit(child(job, rank))
+        if job["signal"]:
+            rank, number, seconds = job["signal"]
+            time.sleep(seconds)
+            os.kill(pids[rank], number)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+        print(json.dumps(codes), flush=True)
+
+
+if __name__ == "__main__":
+    main()
