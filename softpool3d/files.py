@@ -34,7 +34,7 @@ def replacing(path: str | Path, previous: str | Path | None = None) -> Iterator[
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         if previous is not None and path.exists():
-            path.replace(previous)
+            _keep(path, Path(previous))
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
@@ -52,6 +52,17 @@ def write_atomically(path: str | Path, content: bytes, previous: str | Path | No
     """
     with replacing(path, previous) as temporary:
         temporary.write_bytes(content)
+
+
+def _keep(path: Path, previous: Path) -> None:
+    """Gives the file its other name too, so that at no moment there is none of its own."""
+    link = previous.with_name(f".{os.getpid()}.{previous.name}")
+    try:
+        os.link(path, link)
+    except OSError:  # some file systems cannot
+        path.replace(previous)
+    else:
+        link.replace(previous)
 
 
 def remove_abandoned(folder: Path) -> None:

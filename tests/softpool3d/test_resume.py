@@ -21,7 +21,7 @@ from softpool3d.engine.run import Run
 from softpool3d.errors import UsageError
 
 ZYGOTE = Path(__file__).parents[1] / "support" / "zygote.py"
-KILLED = 9
+KILLED = -signal.SIGKILL
 SMALL = [
     "device=cpu",
     "data.motion_clips=[16,8,8]",
@@ -86,14 +86,14 @@ def test_killed_at_twenty_moments_it_goes_on_to_the_same_bits(trainings, tmp_pat
     settings = ["model.dropout=0.5", "model.width=8", "checkpoint.every_minutes=1e-9"]
     assert trainings(tmp_path / "whole", *settings)[0] == [0]
     folder, draw = tmp_path / "killed", random.Random(1)
-    codes, printed = trainings(folder, *settings, die_at={"0": 9})
+    codes, printed = trainings(folder, *settings, at=[0, 9, signal.SIGKILL])
     for number in range(15):
         assert codes == [KILLED], printed
-        moment = draw.randrange(3, 24)
-        codes, printed = trainings(folder, f"data.num_workers={number % 5 // 4}", resume=True, die_at={"0": moment})
+        workers = f"data.num_workers={number % 5 // 4}"
+        codes, printed = trainings(folder, workers, resume=True, at=[0, draw.randrange(3, 24), signal.SIGKILL])
     assert codes == [KILLED], printed
     for _ in range(4):
-        trainings(folder, resume=True, signal=[0, signal.SIGKILL, draw.uniform(0.05, 0.6)])
+        trainings(folder, resume=True, after=[0, draw.uniform(0.05, 0.6), signal.SIGKILL])
     codes, printed = trainings(folder, resume=True)
     assert codes == [0], printed
     assert same_bits(tmp_path / "whole", folder)
@@ -101,12 +101,13 @@ def test_killed_at_twenty_moments_it_goes_on_to_the_same_bits(trainings, tmp_pat
 
 
 def test_a_cluster_s_signals_save_and_stop(trainings, tmp_path):
-    assert trainings(tmp_path / "whole", "train.epochs=40")[0] == [0]
+    assert trainings(tmp_path / "whole")[0] == [0]
     for number in (signal.SIGTERM, signal.SIGUSR1):
         folder = tmp_path / f"signal{number}"
-        codes, printed = trainings(folder, "train.epochs=40", signal=[0, number, 1.2])
+        codes, printed = trainings(folder, at=[0, 30, number])
         assert codes == [128 + number]
         assert f"stopped; go on with: softpool3d train --resume {folder}" in printed[0]
+        assert len(rows(folder)) == 1
         assert trainings(folder, resume=True)[0] == [0]
         assert same_bits(tmp_path / "whole", folder)
 
@@ -120,12 +121,12 @@ def test_processes_learn_together_what_one_learns(trainings, tmp_path):
         codes, printed = trainings(folder, *settings, processes=count)
         assert codes == [0] * count, printed
     # four, one of which is lost; then one alone, killed; then two
-    codes, printed = trainings(folders[3], *settings, "checkpoint.every_minutes=1e-9", processes=4, die_at={"2": 8})
+    codes, printed = trainings(folders[3], *settings, "checkpoint.every_minutes=1e-9", processes=4, at=[2, 4, 9])
     assert codes == [1, 1, KILLED, 1], printed
     assert "lost another one, which was killed, failed (its own message says why)" in printed[0]
     assert f"softpool3d train --resume {folders[3]}" in printed[0]
     assert 0 < load_state(folders[3] / "last" / "checkpoint.pt")["clips"] < 17
-    codes, printed = trainings(folders[3], resume=True, die_at={"0": 30})
+    codes, printed = trainings(folders[3], resume=True, at=[0, 30, signal.SIGKILL])
     assert codes == [KILLED] and "1 processes, 4 before: an update has 8 clips, in 2 batches of each" in printed[0]
     assert trainings(folders[3], resume=True, processes=2)[0] == [0, 0]
     one = rows(folders[0])
@@ -147,8 +148,8 @@ def test_what_one_process_is_told_all_do(trainings, tmp_path, two_classes):
     sizes = ["data.short_side=48", "data.train_short_side=[48,48]", "data.crop_size=48", "data.split=[0.75,0.25,0]"]
     data = ["data.dataset=folder", f"data.root={two_classes}", *sizes]
     folder = tmp_path / "told"
-    settings = [*data, "data.max_bad_fraction=0.9", "train.epochs=400"]
-    codes, printed = trainings(folder, *settings, processes=2, signal=[1, signal.SIGTERM, 3])
+    settings = [*data, "data.max_bad_fraction=0.9", "train.epochs=4"]
+    codes, printed = trainings(folder, *settings, processes=2, at=[1, 12, signal.SIGTERM])
     assert codes == [143, 143], printed
     with (folder / "bad_files.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 4

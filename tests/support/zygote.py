@@ -2,11 +2,11 @@
 
 Reads a job a line from stdin, answers with the exit codes of its processes:
 
-    {"overrides": [...], "resume": FOLDER or null, "processes": 1, "die_at": {RANK: N},
-     "signal": [RANK, NUMBER, SECONDS], "log": PATH}
+    {"overrides": [...], "resume": FOLDER or null, "processes": 1, "at": [RANK, N, SIGNAL],
+     "after": [RANK, SECONDS, SIGNAL], "log": PATH}
 
-`die_at`: a process ends, as if it were killed, at the n-th of the points before and after what changes its state or the
-disk. `signal`: what a process is sent, and when.
+`at`: a process is sent a signal at the n-th of the points before and after what changes its state or the disk. `after`:
+at any moment.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ from softpool3d.engine import trainer
 from softpool3d.engine.run import Run
 from softpool3d.errors import SoftPool3dError
 
-KILLED = 9
-
 
 def network(config, num_classes: int) -> torch.nn.Module:
     """Small; with batch norm only if its width is 8, so that others learn the same in any number of processes."""
@@ -44,14 +42,14 @@ def network(config, num_classes: int) -> torch.nn.Module:
     )
 
 
-def die_at(number: int) -> None:
+def signal_at(number: int, signal: int) -> None:
     passed = 0
 
     def point() -> None:
         nonlocal passed
         passed += 1
         if passed == number:
-            os._exit(KILLED)
+            os.kill(os.getpid(), signal)
 
     def around(owner: object, name: str) -> None:
         work = getattr(owner, name)
@@ -83,8 +81,8 @@ def child(job: dict, rank: int) -> int:
     if job["processes"] > 1:
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(job["processes"]))
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(job["port"]))
-    if str(rank) in job["die_at"]:
-        die_at(job["die_at"][str(rank)])
+    if job["at"] and job["at"][0] == rank:
+        signal_at(*job["at"][1:])
     trainer.build_model = network
     torch.set_num_threads(1)
     try:
@@ -107,7 +105,7 @@ def child(job: dict, rank: int) -> int:
 
 def main() -> None:
     for line in sys.stdin:
-        job = {"processes": 1, "resume": None, "die_at": {}, "signal": None, **json.loads(line)}
+        job = {"processes": 1, "resume": None, "at": None, "after": None, **json.loads(line)}
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             job["port"] = free.getsockname()[1]
@@ -116,10 +114,10 @@ def main() -> None:
             pids.append(os.fork())
             if pids[-1] == 0:
                 os._exit(child(job, rank))
-        if job["signal"]:
-            rank, number, seconds = job["signal"]
+        if job["after"]:
+            rank, seconds, signal = job["after"]
             time.sleep(seconds)
-            os.kill(pids[rank], number)
+            os.kill(pids[rank], signal)
         codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
         print(json.dumps(codes), flush=True)
 
