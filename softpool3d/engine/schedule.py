@@ -24,7 +24,7 @@ class Schedule:
         self.peak = config.lr * batch_size / config.base_batch if config.base_batch else config.lr
 
     def __call__(self, epoch: int, step: int, steps: int) -> float:
-        """Of batch number `step` of the `steps` of an epoch; all count from 0."""
+        """Of update number `step` of the `steps` of an epoch; all count from 0."""
         config, at = self._config, epoch + step / steps
         warmup = config.warmup_epochs
         if at + 1e-9 < warmup:
