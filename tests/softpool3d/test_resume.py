@@ -63,7 +63,8 @@ def rows(folder):
     """What metrics.csv says, without the times."""
     times = ("seconds", "clips_per_second", "waiting_for_data")
     with (folder / "metrics.csv").open(newline="") as file:
-        return [{k: v for k, v in row.items() if k not in times and not k.endswith("_ms")} for row in csv.DictReader(file)]
+        every = csv.DictReader(file)
+        return [{k: v for k, v in row.items() if k not in times and not k.endswith("_ms")} for row in every]
 
 
 def same_bits(one, other):
