@@ -5,6 +5,7 @@ python tools/explain.py clip.mp4 --weights best.safetensors --class "moving left
 python tools/explain.py clip.mp4 --weights best.safetensors --method features --out maps.png
 """
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import typer
@@ -25,6 +26,7 @@ def main(
     label: str | None = typer.Option(None, "--class", help="gradcam: the class to explain; else the likeliest one."),
     stage: str = typer.Option("stage4", help="gradcam: where in the network, stage1 to stage4."),
     channels: int = typer.Option(6, min=1, help="features: how many channels of each pooling."),
+    layers: str = typer.Option("*", help="features: poolings whose names match, like 'blocks.1.*'."),
     seconds: float = typer.Option(10.0, min=0.01, help="gradcam: length to explain, from the beginning."),
     short_side: int = typer.Option(224, min=16, help="Pixels of the shorter side of the picture; never enlarged."),
     device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:1."),
@@ -46,7 +48,7 @@ def main(
     if method == "gradcam":
         _gradcam(classifier, clip, out, label, stage, seconds, short_side)
     else:
-        _features(classifier, clip, out, channels)
+        _features(classifier, clip, out, channels, layers)
 
 
 def _check(out: Path, clip: Path, method: str, stage: str, overwrite: bool) -> None:
@@ -72,13 +74,14 @@ def _gradcam(classifier, clip: Path, out: Path, label: str | None, stage: str, s
         raise UsageError(f"{clip} is a picture; the networks take clips")
     found = explain(classifier, source, label, stage)
     title = f"{found.label}  {found.probability:.1%}"
-    heat = Panel(f"Grad-CAM, {title}", f"{classifier.config.model.name}, {stage}", overlay(source.frames, found.heat))
-    caption = f"{clip.name}: red speaks for the class; outside of the crop the network sees nothing"
+    heat = Panel(title, f"Grad-CAM, {stage}", overlay(source.frames, found.heat))
+    network = classifier.config.model.name
+    caption = f"{clip.name}, {network}: red speaks for the class; outside of the crop the network sees nothing"
     write_sheet(out, Sheet([[original_panel(source), heat]], source, caption))
     print(f"{out}: {title}; {len(source.frames)} frames, Grad-CAM at {stage}")
 
 
-def _features(classifier, clip: Path, out: Path, channels: int) -> None:
+def _features(classifier, clip: Path, out: Path, channels: int, layers: str) -> None:
     from softpool3d.datasets.manifest import Clip
     from softpool3d.datasets.transforms import normalize
     from softpool3d.datasets.views import read_views
@@ -89,10 +92,13 @@ def _features(classifier, clip: Path, out: Path, channels: int) -> None:
     data = classifier.config.data
     view = read_views(Clip(str(clip), 0), data, 1, 1).clips.to(classifier.device)
     maps = feature_maps(classifier, normalize(view, data.mean, data.std))
+    chosen = [m for m in maps if fnmatchcase(m.name, layers)]
+    if not chosen:
+        raise UsageError(f"--layers {layers}: no pooling has such a name (there are {', '.join(m.name for m in maps)})")
     caption = f"{clip.name}, {classifier.config.model.name}: a channel's colours are the same before and after"
     with replacing(out) as temporary:
-        write_picture(temporary, draw(maps, channels, caption))
-    print(f"{out}: {len(maps)} poolings: {', '.join(m.title.partition(' ')[0] for m in maps)}")
+        write_picture(temporary, draw(chosen, channels, caption))
+    print(f"{out}: {len(chosen)} poolings: {', '.join(m.name for m in chosen)}")
 
 
 if __name__ == "__main__":

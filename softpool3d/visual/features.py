@@ -23,7 +23,8 @@ _CELL, _GAP = 112, 4
 class PoolingMaps:
     """What one pooling makes of what it sees: before (C, T, H, W), and label -> after (C, T', H', W')."""
 
-    title: str
+    name: str
+    place: str
     before: Tensor
     after: dict[str, Tensor]
 
@@ -94,8 +95,8 @@ def _maps(site: Site, there: nn.Module, x: Tensor, trained: PoolConfig) -> Pooli
         layer = soft
     beta = trained.beta if swapped and trained.kind == "soft" else 1.0
     after[f"soft, beta {beta if isinstance(beta, str) else format(beta, 'g')}"] = layer(before)
-    title = f"{site.name}   {site.place}, {site.geometry}"
-    return PoolingMaps(title, before[0].cpu(), {label: y[0].cpu() for label, y in after.items()})
+    place = f"{site.place}, {site.geometry}"
+    return PoolingMaps(site.name, place, before[0].cpu(), {label: y[0].cpu() for label, y in after.items()})
 
 
 def _input_of_pool(layer: nn.Module, x: Tensor) -> Tensor:
@@ -121,7 +122,7 @@ def draw(maps: Sequence[PoolingMaps], channels: int, caption: str) -> np.ndarray
         chosen = middle.flatten(1).std(1).argsort(descending=True)[:channels].sort().values
         low = item.before[chosen].amin((1, 2, 3), keepdim=True)
         scale = (item.before[chosen].amax((1, 2, 3), keepdim=True) - low).clamp_min(1e-12)
-        rows.append(text_bar([f"{item.title}; channels {', '.join(map(str, chosen.tolist()))}"], width))
+        rows.append(text_bar([f"{item.name}   {item.place}; channels {', '.join(map(str, chosen.tolist()))}"], width))
         for label, x in {"before": item.before, **item.after}.items():
             pictures = ((x[chosen, x.shape[1] // 2][:, None] - low) / scale)[:, 0]
             cells = [_cell(picture.clamp(0, 1).numpy()) for picture in pictures]

@@ -18,16 +18,18 @@ if TYPE_CHECKING:
 Measured = dict[str, list[Quality]]  # a clip's name -> each pooling's
 
 
-def averages(measured: Measured) -> list[tuple[str, dict[str, float]]]:
-    """label -> the mean over clips of each score, for the poolings that all clips have."""
-    labels = [quality.label for quality in next(iter(measured.values()))]
-    by_label = [{q.label: q.scores() for q in qualities} for qualities in measured.values()]
-    rows = []
-    for label in labels:
-        scores = [clip[label] for clip in by_label if label in clip]
-        if len(scores) == len(measured):
-            rows.append((label, {name: fmean(s[name] for s in scores) for name in scores[0]}))
-    return rows
+def averages(measured: Measured) -> tuple[int, list[tuple[str, dict[str, float]]]]:
+    """How many clips were averaged, and label -> the mean of each score.
+
+    A clip that some pooling keeps exactly (one of a single colour: infinite PSNR), or that is too small for SSIM, would
+    make the means infinite or none, and is left out of all of them.
+    """
+    clips = [{q.label: q.scores() for q in qualities} for qualities in measured.values()]
+    clips = [clip for clip in clips if all(math.isfinite(v) for scores in clip.values() for v in scores.values())]
+    labels = [label for label in clips[0] if all(label in clip for clip in clips)] if clips else []
+    return len(clips), [
+        (label, {name: fmean(clip[label][name] for clip in clips) for name in clips[0][label]}) for label in labels
+    ]
 
 
 def table(measured: Measured) -> Table:
@@ -43,9 +45,9 @@ def table(measured: Measured) -> Table:
             name = Text(clip if number == 0 else "")
             result.add_row(name, quality.label, quality.pooled, *_cells(quality.scores()))
     if len(measured) > 1:
-        result.add_section()
-        for number, (label, scores) in enumerate(averages(measured)):
-            result.add_row(f"mean of {len(measured)}" if number == 0 else "", label, "", *_cells(scores))
+        count, rows = averages(measured)
+        for number, (label, scores) in enumerate(rows):
+            result.add_row(f"mean of {count}" if number == 0 else "", label, "", *_cells(scores))
     return result
 
 

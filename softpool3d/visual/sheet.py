@@ -59,7 +59,7 @@ class Sheet:
         places = [(i, j) if below else (j, i) for i, line in enumerate(lines) for j in range(len(line))]  # column, row
         self._corners = [(row * cell_height + _BAR, column * cell_width) for column, row in places]
         width = (1 + max(column for column, _ in places)) * cell_width - _GAP
-        footer = text_bar([caption], width)
+        footer = text_bar(_wrapped(caption, width), width)
         height = (1 + max(row for _, row in places)) * cell_height
         self._blank = np.zeros((height + len(footer), width, 3), np.uint8)
         self._blank[height:] = footer
@@ -86,12 +86,26 @@ class Sheet:
             pictures = [_pad(panel.picture(t, self._height, self._width), cell + _GAP) for t in times]
             rows.append(text_bar([f"{panel.title}   {panel.size}"], width))
             rows.append(np.concatenate(pictures, axis=1)[:, :width])
-        rows.append(text_bar([self.caption], width))
+        rows.append(text_bar(_wrapped(self.caption, width), width))
         return np.concatenate(rows)
 
 
 def _pad(picture: np.ndarray, width: int) -> np.ndarray:
     return np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)))
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Lines that are no wider than `width`, as far as words allow."""
+    from PIL import ImageFont
+
+    font, lines = ImageFont.load_default(_FONT), [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width - 4:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
 
 
 def text_bar(lines: Sequence[str], width: int) -> np.ndarray:
@@ -107,5 +121,5 @@ def text_bar(lines: Sequence[str], width: int) -> np.ndarray:
         font = ImageFont.load_default(size)
         while len(text) > 1 and font.getlength(text) > width - 4:
             text = text.removesuffix("…")[:-1] + "…"
-        draw.text((2, number * _LINE), text, "white" if number == 0 else "#bbbbbb", font)
+        draw.text((2, number * _LINE), text, "white" if number == 0 else "#c8c8c8", font)
     return np.asarray(image)

@@ -88,8 +88,7 @@ def test_maps_are_those_of_the_layers(weights):
         assert own.shape == soft.shape and list(item.after)[1] == "soft, beta 2"
         assert not torch.equal(own, soft)
     seen = {}
-    first = maps[0].title.split()[0]
-    layer = classifier.model.get_submodule(first)
+    layer = classifier.model.get_submodule(maps[0].name)
     hook = layer.register_forward_hook(lambda _, inputs, output: seen.update(output=output[0]))
     with torch.no_grad():
         classifier.model(clip)
@@ -110,6 +109,8 @@ def test_commands(weights, tmp_path, run):
     assert made.returncode == 0, made.stderr
     assert "poolings: " in made.stdout and (tmp_path / "maps.png").stat().st_size > 1000
 
+    maps = ("--method", "features", "--out", tmp_path / "a.png")
+
     def refused(code, text, *arguments):
         result = run(*arguments)
         assert result.returncode == code and f"error: {text}" in result.stderr.replace(str(tmp_path) + "/", ""), (
@@ -118,6 +119,7 @@ def test_commands(weights, tmp_path, run):
         assert "Traceback" not in result.stderr
 
     refused(2, "cam.mp4 exists", *base, "--out", tmp_path / "cam.mp4")
+    refused(2, "--layers stage9: no pooling has such a name (there are ", *base, *maps, "--layers", "stage9")
     refused(2, "--method cam: unknown (known: gradcam, features)", *base, "--method", "cam")
     refused(2, "--out a.mp4: unknown format", *base, "--method", "features", "--out", tmp_path / "a.mp4")
     refused(2, "--stage stage5: unknown", *base, "--stage", "stage5", "--out", tmp_path / "a.mp4")

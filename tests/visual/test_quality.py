@@ -81,10 +81,13 @@ def test_table_csv_and_plot():
     ]
     for row, quality in zip(rows, (q for qualities in measured.values() for q in qualities), strict=True):
         assert float(row["psnr_g"]) == pytest.approx(quality.scores()["psnr_g"], rel=1e-5)
-    label, mean = averages(measured)[0]
-    assert label == "soft, beta 1, 2x"
+    black = torch.zeros(4, 3, 24, 30, dtype=torch.uint8)
+    measured["black.mp4"] = [measure(black, pool_clip(black, layer, (2, 2, 2))[0]) for layer in layers]
+    count, means = averages(measured)  # what is kept exactly has no place in a mean
+    label, mean = means[0]
+    assert count == 2 and label == "soft, beta 1, 2x"
     assert mean["psnr"] == pytest.approx((float(rows[0]["psnr"]) + float(rows[4]["psnr"])) / 2, rel=1e-5)
-    assert table(measured).row_count == 8 + 4
+    assert table(measured).row_count == 8 + 2 + 4
     plot = io.BytesIO()
     figure(measured).savefig(plot, format="png")
     assert plot.tell() > 5000
