@@ -84,7 +84,7 @@ def show(console: Console, metrics: Metrics, folder: Path | None) -> None:
     """Prints the numbers, the classes from worst to best, and the most confused pairs."""
     summary = metrics.summary
     low, high = summary["top1_interval"]
-    lines = [("top-1", f"{summary['top1']:.2%}", f"95% interval {low:.2%} to {high:.2%} (bootstrap over videos)")]
+    lines = [("top-1", f"{summary['top1']:.2%}", f"95% interval {low:.2%} to {high:.2%} (bootstrap)")]
     if metrics.confusion is None:
         lines[0] = ("top-1", f"{summary['top1']:.2%}", "the likeliest class is one of the video's")
         lines.append(("mAP", f"{summary['mean_average_precision']:.2%}", "mean over classes"))
