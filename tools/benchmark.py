@@ -4,6 +4,7 @@ python tools/benchmark.py op                  the operator on this machine's CPU
 python tools/benchmark.py op --device cuda --save
 python tools/benchmark.py model r3d_50 slow_r50   networks with SoftPool at every place, against their own pooling
 python tools/benchmark.py loader --clips videos
+python tools/benchmark.py train               training and evaluation against a bare loop; the start; waiting for data
 """
 
 import itertools
@@ -349,6 +350,30 @@ def loader(
     say(tables)
     if save:
         saved = save_section("Loading clips", f"{about}\n\n{tables}")
+        say(f"Written to {saved}")
+
+
+@app.command()
+def train(
+    rounds: Annotated[
+        int, typer.Option(min=3, help="Training steps of each network; evaluations are twice as many.")
+    ] = 15,
+    save: Annotated[bool, typer.Option("--save", help="Write the tables to docs/benchmarks-train.md.")] = False,
+) -> None:
+    """Training and evaluation against a bare loop around the same network; the start; the wait for data."""
+    from softpool3d.tools import _bench_train
+
+    console = Console() if sys.stdout.isatty() else Console(width=200)
+    about = f"{machine(torch.device('cpu'))}. Command: `{_command()}`."
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    say(about)
+    tables = _bench_train.report(rounds, say)
+    say(tables)
+    if save:
+        saved = save_section("Training on a CPU", f"{about}\n\n{tables}", DOCUMENT.with_name("benchmarks-train.md"))
         say(f"Written to {saved}")
 
 

@@ -6,6 +6,7 @@ optim.py        the optimiser; schedule.py: its rate  run.py          a run's fo
 losses.py       what is minimised                     keeper.py       the weights that are kept
 norms.py        batch norm over other batches         freeze.py       what is not trained
 board.py        TensorBoard and trackers              provenance.py   where a run comes from
+sharding.py     networks in shards (FSDP)
 nonfinite.py    a loss that is NaN or infinite        memory.py       out of memory, in a sentence
 devices.py      accelerator, seeds, memory            progress.py     what the terminal shows
 """

@@ -11,7 +11,6 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from softpool3d.config import Config
-from softpool3d.engine.metrics import multiclass_confusion_matrix
 from softpool3d.engine.plots import confusion_figure, png
 from softpool3d.engine.scores import Scores
 from softpool3d.errors import UsageError
@@ -65,6 +64,9 @@ class Board:
     def confusion(self, scores: Scores, classes: tuple[str, ...], step: int) -> None:
         """Of validation; nothing where clips have several labels."""
         if self._writer and not scores.multi_label and len(scores.label):
+            # torchmetrics imports matplotlib: half a second that the first step does not have to wait for
+            from torchmetrics.functional.classification import multiclass_confusion_matrix
+
             matrix = multiclass_confusion_matrix(scores.probabilities, scores.label, len(classes))
             figure = confusion_figure(matrix, classes)
             width, height = figure.get_size_inches() * 110

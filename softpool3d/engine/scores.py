@@ -25,7 +25,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_accuracy
 
 from softpool3d.datasets.manifest import Clip
 from softpool3d.errors import UsageError
@@ -58,6 +57,8 @@ class Scores:
         if self.multi_label:
             likeliest = self.probabilities.topk(top_k).indices
             return float((self.label.gather(1, likeliest) > 0).any(1).float().mean())
+        from torchmetrics.functional.classification import multiclass_accuracy  # takes half a second to import
+
         return float(multiclass_accuracy(self.probabilities, self.label, classes, average="micro", top_k=top_k))
 
     def loss(self) -> float:

@@ -48,6 +48,7 @@ from softpool3d.engine.report import epoch_line, few, header, metrics_row, summa
 from softpool3d.engine.resume import begin, finished
 from softpool3d.engine.run import Run
 from softpool3d.engine.schedule import Schedule
+from softpool3d.engine.sharding import layout
 from softpool3d.errors import UsageError, WorkError
 from softpool3d.models import build_model, load_pretrained
 
@@ -137,10 +138,11 @@ def _train(
     averaging = get_ema_multi_avg_fn(config.train.ema)
     average = AveragedModel(network, multi_avg_fn=averaging) if config.train.ema else None
     criterion = build_loss(config, manifests["train"], accelerator.device)
-    optimizer = build_optimizer(network, config.optim)
     if config.train.compile:
         network.compile()
-    model, optimizer = accelerator.prepare(network, optimizer)
+    pieces = layout(config.train, accelerator)
+    model = pieces.wrap(network, accelerator)
+    optimizer = accelerator.prepare(build_optimizer(network, config.optim))
 
     rank, world_size = processes.rank, processes.count
     train_clips = train_loader(manifests["train"], config, rank, world_size)
@@ -160,7 +162,8 @@ def _train(
     keepers = {suffix: Keeper(run.folder, config, classes, suffix) for suffix in networks}
     guard = LossGuard(network, config.train, manifests["train"], run.folder, accelerator)
     # all that changes as the run goes on, besides the network and `state` itself
-    parts = {"optimizer": optimizer, "average": average, "scaler": accelerator.scaler, "guard": guard}
+    optimizer_part = pieces.optimizer_part(network, optimizer)
+    parts = {"optimizer": optimizer_part, "average": average, "scaler": accelerator.scaler, "guard": guard}
     parts |= {f"keeper{suffix}": keeper for suffix, keeper in keepers.items()}
     parts = {name: part for name, part in parts.items() if part is not None}
     if resumed:
@@ -180,7 +183,7 @@ def _train(
 
     def save() -> None:
         """What resuming needs; `state` says where in the run we are."""
-        state["model"] = network.state_dict()
+        state["model"] = pieces.state(network)
         state["parts"] = {name: part.state_dict() for name, part in parts.items()}
         state["random"] = processes.gather(random_state(accelerator.device))
         state["bad"] = {name: files.files for name, files in bad.items()}
@@ -238,12 +241,13 @@ def _train(
                 if config.train.precise_norm:
                     with closing(_clips_for_norms(config, manifests["train"], accelerator)) as clips:
                         precise_statistics(evaluated_network, clips, config.train.precise_norm, accelerator)
-                scores[suffix] = evaluate(
-                    evaluated_network, val_clips, config, accelerator, stop_if_asked, bad["val"].add
-                )
+                with pieces.evaluating(evaluated_network):
+                    scores[suffix] = evaluate(
+                        evaluated_network, val_clips, config, accelerator, stop_if_asked, bad["val"].add
+                    )
             file, main = f"epoch{epoch:04}-step{state['steps']:07}", accelerator.is_main_process
             for suffix, keeper in keepers.items():
-                better |= keeper.offer(networks[suffix].state_dict(), scores[suffix], file, main)
+                better |= keeper.offer(pieces.state(networks[suffix]), scores[suffix], file, main)
         if accelerator.is_main_process:
             seconds = started + time.perf_counter()
             row = metrics_row(epoch, state["steps"], state["lr"], trained, scores, list(networks), seconds)
@@ -283,8 +287,6 @@ def _train(
                     if batch.video is None:
                         raise WorkError("no readable file was found for a whole batch of training clips")
                     video = to_device(batch, config.data, accelerator.device)
-                    if state["steps"] == step == 0:
-                        board.clips(video, 0)
                     label = batch.label.to(accelerator.device, non_blocking=True)
                     clips = normalize(video, config.data.mean, config.data.std)
                     # as an interrupted run draws it again, and each process differently
@@ -317,6 +319,8 @@ def _train(
                     if meter.due() or step + 1 == steps:
                         display.show(**meter.read())
                     display.advance()
+                    if state["steps"] == step == 0:
+                        board.clips(video, 0)
                     if update:
                         state.update(clips=batches.done(step + 1), steps=before + step + 1, meter=meter.sums)
                     if update and step + 1 < steps:
@@ -347,8 +351,9 @@ def _train(
         scores = {}
         for suffix, keeper in keepers.items():
             best = processes.first(lambda keeper=keeper: load_weights(keeper.best).state)
-            load_into(network, best, keeper.best)
-            scores[suffix] = evaluate(network, test_clips, config, accelerator, stop_if_asked, bad[split].add)
+            pieces.load(network, best)
+            with pieces.evaluating(network):
+                scores[suffix] = evaluate(network, test_clips, config, accelerator, stop_if_asked, bad[split].add)
 
     summary = {
         "tested_on": split,

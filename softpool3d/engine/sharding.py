@@ -1,0 +1,122 @@
+"""How a network lies in the memory of several processes: whole on each (DDP), or in shards (FSDP2).
+
+Shards are torch's `fully_shard` directly: accelerate's own FSDP knows GPUs alone, and could not be tested on CPUs.
+Files and checkpoints hold networks in one piece either way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from softpool3d.config import TrainConfig
+from softpool3d.errors import UsageError
+
+
+class Whole:
+    """All of the network on every process."""
+
+    def wrap(self, network: nn.Module, accelerator: Accelerator) -> nn.Module:
+        """What training calls; before the optimiser is made."""
+        return accelerator.prepare(network)
+
+    def evaluating(self, network: nn.Module) -> AbstractContextManager[None]:
+        """Inside, processes may call the network without each other."""
+        return nullcontext()
+
+    def state(self, network: nn.Module) -> dict[str, Tensor]:
+        """The state dict in one piece, on the first process at least; every process has to ask."""
+        return network.state_dict()
+
+    def load(self, network: nn.Module, state: dict[str, Tensor]) -> None:
+        """What `state` gave, on every process."""
+        network.load_state_dict(state)
+
+    def optimizer_part(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
+        """Something with state_dict and load_state_dict, which are the optimiser's in one piece."""
+        return optimizer
+
+
+class Sharded(Whole):
+    """Parameters, gradients and optimiser state in shards, gathered block by block as they are needed."""
+
+    def wrap(self, network: nn.Module, accelerator: Accelerator) -> nn.Module:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        network.to(memory_format=torch.contiguous_format)  # of parameters; FSDP2 knows no other, clips keep theirs
+        mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+        for blocks in network.stages().values():
+            for block in blocks:
+                if next(block.parameters(), None) is not None:
+                    fully_shard(block, mesh=mesh)
+        return fully_shard(network, mesh=mesh)
+
+    @contextmanager
+    def evaluating(self, network: nn.Module) -> Iterator[None]:
+        from torch.distributed.fsdp import FSDPModule
+
+        parts = [module for module in network.modules() if isinstance(module, FSDPModule)]
+        for part in parts:
+            part.set_reshard_after_forward(False, recurse=False)
+            part.unshard()
+        try:
+            yield
+        finally:
+            for part in parts:
+                part.reshard()
+                part.set_reshard_after_forward(part is not network, recurse=False)
+
+    def state(self, network: nn.Module) -> dict[str, Tensor]:
+        from torch.distributed.checkpoint.state_dict import get_model_state_dict
+
+        return get_model_state_dict(network, options=_one_piece())
+
+    def load(self, network: nn.Module, state: dict[str, Tensor]) -> None:
+        from torch.distributed.checkpoint.state_dict import set_model_state_dict
+
+        set_model_state_dict(network, state, options=_one_piece())
+
+    def optimizer_part(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
+        return _GatheredOptimizer(network, optimizer)
+
+
+class _GatheredOptimizer:
+    def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self._network, self._optimizer = network, getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper
+
+    def state_dict(self) -> dict[str, Any]:
+        from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+        return get_optimizer_state_dict(self._network, self._optimizer, options=_one_piece())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
+
+        set_optimizer_state_dict(self._network, self._optimizer, state, options=_one_piece())
+
+
+def layout(config: TrainConfig, accelerator: Accelerator) -> Whole:
+    """As train.shard says.
+
+    Raises:
+        UsageError: for shards on one process, or of a network whose weights are averaged.
+    """
+    if not config.shard:
+        return Whole()
+    if accelerator.num_processes == 1:
+        raise UsageError("train.shard needs several processes: torchrun --nproc-per-node 8 tools/train.py --cfg ...")
+    if config.ema:
+        raise UsageError("train.shard keeps no average of the weights; set train.ema=0")
+    return Sharded()
+
+
+def _one_piece() -> Any:
+    from torch.distributed.checkpoint.state_dict import StateDictOptions
+
+    return StateDictOptions(full_state_dict=True, cpu_offload=True)
