@@ -57,8 +57,8 @@ def main(
     failed: dict[str, str] = {}
     try:
         failed = run_study(trials, train, say)
-    except Interrupted:
-        raise Interrupted("stopped; the same command goes on where it was") from None
+    except Interrupted as error:
+        raise Interrupted("stopped; the same command goes on where it was", error.exit_code - 128) from None
     finally:
         write_atomically(page, study_page(study, trials, failed, command, machine(device)).encode())
         say(f"\nwritten to {page}")

@@ -7,7 +7,6 @@ weights. The study's file is YAML (configs/study/motion.yaml); each run is an or
 from __future__ import annotations
 
 import difflib
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,14 @@ from pydantic import Field, ValidationError, model_validator
 
 from softpool3d.config import Config, Section, find_config, load_config, read_yaml
 from softpool3d.engine.folders import RunRecord, differing, read_run
-from softpool3d.engine.run import RESUME_KEYS, Run
+from softpool3d.engine.run import Run
 from softpool3d.errors import UsageError, WorkError
 
+# settings with which a run is still the same one
+_WITHOUT_EFFECT = (
+    *("output", "device", "data.root", "data.num_workers", "data.prefetch", "data.cache", "data.decode_timeout_s"),
+    *("data.max_bad_fraction", "train.timeout_minutes", "checkpoint."),
+)
 Name = Annotated[str, Field(pattern=r"^[\w.+-]+$")]  # it is part of a folder's name
 
 
@@ -104,13 +108,8 @@ def run_study(
             continue
         say(f"\nrun {number} of {len(trials)}: {trial.config.name}")
         try:
-            if (trial.folder / "last").is_dir():
-                run, config = Run.open(trial.folder)
-                train(config, run)
-            else:
-                if trial.folder.is_dir():  # stopped before its first checkpoint
-                    shutil.rmtree(trial.folder)
-                train(trial.config, None)
+            run, config = (None, trial.config) if record is None else Run.open(trial.folder)
+            train(config, run)
         except WorkError as error:
             failed[str(trial.folder)] = str(error)
             say(f"failed: {error}")
@@ -125,7 +124,7 @@ def _checked(trial: Trial) -> RunRecord | None:
     if record.problem:
         raise UsageError(f"{trial.folder}: {record.problem}; move it away, and the study trains that run anew")
     for key in differing([trial.config, record.config]):
-        if key.startswith("test.") or not key.startswith((*RESUME_KEYS, "output")):
+        if not key.startswith(_WITHOUT_EFFECT):
             raise UsageError(
                 f"{trial.folder} is a run with another {key}; move it away, or give the study another output=..."
             )

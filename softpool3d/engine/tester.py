@@ -12,16 +12,14 @@ import json
 import shutil
 import time
 import zipfile
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
 from rich.console import Console
 from torch import nn
 
@@ -33,21 +31,22 @@ from softpool3d.datasets.loader import eval_loader, num_views
 from softpool3d.datasets.manifest import Manifest
 from softpool3d.engine.checkpoint import load_into, load_weights
 from softpool3d.engine.devices import MEMORY_FORMATS, make_accelerator
-from softpool3d.engine.evaluator import gathered, joined, scored_batches
+from softpool3d.engine.evaluator import joined, scored_batches
 from softpool3d.engine.interrupt import Interrupt, Interrupted
 from softpool3d.engine.losses import choose_loss
 from softpool3d.engine.metrics import Metrics, measure
 from softpool3d.engine.pretrained import adopt_statistics, name_classes
+from softpool3d.engine.processes import Processes
 from softpool3d.engine.progress import Progression
 from softpool3d.engine.report import few
 from softpool3d.engine.results import RESULTS, show, write_csv, write_results
 from softpool3d.engine.scores import FILE, Scores, VideoScores, video_names
-from softpool3d.errors import SoftPool3dError, UsageError
+from softpool3d.errors import UsageError
 from softpool3d.files import write_atomically
 from softpool3d.models import build_model, load_pretrained
 
-T = TypeVar("T")
 SAVE_EVERY_S = 60.0
+_GO_ON = "the same command goes on where it was"
 _NAMED = 10  # unreadable files that are printed; all of them are in bad_files.csv
 
 # what may differ from the weights' own configuration: the rest is the network, and how it was trained
@@ -132,9 +131,10 @@ def test(
     console = console or Console()
     config = subject.config
     accelerator = make_accelerator(config)
+    processes = Processes(accelerator)
 
     def say(text: str) -> None:
-        if accelerator.is_main_process:
+        if processes.is_first:
             console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     manifests = read_manifests(config.data)
@@ -152,11 +152,11 @@ def test(
             return folder, None, True
         return folder, _kept(folder, request), False
 
-    folder, kept, finished = on_main(accelerator, prepare)
+    folder, kept, finished = processes.first(prepare)
     if finished:
         say(f"tested already; --overwrite does it again ({folder})")
         result = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-        if accelerator.is_main_process:
+        if processes.is_first:
             found = VideoScores.load(folder / FILE)
             show(console, measure(found.scores, found.classes), folder)
         return result
@@ -166,13 +166,14 @@ def test(
     say(
         f"{config.model.name}, {config.data.dataset}: {len(manifest)} {split} videos in {views} "
         f"view{'s' if views > 1 else ''}, on {accelerator.device}"
-        + (f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else "")
+        + (f", {processes.count} processes" if processes.count > 1 else "")
     )
     if kept is not None:
         say(f"going on: {len(kept.index)} of them were tested before the interruption")
 
     began = time.perf_counter()
-    scores, bad = _score(model, manifest, config, accelerator, folder, request, kept, console)
+    with processes.losing_none(_GO_ON):
+        scores, bad = _score(model, manifest, config, accelerator, processes, folder, request, kept, console)
     names = video_names(manifest.clips)
     about = {
         "softpool3d": __version__,
@@ -198,24 +199,10 @@ def test(
         shutil.rmtree(folder / "partial", ignore_errors=True)
         return metrics, json.loads((folder / RESULTS).read_text(encoding="utf-8"))
 
-    metrics, result = on_main(accelerator, finish)
-    if accelerator.is_main_process:
+    metrics, result = processes.first(finish)
+    if processes.is_first:
         show(console, metrics, folder)
     return result
-
-
-def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
-    """What `work` returns on the first process, on all of them; an error that it raises for the user, too."""
-    answer: list[Any] = [None, None]
-    if accelerator.is_main_process:
-        try:
-            answer[0] = work()
-        except SoftPool3dError as error:
-            answer[1] = error
-    value, error = broadcast_object_list(answer)
-    if error is not None:
-        raise error
-    return value
 
 
 def _score(
@@ -223,13 +210,14 @@ def _score(
     manifest: Manifest,
     config: Config,
     accelerator: Accelerator,
+    processes: Processes,
     folder: Path,
     request: str,
     kept: Scores | None,
     console: Console,
 ) -> tuple[Scores, list[DecodeError]]:
     """Scores of all videos that can be read, and the errors of those that cannot."""
-    rank, world_size = accelerator.process_index, accelerator.num_processes
+    rank, world_size = processes.rank, processes.count
     done = kept.index.tolist() if kept else []
     left = np.setdiff1d(np.arange(len(manifest)), done)
     clips = [manifest.clips[index] for index in left.tolist()]
@@ -244,7 +232,7 @@ def _score(
         if mine:
             _save_part(folder / "partial" / f"process-{rank}.npz", joined(mine), request)
 
-    bar = Progression("videos", len(manifest), len(done), console, accelerator.is_main_process)
+    bar = Progression("videos", len(manifest), len(done), console, processes.is_first)
     with Interrupt() as interrupt, bar:
         try:
             for batch, probabilities in scored_batches(model, loader, config, accelerator):
@@ -256,15 +244,16 @@ def _score(
                     mine.append(Scores(probabilities, batch.label, torch.from_numpy(left)[batch.index]))
                 bar.advance((len(batch.index) + len(batch.bad)) * world_size)
                 if interrupt.requested:
-                    raise Interrupted("stopped; the same command goes on where it was")
+                    raise Interrupted(f"stopped; {_GO_ON}", interrupt.requested)
                 if time.perf_counter() - saved > SAVE_EVERY_S:
                     keep()
                     saved = time.perf_counter()
         finally:
             keep()  # before the processes wait for each other: one may be missing
-        scores = gathered([*mine, *([kept] if kept and accelerator.is_main_process else [])])
-    errors = gather_object(bad)
-    return scores, sorted(errors, key=lambda error: error.index)
+        parts = processes.gather((joined(mine) if mine else None, bad))
+    found = [scores for scores, _ in parts if scores is not None]
+    errors = [error for _, some in parts for error in some]
+    return joined([*found, kept] if kept else found), sorted(errors, key=lambda error: error.index)
 
 
 def _pick(manifests: dict[str, Manifest], split: str | None, subject: Subject) -> tuple[str, Manifest]:
