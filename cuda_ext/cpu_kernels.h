@@ -1029,10 +1029,14 @@ class Worker {
 template <class T, class Acc>
 void to_channels_last(const T* from, int64_t stride, int64_t channels, int64_t positions, Acc* to) {
   constexpr int lanes = Vec<Acc>::lanes;
+  constexpr int64_t ahead = 2048 / sizeof(T);
   for (int64_t p = 0; p < positions; p += lanes) {
     const int rest = static_cast<int>(min_of(positions - p, int64_t{lanes}));
+    // so many planes at a time are more than the hardware follows; behind their ends, those of the next tile
+    const T* next = p + ahead < positions ? from + p + ahead : from + lanes * stride + p + ahead - positions;
     typename Vec<Acc>::type v[lanes];
     for (int c = 0; c < lanes; ++c) {
+      __builtin_prefetch(next + c * stride);
       if (c >= channels) v[c] = typename Vec<Acc>::type{};
       else v[c] = rest == lanes ? load(from + c * stride + p) : load_part(from + c * stride + p, rest);
     }
