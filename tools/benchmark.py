@@ -5,6 +5,7 @@ python tools/benchmark.py op --device cuda --save
 python tools/benchmark.py model r3d_50 slow_r50   networks with SoftPool at every place, against their own pooling
 python tools/benchmark.py loader --clips videos
 python tools/benchmark.py train               training and evaluation against a bare loop; the start; waiting for data
+python tools/benchmark.py classify clip.mp4
 """
 
 import itertools
@@ -375,6 +376,29 @@ def train(
     if save:
         saved = save_section("Training on a CPU", f"{about}\n\n{tables}", DOCUMENT.with_name("benchmarks-train.md"))
         say(f"Written to {saved}")
+
+
+@app.command()
+def classify(
+    clip: Annotated[Path, typer.Argument(help="A video of ten seconds or so.", exists=True, dir_okay=False)],
+    save: Annotated[bool, typer.Option("--save", help="Write the table to docs/benchmarks-classify.md.")] = False,
+    seconds: Annotated[float, typer.Option(min=0.0, help="Time for each line's rounds.")] = 10.0,
+) -> None:
+    """What `softpool3d classify` takes beyond decoding and the network's bare forwards."""
+    from softpool3d.tools import _bench_classify
+
+    console = Console() if sys.stdout.isatty() else Console(width=200)
+    about = f"{machine(torch.device('cpu'))}. Command: `{_command()}`."
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    say(about)
+    rows = _bench_classify.report(clip, seconds, say)
+    if save:
+        document = DOCUMENT.with_name("benchmarks-classify.md")
+        body = "\n".join([about, "", _bench_classify.LEGEND, "", markdown_table(_bench_classify.HEADER, rows)])
+        say(f"Written to {save_section('Classifying', body, document)}")
 
 
 def _command() -> str:

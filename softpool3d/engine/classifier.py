@@ -14,6 +14,7 @@ from torch import Tensor
 from softpool3d.datasets.manifest import Clip
 from softpool3d.datasets.views import Views, as_frames, read_views, sample_views
 from softpool3d.engine.devices import pick_device
+from softpool3d.engine.losses import as_probabilities
 from softpool3d.engine.predictor import Predictor
 from softpool3d.engine.trained import load_trained
 
@@ -145,7 +146,9 @@ class Classifier:
 
     def average(self, logits: Tensor) -> Tensor:
         """Probabilities, float (classes,), of the views' logits, float (V, classes), averaged as in testing."""
-        return logits.mean(0).softmax(-1) if self.config.test.average == "logits" else logits.softmax(-1).mean(0)
+        if self.config.test.average == "logits":
+            return as_probabilities(logits.mean(0), self.config)
+        return as_probabilities(logits, self.config).mean(0)
 
     def labels(self, probabilities: Tensor, top_k: int) -> tuple[Label, ...]:
         """The `top_k` likeliest classes of float (classes,), likeliest first."""

@@ -1,0 +1,176 @@
+"""`benchmark.py classify`: what the command takes beyond the bare sum of its parts.
+
+Each bare part is a few lines of PyAV and PyTorch, without anything of ours but the network and its kernels.
+"""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from softpool3d.config import load_config
+from softpool3d.datasets.encoder import write_video
+from softpool3d.datasets.manifest import Clip
+from softpool3d.datasets.motion import CLASSES, FPS, NUM_FRAMES, render
+from softpool3d.datasets.pool import cores
+from softpool3d.datasets.pyav_reader import scaled
+from softpool3d.datasets.transforms import normalize
+from softpool3d.engine import bulk
+from softpool3d.engine.checkpoint import save_weights
+from softpool3d.engine.classifier import Classifier
+from softpool3d.engine.timeline import Sliding, watch
+from softpool3d.models import build_model
+from softpool3d.tools._measure import interleaved
+
+HEADER = ["what", "ours, s", "bare, s", "ratio", "bare is"]
+LEGEND = (
+    "Medians of interleaved rounds. `30 views`: X3D-S with random weights, 13 frames at rate 6, short side 182, 10 "
+    "clips x 3 crops of 182, of the clip; the others with the network that ships with the package. `timeline`: windows "
+    "of 2 s, 1 s apart."
+)
+_VIEWS = ["model.name=x3d_s", "model.pool.where=[]", "data.num_frames=13", "data.sampling_rate=6"]
+_VIEWS += ["data.short_side=182", "data.train_short_side=[182,228]", "data.crop_size=182", "test.num_clips=10"]
+_VIEWS += ["test.num_crops=3", "model.width=null", "data.dataset=motion"]
+
+_BARE_SHELL = """
+import sys, av, torch, torchvision, pytorchvideo.models.x3d
+from safetensors.torch import load_file
+from softpool3d.models import create
+from softpool3d.config import pool_config
+state = load_file(sys.argv[1])
+pool = pool_config(where=["downsample", "head"])
+network = create("x3d_xs", 8, pool=pool, width=8, num_frames=8, crop_size=64).eval()
+network.load_state_dict(state)
+with av.open(sys.argv[2]) as container:
+    stream = container.streams.video[0]
+    frames = [frame.to_ndarray(format="rgb24", width=85, height=64) for frame in container.decode(stream)]
+starts = (0, len(frames) - 29)
+clips = [torch.stack([torch.from_numpy(f) for f in frames[start:start + 29:4]])[:, :64, :64] for start in starts]
+video = (torch.stack(clips).permute(0, 4, 1, 2, 3).float() / 255 - 0.45) / 0.225
+with torch.inference_mode():
+    print(network(video).softmax(-1).mean(0).topk(5))
+"""
+
+
+def report(clip: Path, seconds: float, say: Callable[[str], None]) -> list[list[str]]:
+    """The rows of the table; each is said as soon as it is measured."""
+    rows = []
+    parts = {"one file, shell": _shell, "30 views": _views, "folder": _folder, "timeline": _timeline}
+    for name, measure in parts.items():
+        ours, bare, what = measure(clip, seconds)
+        rows.append([name, f"{ours:.3g}", f"{bare:.3g}", f"{ours / bare:.2f}", what])
+        say("  ".join(rows[-1]))
+    return rows
+
+
+def _medians(ours: Callable[[], object], bare: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
+    times = interleaved({"ours": ours, **bare}, torch.device("cpu"), seconds, rounds=(5, 15))
+    return {name: timing.median for name, timing in times.items()}
+
+
+def _shell(clip: Path, seconds: float) -> tuple[float, float, str]:
+    from softpool3d.engine.trained import SHIPPED
+
+    def run(*arguments: str) -> None:
+        subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+
+    ours = ["-c", "from softpool3d.cli import run; run()", "classify", str(clip)]
+    bare = ["-c", _BARE_SHELL, str(SHIPPED), str(clip)]
+    times = _medians(lambda: run(*ours), {"bare": lambda: run(*bare)}, max(seconds, 20.0))
+    return times["ours"], times["bare"], "a script that imports, decodes with PyAV, and runs the same network"
+
+
+def _views(clip: Path, seconds: float) -> tuple[float, float, str]:
+    config = load_config("r3d_softpool", _VIEWS)
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "x3d_s.safetensors"
+        save_weights(weights, build_model(config, 400), config, tuple(map(str, range(400))))
+        classifier = Classifier(weights, "cpu")
+    network = classifier.model
+    views = classifier.read(Clip(str(clip), 0)).clips
+    video = normalize(views, config.data.mean, config.data.std)
+
+    def forwards(size: int) -> Callable[[], object]:
+        parts = [part.contiguous(memory_format=torch.channels_last_3d) for part in video.split(size)]
+
+        def run() -> None:
+            with torch.inference_mode():
+                for part in parts:
+                    network(part)
+
+        return run
+
+    sizes = {f"batches of {size}": forwards(size) for size in (1, 2, 3)}
+    bare = {"decode": lambda: _decode(clip, 182), **sizes}
+    times = _medians(lambda: classifier(clip), bare, seconds)
+    best = min(sizes, key=times.__getitem__)
+    what = f"decoding once {times['decode']:.2f}, 30 forwards in {best} {times[best]:.2f}"
+    return times["ours"], times["decode"] + times[best], what
+
+
+def _folder(clip: Path, seconds: float) -> tuple[float, float, str]:
+    classifier, jobs, count = Classifier(device="cpu"), cores(), 48
+    with tempfile.TemporaryDirectory() as folder:
+        clips = []
+        for number in range(count):
+            path = Path(folder) / f"{number}{clip.suffix}"
+            path.symlink_to(clip.resolve())
+            clips.append(Clip(str(path), 0))
+        reader = bulk._Reader(classifier)
+        views = [classifier.read(clip).clips for clip in clips[:1]] * count
+
+        def network() -> None:
+            for some in views:
+                classifier.predictor(some)
+
+        times = _medians(
+            lambda: list(bulk.classify_files(classifier, clips, jobs)),
+            {"decode": lambda: [None for _ in bulk._decode(reader, iter(clips), jobs)], "network": network},
+            seconds,
+        )
+    what = f"{count} files; decoding alone with {jobs} workers {times['decode']:.2f}, network {times['network']:.2f}"
+    return times["ours"], max(times["decode"], times["network"]), what
+
+
+def _timeline(clip: Path, seconds: float) -> tuple[float, float, str]:
+    classifier, length = Classifier(device="cpu"), 120
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "long.mp4"
+        pictures = [render(label, np.random.default_rng(label)) for label in range(len(CLASSES))]
+        frames = (pictures[n // 250 % len(CLASSES)][n % NUM_FRAMES] for n in range(length * FPS))
+        write_video(path, frames, FPS)
+        sliding = Sliding(classifier.config.data, FPS, 2.0, 1.0)
+        count = next(n for n in itertools.count(1) if not sliding.exists(n, length * FPS))
+        one = classifier.read(Clip(str(path), 0)).clips[:1]
+        video = normalize(one, classifier.config.data.mean, classifier.config.data.std)
+        video = video.contiguous(memory_format=torch.channels_last_3d)
+
+        def forwards() -> None:
+            with torch.inference_mode():
+                for _ in range(count):
+                    classifier.model(video)
+
+        bare = {"decode": lambda: _decode(path, 64), "forwards": forwards}
+        times = _medians(lambda: watch(classifier, path, 2.0, 1.0), bare, seconds)
+    what = f"{length} s of 112x112: decoding {times['decode']:.2f}, {count} forwards one by one {times['forwards']:.2f}"
+    return times["ours"], times["decode"] + times["forwards"], what
+
+
+def _decode(path: Path, short_side: int) -> int:
+    """Every frame with PyAV in one thread, scaled to the short side."""
+    import av
+
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "NONE"
+        size = scaled(stream.width, stream.height, short_side)
+        frames = container.decode(stream)
+        return sum(frame.to_ndarray(format="rgb24", width=size[0], height=size[1]).nbytes for frame in frames)
