@@ -121,7 +121,7 @@ def test(
     Args:
         split: train, val or test; the test split, or val where there is none, if not given.
         out: the folder; <folder of the weights>/test if not given, or test-2, ... where another test's results are.
-        overwrite: test anew, where results are there already.
+        overwrite: test anew, where results are there already; they stay until the new ones are.
 
     Raises:
         UsageError: for a request that cannot be met; nothing was written then.
@@ -146,9 +146,7 @@ def test(
 
     def prepare() -> tuple[Path, Scores | None, bool]:
         folder = _folder(subject, out, request, overwrite)
-        if overwrite:
-            shutil.rmtree(folder / "partial", ignore_errors=True)
-        elif (folder / RESULTS).is_file():
+        if (folder / RESULTS).is_file() and not overwrite:
             return folder, None, True
         return folder, _kept(folder, request), False
 

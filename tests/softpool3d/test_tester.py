@@ -116,9 +116,12 @@ def test_a_test_that_was_stopped_goes_on_where_it_was(weights, tmp_path, monkeyp
                 os.kill(os.getpid(), signal.SIGINT)
             yield pair
 
-    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="the same command goes on"):
-        patch.setattr(tester, "scored_batches", stopping)
-        run(weights, tmp_path / "out", "test.num_clips=1")
+    def stopped(**options):
+        with monkeypatch.context() as patch, pytest.raises(Interrupted, match="the same command goes on"):
+            patch.setattr(tester, "scored_batches", stopping)
+            run(weights, tmp_path / "out", "test.num_clips=1", **options)
+
+    stopped()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["partial"]
     with pytest.raises(UsageError, match="holds the results of another test"):
         run(weights, tmp_path / "out", "test.num_clips=2")
@@ -133,6 +136,11 @@ def test_a_test_that_was_stopped_goes_on_where_it_was(weights, tmp_path, monkeyp
     assert len(read) == 13 - 8 and again == result and "tested already" in capsys.readouterr().out
     run(weights, tmp_path / "out", "test.num_clips=1", overwrite=True)
     assert len(read) == 13 - 8 + 13
+    stopped(overwrite=True)
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["videos"] == 13  # the old ones stay till then
+    read.clear()
+    run(weights, tmp_path / "out", "test.num_clips=1", overwrite=True)
+    assert len(read) == 13 - 8
 
 
 def test_a_test_that_was_killed_goes_on_from_what_was_saved(weights, tmp_path, capsys):

@@ -40,10 +40,13 @@ def test_help_needs_no_torch():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert all(verb in result.stdout for verb in ("train", "classify", "visualize", "models", "doctor"))
+    assert all(
+        verb in result.stdout
+        for verb in ("train", "test", "ensemble", "compare", "study", "classify", "visualize", "models", "doctor")
+    )
 
 
-@pytest.mark.parametrize("tool", ["train", "classify", "visualize", "models", "doctor"])
+@pytest.mark.parametrize("tool", ["train", "test", "compare", "classify", "visualize", "models", "doctor"])
 def test_files_of_tools_are_scripts(tool, tmp_path):
     result = subprocess.run([sys.executable, ROOT / "tools" / f"{tool}.py", "--help"], capture_output=True, text=True)
     assert result.returncode == 0 and "Usage" in result.stdout
