@@ -23,7 +23,7 @@ from softpool3d.datasets.pool import cores
 from softpool3d.engine import trainer
 from softpool3d.engine.devices import MEMORY_FORMATS, make_accelerator
 from softpool3d.engine.evaluator import evaluate
-from softpool3d.tools._measure import markdown_table
+from softpool3d.tools._measure import markdown_table, recycle_memory
 
 CLASSES = 8  # of `motion`, whose lists the run reads and whose clips it validates on
 NETWORKS = {"r3d_18": (8, 112), "x3d_s": (13, 160)}  # frames, crop
@@ -32,7 +32,7 @@ STEP_LEGEND = (
     "the bare loop take turns, and in brackets the median of the rounds' ratios. Ours is `train`, or `evaluate`, "
     "itself (normalisation, accuracy, checks for NaN, progress, schedule) on batches in memory; the bare loop is "
     "torchvision's or pytorchvideo's network with `SGD`, cross entropy and clips that are normalised already, in the "
-    "same memory format."
+    "same memory format. Freed memory is kept for both."
 )
 START_LEGEND = (
     "Seconds from the command to the end of the first step of `configs/r3d_softpool.yaml`, and those of "
@@ -46,6 +46,7 @@ WAIT_LEGEND = (
 
 def report(rounds: int, say: Callable[[str], None]) -> str:
     """Everything measured, as Markdown."""
+    recycle_memory()
     rows = []
     for name in NETWORKS:
         say(f"measuring steps of {name}")
