@@ -171,8 +171,12 @@ def _targets(clips: list[Path], out: Path | None, format: str | None) -> dict[Pa
 
 def _each(targets: dict[Path, Path | None], work) -> None:
     """One clip's error is raised; of several it is printed, and the others are still done."""
-    failed = 0
-    for clip, target in targets.items():
+    from rich.console import Console
+    from rich.progress import track
+
+    console, failed = Console(stderr=True), 0
+    hidden = len(targets) == 1 or not console.is_terminal
+    for clip, target in track(targets.items(), "Clips", console=console, transient=True, disable=hidden):
         try:
             work(clip, target)
         except SoftPool3dError as error:

@@ -15,7 +15,7 @@ from softpool3d.errors import UsageError
 
 PICTURES = frozenset([".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"])
 _TIMEOUT_S = 600.0  # of a read; somebody is waiting for it, and can press Ctrl-C
-_MOST_BYTES = 2 << 30
+_MOST_BYTES = 1 << 30  # of frames; their pooled forms and floats take several times as much
 
 
 @dataclass(frozen=True)

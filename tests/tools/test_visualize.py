@@ -80,6 +80,33 @@ def test_a_picture_and_others_that_fail(tmp_path, run):
     assert "original 40x60; soft, beta 16 20x30" in result.stdout
 
 
+def test_measures_and_reports(tmp_path, run):
+    clips = [write_numbered(tmp_path / f"{name}.mp4", 8) for name in "ab"]
+    files = {name: tmp_path / f"kept.{name}" for name in ("csv", "svg", "html")}
+    result = run(
+        "visualize", *clips, "--csv", files["csv"], "--plot", files["svg"], "--pools", "soft,max", "--repeat", "2"
+    )
+    assert result.returncode == 0, result.stderr
+    assert "mean of 2" in result.stdout and len(files["csv"].read_text().splitlines()) == 1 + 2 * 4
+    assert files["svg"].read_text().rstrip().endswith("</svg>")
+    result = run("visualize", clips[0], "--report", files["html"])
+    assert result.returncode == 0, result.stderr
+    assert f"softpool3d visualize {clips[0]} --report" in files["html"].read_text()
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".csv", ".html", ".mp4", ".mp4", ".svg"]  # nothing drawn
+
+    assert fails(
+        run("visualize", *clips, "--report", tmp_path / "new.html"), 2, "a page about one clip, and there are 2"
+    )
+    assert fails(run("visualize", clips[0], "--report", tmp_path / "a.txt"), 2, "a.txt: unknown format '.txt'", ".html")
+    assert fails(run("visualize", clips[0], "--csv", files["csv"]), 2, "kept.csv exists")
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    assert fails(run("visualize", tmp_path / "a.png", "--report", tmp_path / "new.html"), 2, "is a picture")
+    before = files["html"].read_bytes()
+    with full_disk(4000):
+        result = run("visualize", clips[0], "--report", files["html"], "--overwrite")
+    assert fails(result, 1, "cannot write", "file too large") and files["html"].read_bytes() == before
+
+
 def test_requests_that_are_wrong(tmp_path, run):
     clip = write_numbered(tmp_path / "clip.mp4", 30)
     assert fails(run("visualize", clip, "--out", tmp_path / "a.webp"), 2, "unknown format '.webp'", "gif")
