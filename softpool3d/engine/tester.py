@@ -34,6 +34,7 @@ from softpool3d.engine.devices import MEMORY_FORMATS, make_accelerator
 from softpool3d.engine.evaluator import joined, scored_batches
 from softpool3d.engine.interrupt import Interrupt, Interrupted
 from softpool3d.engine.losses import choose_loss
+from softpool3d.engine.memory import out_of_memory_explained
 from softpool3d.engine.metrics import Metrics, measure
 from softpool3d.engine.pretrained import adopt_statistics, name_classes
 from softpool3d.engine.processes import Processes
@@ -170,7 +171,7 @@ def test(
         say(f"going on: {len(kept.index)} of them were tested before the interruption")
 
     began = time.perf_counter()
-    with processes.losing_none(_GO_ON):
+    with processes.losing_none(_GO_ON), out_of_memory_explained(config, testing=True):
         scores, bad = _score(model, manifest, config, accelerator, processes, folder, request, kept, console)
     names = video_names(manifest.clips)
     about = {

@@ -256,6 +256,15 @@ def test_a_network_whose_answers_are_no_numbers(weights, tmp_path):
     assert loaded.classes == CLASSES
 
 
+def test_out_of_memory_is_said(weights, tmp_path, monkeypatch):
+    subject = tester.subject_of_weights(weights, [])
+    monkeypatch.setattr(subject.model, "forward", lambda clips: torch.empty(2**60))
+    with pytest.raises(
+        WorkError, match="out of memory with test.batch_size=4 clips of 4 frames at 32 pixels; try"
+    ):
+        tester.test(subject, out=tmp_path / "out")
+
+
 def test_weights_of_others_are_tested_by_configuration(weights, tmp_path):
     loaded = load_weights(weights)
     torch.save(loaded.state, tmp_path / "theirs.pth")
