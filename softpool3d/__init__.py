@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from softpool3d.decomposition import decompositions
     from softpool3d.engine.classifier import Classifier
     from softpool3d.functional import (
         adaptive_soft_pool1d,
@@ -46,6 +47,7 @@ __all__ = [
     "adaptive_soft_pool2d",
     "adaptive_soft_pool3d",
     "backend",
+    "decompositions",
     "replace_pooling",
     "soft_pool1d",
     "soft_pool2d",
@@ -58,7 +60,8 @@ except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0+uninstalled"
 
 _SUBPACKAGES = {"config", "datasets", "engine", "models"}
-_HOMES = {"Classifier": "engine.classifier", "replace_pooling": "surgery"}  # of names that the rule below does not find
+# of names that the rule below does not find
+_HOMES = {"Classifier": "engine.classifier", "decompositions": "decomposition", "replace_pooling": "surgery"}
 
 
 def __getattr__(name: str):

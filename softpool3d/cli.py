@@ -18,6 +18,7 @@ from softpool3d.tools import (
     doctor,
     ensemble,
     explain,
+    export,
     models,
     prepare,
     study,
@@ -41,6 +42,7 @@ _VERBS = {
     "classify": classify,
     "visualize": visualize,
     "explain": explain,
+    "export": export,
     "models": models,
     "doctor": doctor,
 }

@@ -51,6 +51,11 @@ class Window:
         sizes = zip(self.kernel, x.shape[2:], self.padding, strict=True)
         return replace(self, kernel=tuple(min(k, n + 2 * p) for k, n, p in sizes))
 
+    def covers(self, x: Tensor) -> bool:
+        """Whether they shrink to one window over all of this input: an adaptive pooling to 1, without its sizes."""
+        sizes = zip(x.shape[2:], self.kernel, strict=True)
+        return self.shrinks and not any(self.padding) and all(n <= k for n, k in sizes)
+
     def output_size(self, x: Tensor) -> Ints:
         each = zip(x.shape[2:], self.kernel, self.stride, self.padding, self.dilation, strict=True)
         return tuple(pooled_size(*sizes, self.ceil_mode) for sizes in each)
@@ -122,6 +127,8 @@ def mean(x: Tensor, geometry: Geometry) -> Tensor:
         adaptive = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[index]
         size = tuple(n or x.shape[2 + i] for i, n in enumerate(geometry.output_size))
         return adaptive(x, size)
+    if geometry.covers(x):
+        return mean(x, Bins((1,) * geometry.dims))
     w = geometry.on(x)
     if w.ceil_mode:  # which may leave a window larger than the input; torch's average pooling, unlike max, refuses that
         sizes = zip(w.kernel, x.shape[2:], w.padding, strict=True)

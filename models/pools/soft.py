@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from softpool3d.functional import soft_pool1d, soft_pool2d, soft_pool3d
+from softpool3d.functional import (
+    adaptive_soft_pool1d,
+    adaptive_soft_pool2d,
+    adaptive_soft_pool3d,
+    soft_pool1d,
+    soft_pool2d,
+    soft_pool3d,
+)
 from softpool3d.models.pools.geometry import Bins, Geometry, Pool
 from softpool3d.modules import (
     AdaptiveSoftPool1d,
@@ -24,6 +31,9 @@ class ShrinkingSoftPool(Pool):
         self.beta = layer.beta
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.geometry.covers(x):
+            adaptive = (adaptive_soft_pool1d, adaptive_soft_pool2d, adaptive_soft_pool3d)[self.geometry.dims - 1]
+            return adaptive(x, 1, self.beta)
         w = self.geometry.on(x)
         pool = (soft_pool1d, soft_pool2d, soft_pool3d)[w.dims - 1]
         return pool(x, w.kernel, w.stride, w.padding, w.dilation, w.ceil_mode, self.beta)

@@ -37,17 +37,38 @@ class Weights:
     classes: tuple[str, ...]
 
 
-def save_weights(
-    path: str | Path, model: nn.Module | Mapping[str, Tensor], config: Config, classes: tuple[str, ...]
-) -> None:
-    """Of a network, or of its state dict."""
-    metadata = {
-        "format": "pt",  # safetensors' own convention: tensors in PyTorch's order of dimensions
+def describe(config: Config, classes: tuple[str, ...]) -> dict[str, str]:
+    """The metadata by which a file of weights describes itself."""
+    return {
         "softpool3d": FORMAT,
         "version": __version__,
         "config": config.model_dump_json(),
         "classes": json.dumps(classes, ensure_ascii=False),
     }
+
+
+def read_description(metadata: Mapping[str, str], path: str | Path) -> tuple[Config, tuple[str, ...]]:
+    """Configuration and classes, from what `describe` gave.
+
+    Raises:
+        UsageError: if it is not there or of another version.
+    """
+    if "softpool3d" not in metadata:
+        raise UsageError(f"{path} was not written by softpool3d: it does not name its network and classes")
+    if metadata["softpool3d"] != FORMAT:
+        raise UsageError(f"{path} was written by a newer softpool3d ({metadata.get('version')}); update to read it")
+    try:
+        return validate(json.loads(metadata["config"])), tuple(json.loads(metadata["classes"]))
+    except (KeyError, ValueError, UsageError) as error:
+        raise UsageError(f"{path}: its description cannot be read ({error})") from None
+
+
+def save_weights(
+    path: str | Path, model: nn.Module | Mapping[str, Tensor], config: Config, classes: tuple[str, ...]
+) -> None:
+    """Of a network, or of its state dict."""
+    # safetensors' own convention: tensors in PyTorch's order of dimensions
+    metadata = {"format": "pt", **describe(config, classes)}
     weights = model.state_dict() if isinstance(model, nn.Module) else model
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     write_atomically(path, safetensors_bytes(state, metadata))
@@ -68,16 +89,7 @@ def load_weights(path: str | Path) -> Weights:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
     except (SafetensorError, OSError) as error:
         raise UsageError(f"{path} is not a safetensors file, or it is damaged ({error})") from None
-    if "softpool3d" not in metadata:
-        raise UsageError(f"{path} was not written by softpool3d: it does not name its network and classes")
-    if metadata["softpool3d"] != FORMAT:
-        raise UsageError(f"{path} was written by a newer softpool3d ({metadata.get('version')}); update to read it")
-    try:
-        config = validate(json.loads(metadata["config"]))
-        classes = tuple(json.loads(metadata["classes"]))
-    except (KeyError, ValueError, UsageError) as error:
-        raise UsageError(f"{path}: its description cannot be read ({error})") from None
-    return Weights(state, config, classes)
+    return Weights(state, *read_description(metadata, path))
 
 
 def load_into(model: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:

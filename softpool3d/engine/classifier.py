@@ -14,9 +14,11 @@ from torch import Tensor
 from softpool3d.datasets.manifest import Clip
 from softpool3d.datasets.views import Views, as_frames, read_views, sample_views
 from softpool3d.engine.devices import pick_device
+from softpool3d.engine.exported import ExportedNetwork
 from softpool3d.engine.losses import as_probabilities
 from softpool3d.engine.predictor import Predictor
 from softpool3d.engine.trained import load_trained
+from softpool3d.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,9 @@ class Classifier:
             print(label.name, label.probability)
 
     Args:
-        weights: a weights file; a name like r3d_18:kinetics400 for torchvision's; None for the network that ships with
-            the package, which knows the eight classes of the data set `motion`.
+        weights: a weights file, or what `softpool3d export` wrote (.onnx, .pt2); a name like r3d_18:kinetics400 for
+            torchvision's; None for the network that ships with the package, which knows the eight classes of the data
+            set `motion`.
         device: auto, cpu, cuda, cuda:1.
         num_clips, num_crops: views whose probabilities are averaged; as in the run's own test if not given.
         precision: fp32, bf16, fp16; as in training if not given.
@@ -96,7 +99,10 @@ class Classifier:
         compile: bool = False,
     ) -> None:
         place = pick_device(device)
-        trained = load_trained(weights)
+        trained = load_trained(weights, place)
+        if (compile or precision not in (None, "fp32")) and isinstance(trained.network, ExportedNetwork):
+            option = "--compile" if compile else f"--precision {precision}"
+            raise UsageError(f"{option}: {weights} is an exported network, which runs as it was exported, in fp32")
         self.config, self.classes = trained.config, trained.classes
         self.clips_are_set = num_clips is not None
         self.num_clips = num_clips or self.config.test.num_clips

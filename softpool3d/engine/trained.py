@@ -1,6 +1,7 @@
 """Trained networks, wherever their weights come from.
 
 best.safetensors        a weights file of ours: network, classes and preprocessing are in it
+model.onnx, model.pt2   what `softpool3d export` wrote
 nothing                 the small network that ships with the package
 r3d_18:kinetics400      torchvision's public weights, fetched once
 """
@@ -12,10 +13,12 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from softpool3d.config import Config
 from softpool3d.engine.checkpoint import load_into, load_weights
+from softpool3d.engine.exported import is_exported, load_exported
 from softpool3d.errors import UsageError
 from softpool3d.models import build_model
 from softpool3d.models.registry import load_pretrained
@@ -37,7 +40,7 @@ class Trained:
     """A network that knows its classes and preprocessing.
 
     network: float (N, C, T, H, W) -> logits (N, classes). A module is moved to the device and put into evaluation by
-        whoever runs it; anything else is called as it is, with clips on the CPU.
+        whoever runs it; anything else is called as it is, with clips on the device.
     """
 
     network: nn.Module | Callable[[Tensor], Tensor]
@@ -45,8 +48,11 @@ class Trained:
     classes: tuple[str, ...]
 
 
-def load_trained(weights: str | Path | None = None) -> Trained:
-    """The network of a weights file, of torchvision's by name, or the shipped one.
+def load_trained(weights: str | Path | None = None, device: torch.device | None = None) -> Trained:
+    """The network of a weights file, exported or not, of torchvision's by name, or the shipped one.
+
+    Args:
+        device: where an exported network is to run; others are moved there later.
 
     Raises:
         UsageError: if there are no such weights, or they are not ours.
@@ -56,6 +62,9 @@ def load_trained(weights: str | Path | None = None) -> Trained:
     if weights is not None and colon and not Path(weights).exists():
         return _public(str(weights), name, trained_on)
     path = SHIPPED if weights is None else Path(weights).expanduser()
+    if is_exported(path):
+        exported = load_exported(path, device or torch.device("cpu"))
+        return Trained(exported, exported.config, exported.classes)
     loaded = load_weights(path)
     network = build_model(loaded.config, len(loaded.classes))
     load_into(network, loaded.state, path)

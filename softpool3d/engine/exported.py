@@ -1,0 +1,126 @@
+"""Networks that `softpool3d export` wrote: reading them back, and running them as the network that they came from.
+
+.onnx    ONNX Runtime runs it
+.pt2     an exported program of torch.export, or a package that AOTInductor compiled
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from softpool3d.config import Config
+from softpool3d.engine.checkpoint import read_description
+from softpool3d.errors import UsageError
+
+INSTALL = "install it with: pip install 'softpool3d[export]'"
+PT2_METADATA = "softpool3d.json"  # a file beside an exported program
+SUFFIXES = (".onnx", ".pt2")
+
+
+def is_exported(path: str | Path) -> bool:
+    """By its name: whether this is for `load_exported`, and not a file of weights."""
+    return Path(path).suffix.lower() in SUFFIXES
+
+
+class ExportedNetwork:
+    """An exported network: float32 (N, C, T, H, W) on `device` -> logits float32 (N, classes), whatever autocast says.
+
+    Attributes:
+        config, classes: of the run that it comes from, preprocessing included.
+        frames: the fewest and the most frames of a clip that it takes; None for no limit.
+    """
+
+    def __init__(
+        self, run: Callable[[Tensor], Tensor], config: Config, classes: tuple[str, ...], frames: list[int | None]
+    ) -> None:
+        self._run, self.config, self.classes, self.frames = run, config, classes, frames
+
+    @torch.no_grad()
+    def __call__(self, clips: Tensor) -> Tensor:
+        with torch.autocast(clips.device.type, enabled=False):
+            return self._run(clips.float().contiguous())
+
+
+def load_exported(path: str | Path, device: torch.device) -> ExportedNetwork:
+    """Reads what `softpool3d export` wrote. A package of AOTInductor is a program: run those that you trust.
+
+    Raises:
+        UsageError: if there is none, it is damaged or another program's, it does not run on this device, or the library
+            that runs it is not installed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"no weights file {path}")
+    run, metadata = _load_onnx(path, device) if path.suffix.lower() == ".onnx" else _load_pt2(path, device)
+    config, classes = read_description(metadata, path)
+    return ExportedNetwork(run, config, classes, json.loads(metadata["frames"]))
+
+
+def _load_onnx(path: Path, device: torch.device) -> tuple[Callable, dict[str, str]]:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UsageError(f"{path} needs onnxruntime, which is not installed; {INSTALL}") from None
+    provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(device.type)
+    if provider not in onnxruntime.get_available_providers():
+        raise UsageError(
+            f"device: this onnxruntime does not run on {device}; take cpu, or install onnxruntime-gpu in its place"
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors
+    place = (provider, {"device_id": device.index or 0} if device.type == "cuda" else {})
+    try:
+        session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=[place])
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
+    except Exception as error:  # onnxruntime has a type for each of its codes, without a common base
+        raise UsageError(f"{path} is not an ONNX file, or it is damaged ({_first_line(error)})") from None
+    name = session.get_inputs()[0].name
+
+    def run(clips: Tensor) -> Tensor:
+        (logits,) = session.run(None, {name: clips.cpu().numpy()})
+        return torch.from_numpy(logits).to(clips.device)
+
+    return run, dict(session.get_modelmeta().custom_metadata_map)
+
+
+def _load_pt2(path: Path, device: torch.device) -> tuple[Callable, dict[str, str]]:
+    import softpool3d._ops  # noqa: F401 (it may hold our operator)
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            compiled = any("/data/aotinductor/" in name for name in names)
+            ending = ".wrapper_metadata.json" if compiled else f"/{PT2_METADATA}"
+            found = next((name for name in names if name.endswith(ending)), None)
+            metadata = json.loads(archive.read(found)) if found else {}
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise UsageError(
+            f"{path} is not a .pt2 file of torch.export, or it is damaged ({_first_line(error)})"
+        ) from None
+    read_description(metadata, path)  # before anything in it is run
+    try:
+        if not compiled:
+            program = torch.export.load(path)
+            if device.type != "cpu":
+                program = torch.export.passes.move_to_device_pass(program, device)
+            return program.module(), metadata
+        built_for = metadata["AOTI_DEVICE_KEY"]
+        if built_for != device.type:
+            raise UsageError(f"device: {path} was compiled for {built_for} and does not run on {device}")
+        return torch._inductor.aoti_load_package(str(path), device_index=device.index or -1), metadata
+    except UsageError:
+        raise
+    except Exception as error:  # a damaged archive, another release of torch, another processor
+        raise UsageError(f"{path} cannot be loaded here ({_first_line(error)})") from None
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

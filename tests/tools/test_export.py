@@ -1,0 +1,213 @@
+"""`softpool3d export`: networks in other runtimes, with the logits that they have here."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from videos import write_numbered
+
+from softpool3d import cli
+from softpool3d.config import load_config
+from softpool3d.engine import exporter
+from softpool3d.engine.checkpoint import load_into, load_weights, save_weights
+from softpool3d.engine.exported import load_exported
+from softpool3d.engine.exporter import export_weights
+from softpool3d.errors import UsageError, WorkError
+from softpool3d.models import build_model
+
+CPU = torch.device("cpu")
+TINY = [
+    "data.num_frames=4",
+    "data.crop_size=32",
+    "data.short_side=32",
+    "data.train_short_side=[32,32]",
+    "model.width=8",
+    "model.pool.where=[head]",
+]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Weights files by configuration, written once; norms have seen a batch, so that signals get through."""
+    folder, written = tmp_path_factory.mktemp("weights"), {}
+
+    def make(*overrides: str) -> Path:
+        if overrides not in written:
+            config = load_config("r3d_softpool", [*TINY, *overrides])
+            torch.manual_seed(0)
+            network = build_model(config, 5)
+            with torch.no_grad():
+                for _ in range(2):
+                    network.train()(torch.randn(4, 3, config.data.num_frames, 32, 32))
+                network.get_submodule(network.logits_layer()).weight.mul_(30)
+                for name, parameter in network.named_parameters():
+                    if name.endswith("beta"):
+                        parameter.uniform_(-1, 3)
+            path = folder / f"{len(written)}.safetensors"
+            save_weights(path, network, config, ("run", "jump", "Grüße", "a", "b"))
+            written[overrides] = path
+        return written[overrides]
+
+    return make
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """`softpool3d ...`, in this process: torch is loaded once."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["softpool3d", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.run()
+        out, err = capsys.readouterr()
+        return SimpleNamespace(returncode=end.value.code or 0, stdout=out, stderr=err)
+
+    return run
+
+
+def fails(result, code, *texts):
+    assert result.returncode == code, result.stderr
+    for text in texts:
+        assert text in result.stderr
+    return True
+
+
+def original(path: Path) -> torch.nn.Module:
+    loaded = load_weights(path)
+    network = build_model(loaded.config, len(loaded.classes))
+    load_into(network, loaded.state, path)
+    return network.eval()
+
+
+def same_logits(path: Path, exported, shape) -> None:
+    clips = torch.randn(shape)
+    with torch.no_grad():
+        wanted = original(path)(clips)
+    assert wanted.abs().max() > 0.1  # or the comparison says nothing
+    torch.testing.assert_close(exported(clips), wanted, rtol=1e-3, atol=1e-4)
+
+
+LEARNABLE = ("model.pool.beta=learnable",)
+
+
+def test_onnx(weights, tmp_path):
+    pytest.importorskip("onnxscript")
+    path, out = weights(*LEARNABLE), tmp_path / "new" / "model.onnx"
+    written = export_weights(path, "onnx", out)
+    assert written.frames == (1, None) and written.difference < 1e-5 and not written.own_operator
+    assert set(written.compared) >= {(1, 4), (2, 4), (3, 4), (2, 8), (2, 1)}
+    assert [p.name for p in out.parent.iterdir()] == ["model.onnx"]
+    exported = load_exported(out, CPU)
+    loaded = load_weights(path)
+    assert (exported.config, exported.classes) == (loaded.config, loaded.classes)
+    for batch, frames in ((1, 4), (5, 4), (2, 7)):
+        same_logits(path, exported, (batch, 3, frames, 32, 32))
+
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
+    (clips,) = session.get_inputs()
+    assert (clips.name, clips.shape) == ("clips", ["batch", 3, "frames", 32, 32])
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["classes"])[2] == "Grüße"
+    described = json.loads(metadata["preprocessing"])
+    assert (described["mean"], described["frames"], described["layout"]) == ([0.45] * 3, 4, "NCTHW")
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_program(weights, tmp_path, plain):
+    path, out = weights(*LEARNABLE), tmp_path / "model.pt2"
+    written = export_weights(path, "torchexport", out, plain=plain)
+    assert written.own_operator != plain
+    exported = load_exported(out, CPU)
+    assert exported.classes[0] == "run"
+    for shape in ((1, 3, 4, 32, 32), (3, 3, 9, 32, 32)):
+        same_logits(path, exported, shape)
+    if plain:  # torch alone
+        code = (
+            "import sys, torch\n"
+            "module = torch.export.load(sys.argv[1]).module()\n"
+            "assert module(torch.randn(1, 3, 4, 32, 32)).shape == (1, 5) and 'softpool3d' not in sys.modules"
+        )
+        subprocess.run([sys.executable, "-c", code, out], check=True)
+
+
+def test_compiled_package(weights, tmp_path):
+    path, out = weights(), tmp_path / "model.pt2"
+    written = export_weights(path, "aoti", out)
+    assert written.own_operator
+    same_logits(path, load_exported(out, CPU), (3, 3, 4, 32, 32))
+    with pytest.raises(UsageError, match="was compiled for cpu"):
+        load_exported(out, torch.device("cuda"))
+
+
+def test_wrong_values_leave_no_file(weights, tmp_path, monkeypatch):
+    out = tmp_path / "model.pt2"
+    out.write_text("what was there before")
+    real = exporter.decompositions
+
+    def wrong():
+        return {op: lambda *a, f=f: f(*a) * 1.01 for op, f in real().items()}
+
+    monkeypatch.setattr(exporter, "decompositions", wrong)
+    with pytest.raises(WorkError, match="was not written: its logits differ .* by [0-9.]+e-0[12] of the largest"):
+        export_weights(weights(), "torchexport", out, plain=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["model.pt2"] and out.read_text() == "what was there before"
+
+
+def test_classify(run, weights, tmp_path):
+    """The labels of the weights file, from the exported one."""
+    clip, out = write_numbered(tmp_path / "clip.mp4", 30), tmp_path / "model.onnx"
+    export_weights(weights(), "onnx", out)
+    labels = []
+    for path in (weights(), out):
+        result = run("classify", clip, "--weights", path, "--json")
+        assert result.returncode == 0, result.stderr
+        labels.append(json.loads(result.stdout)["labels"])
+    assert [x["label"] for x in labels[0]] == [x["label"] for x in labels[1]]
+    for here, there in zip(*labels, strict=True):
+        assert here["probability"] == pytest.approx(there["probability"], abs=1e-4)
+    for option in (["--compile"], ["--precision", "bf16"]):
+        assert fails(run("classify", clip, "--weights", out, *option), 2, option[0], "as it was exported")
+
+
+def test_command(run, weights, tmp_path):
+    out = tmp_path / "model.pt2"
+    result = run("export", "--weights", weights(), "--out", out)
+    assert result.returncode == 0, result.stderr
+    assert "any number of clips of 1 or more frames" in result.stdout and "1e-04 is allowed" in result.stdout
+    assert "import softpool3d" in result.stdout
+    assert fails(run("export", "--weights", weights(), "--out", out), 2, "exists", "--overwrite")
+
+
+def test_requests_that_are_wrong(run, weights, tmp_path, monkeypatch):
+    arguments = ["export", "--weights", weights()]
+    assert fails(run(*arguments, "--out", tmp_path / "m.bin"), 2, "has to end in .onnx or .pt2")
+    assert fails(run(*arguments, "--to", "aoti", "--out", tmp_path / "m.onnx"), 2, "has to end in .pt2")
+    (tmp_path / "text.safetensors").write_text("weights")
+    result = run("export", "--weights", tmp_path / "text.safetensors", "--out", tmp_path / "m.onnx")
+    assert fails(result, 2, "is not a safetensors file")
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    result = run(*arguments, "--out", tmp_path / "m.onnx")
+    assert fails(result, 2, "onnxscript, which is not installed", "pip install 'softpool3d[export]'")
+    assert [p.name for p in tmp_path.iterdir()] == ["text.safetensors"]
+
+
+def test_files_that_are_no_exported_networks(weights, tmp_path):
+    ort = pytest.importorskip("onnxruntime")
+    for name, text in (("text.onnx", "is not an ONNX file"), ("text.pt2", "is not a .pt2 file")):
+        (tmp_path / name).write_text("text")
+        with pytest.raises(UsageError, match=text):
+            load_exported(tmp_path / name, CPU)
+    with zipfile.ZipFile(tmp_path / "foreign.pt2", "w") as archive:
+        archive.writestr("archive/models/model.json", "{}")
+    with pytest.raises(UsageError, match="was not written by softpool3d"):
+        load_exported(tmp_path / "foreign.pt2", CPU)
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        with pytest.raises(UsageError, match="onnxruntime-gpu"):
+            load_exported(tmp_path / "text.onnx", torch.device("cuda"))

@@ -1,0 +1,61 @@
+"""Write a trained network as ONNX, as a program of torch.export, or compiled ahead of time by AOTInductor.
+
+python tools/export.py --weights runs/r3d_softpool/best.safetensors --out model.onnx
+python tools/export.py --weights best.safetensors --to torchexport --out model.pt2
+python tools/export.py --weights best.safetensors --to aoti --plain --out model.pt2
+"""
+
+from enum import Enum
+from pathlib import Path
+
+import typer
+
+from softpool3d.errors import UsageError
+
+
+class Format(str, Enum):
+    onnx = "onnx"
+    torchexport = "torchexport"
+    aoti = "aoti"
+
+
+def main(
+    weights: Path = typer.Option(help="A weights file from training (best.safetensors)."),
+    out: Path = typer.Option(help="What to write: .onnx, or .pt2 for torchexport and aoti."),
+    to: Format | None = typer.Option(None, help="The format; without it onnx or torchexport, as --out ends."),
+    plain: bool = typer.Option(
+        False, "--plain", help="SoftPool in standard operators in a .pt2 file too, so that torch alone loads it."
+    ),
+    tolerance: float = typer.Option(
+        1e-4, min=0, help="Largest difference from the network's logits, as a part of the largest."
+    ),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Replace a file that exists."),
+) -> None:
+    """Write a trained network for other runtimes, checked against the original."""
+    wanted = {Format.onnx: ".onnx", Format.torchexport: ".pt2", Format.aoti: ".pt2"}
+    if to is None:
+        to = next((known for known, suffix in wanted.items() if suffix == out.suffix.lower()), None)
+    if to is None or out.suffix.lower() != wanted[to]:
+        named = wanted[to] if to else ".onnx or .pt2"
+        raise UsageError(f"--out {out}: the name has to end in {named}")
+    if out.exists() and not overwrite:
+        raise UsageError(f"--out {out} exists; name another file, or replace it with --overwrite")
+    from softpool3d.engine.exporter import export_weights
+
+    written = export_weights(weights, to.value, out, plain, tolerance)
+    least, most = written.frames
+    frames = str(least) if least == most else f"{least} or more" if most is None else f"{least} to {most}"
+    print(f"{out}: {to.value}, {out.stat().st_size / 2**20:.1f} MB; any number of clips of {frames} frames")
+    compared = ", ".join(f"{batch}x{length}" for batch, length in written.compared)
+    print(
+        f"logits differ from the network's by at most {written.difference:.1e} of the largest ({tolerance:.0e} is "
+        f"allowed), over batches of {compared} frames"
+    )
+    if written.own_operator:
+        print("it holds SoftPool's compiled operator: `import softpool3d` before you load it, or export with --plain")
+
+
+if __name__ == "__main__":
+    from softpool3d.cli import run_tool
+
+    run_tool(main)
