@@ -259,9 +259,7 @@ def test_a_network_whose_answers_are_no_numbers(weights, tmp_path):
 def test_out_of_memory_is_said(weights, tmp_path, monkeypatch):
     subject = tester.subject_of_weights(weights, [])
     monkeypatch.setattr(subject.model, "forward", lambda clips: torch.empty(2**60))
-    with pytest.raises(
-        WorkError, match="out of memory with test.batch_size=4 clips of 4 frames at 32 pixels; try"
-    ):
+    with pytest.raises(WorkError, match="out of memory with test.batch_size=4 clips of 4 frames at 32 pixels; try"):
         tester.test(subject, out=tmp_path / "out")
 
 
