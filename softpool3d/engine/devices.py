@@ -57,18 +57,34 @@ def make_accelerator(config: Config) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state="RANK" not in os.environ)
     timeout = timedelta(minutes=config.train.timeout_minutes)
     try:
+        _join(device, timeout)
         return Accelerator(
             cpu=device.type == "cpu",
             log_with=config.train.trackers or None,
             mixed_precision={"fp32": "no", "tf32": "no"}.get(config.train.precision, config.train.precision),
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)],
         )
-    except dist.DistError as error:
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or "gloo" in str(error).lower()):
+            raise
         raise WorkError(
             f"process {os.environ.get('RANK')} of {os.environ.get('WORLD_SIZE')} waited for the others at "
             f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')} and they did not all come "
             f"({str(error).splitlines()[0]}); start them all, within train.timeout_minutes"
         ) from None
+
+
+def _join(device: torch.device, timeout: timedelta) -> None:
+    """Joins the processes that torchrun started. Each time that it starts them they meet under another name: its store
+    stays, and one that is early would find there the address of one that has ended."""
+    if "TORCHELASTIC_RESTART_COUNT" not in os.environ or os.environ["WORLD_SIZE"] == "1" or dist.is_initialized():
+        return
+    store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
+    store = dist.PrefixStore(f"softpool3d-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
 
 
 def pick_device(name: str) -> torch.device:

@@ -89,7 +89,12 @@ def train(
                     console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
             if auto_resume and run and (summary := processes.first(lambda: finished(run))):
                 if processes.is_first:
-                    console.print(f"{run.folder} is finished\n{summary_lines(summary)}", markup=False, highlight=False)
+                    console.print(
+                        f"{run.folder} is finished\n{summary_lines(summary)}",
+                        markup=False,
+                        highlight=False,
+                        soft_wrap=True,
+                    )
                 return summary
             return _train(config, run, state, console, accelerator, processes)
     finally:
