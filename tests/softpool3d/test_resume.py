@@ -15,6 +15,7 @@ from videos import damaged_files
 
 from softpool3d.config import load_config
 from softpool3d.engine.checkpoint import load_state, load_weights, save_state
+from softpool3d.engine.devices import make_accelerator
 from softpool3d.engine.lock import lock, release
 from softpool3d.engine.resume import begin
 from softpool3d.engine.run import Run
@@ -116,7 +117,7 @@ def test_a_cluster_s_signals_save_and_stop(trainings, tmp_path):
 def test_processes_learn_together_what_one_learns(trainings, tmp_path):
     """One, two and four: the same losses and weights up to rounding, and from one to the other in mid-epoch; 17 and 13
     clips cannot be divided by any of them."""
-    settings = ["data.motion_clips=[17,13,11]", "train.global_batch=8", "optim.clip_grad_norm=1"]
+    settings = ["data.motion_clips=[17,13,11]", "train.global_batch=8", "optim.clip_grad_norm=1", "train.epochs=2"]
     folders = [tmp_path / name for name in ("one", "two", "four", "mixed")]
     for folder, count in zip(folders, (1, 2, 4), strict=False):
         codes, printed = trainings(folder, *settings, processes=count)
@@ -157,6 +158,15 @@ def test_what_one_process_is_told_all_do(trainings, tmp_path, two_classes):
     assert len(load_state(folder / "last" / "checkpoint.pt")["random"]) == 2
     codes, printed = trainings(folder, "data.max_bad_fraction=0.01", resume=True, processes=2)
     assert codes == [1, 1] and all("files cannot be read, more than data.max_bad_fraction=0.01" in p for p in printed)
+
+
+def test_processes_that_are_missing(trainings, tmp_path, monkeypatch):
+    codes, printed = trainings(tmp_path / "run", "train.timeout_minutes=0.02", processes=2, missing=1)
+    assert codes == [1]
+    assert "error: process 0 of 2 waited for the others at 127.0.0.1:" in printed[0] and "Traceback" not in printed[0]
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
+    with pytest.raises(UsageError, match="srun started 8 of these"):
+        make_accelerator(load_config("r3d_softpool"))
 
 
 def test_two_trainings_in_one_folder(tmp_path):

@@ -2,7 +2,7 @@
 
 Reads a job a line from stdin, answers with the exit codes of its processes:
 
-    {"overrides": [...], "resume": FOLDER or null, "processes": 1, "at": [RANK, N, SIGNAL],
+    {"overrides": [...], "resume": FOLDER or null, "processes": 1, "missing": 0, "at": [RANK, N, SIGNAL],
      "after": [RANK, SECONDS, SIGNAL], "log": PATH}
 
 `at`: a process is sent a signal at the n-th of the points before and after what changes its state or the disk. `after`:
@@ -105,12 +105,12 @@ def child(job: dict, rank: int) -> int:
 
 def main() -> None:
     for line in sys.stdin:
-        job = {"processes": 1, "resume": None, "at": None, "after": None, **json.loads(line)}
+        job = {"processes": 1, "missing": 0, "resume": None, "at": None, "after": None, **json.loads(line)}
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             job["port"] = free.getsockname()[1]
         pids = []
-        for rank in range(job["processes"]):
+        for rank in range(job["processes"] - job["missing"]):
             pids.append(os.fork())
             if pids[-1] == 0:
                 os._exit(child(job, rank))
