@@ -36,6 +36,7 @@ def test_it_holds_softpool3d_alone(wheel):
         "softpool3d/tools/train.py",
         "softpool3d/configs/r3d_softpool.yaml",
         "softpool3d/weights/x3d_xs_motion.safetensors",
+        "softpool3d/visual/report.html",
         "softpool3d/py.typed",
     ):
         assert part in names

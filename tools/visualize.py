@@ -46,7 +46,7 @@ def main(
 
     With --measure, --csv, --plot or --report, clips are drawn only where --out or --format asks for it.
     """
-    from softpool3d.visual.output import check_free
+    from softpool3d.visual.output import check_free, write_sheet
 
     windows, betas = _kernel(kernel), _betas(beta)
     kinds = pools.replace(",", " ").split()
@@ -81,7 +81,9 @@ def main(
         if target is not None:
             lines = [[original, *(line[0] for line in pooled)]] if repeat == 1 else [[original, *p] for p in pooled]
             caption = f"{clip.name}: pixels in [0, 1], pooled {_over(size, source.is_picture, repeat)}; "
-            _draw(target, Sheet(lines, source, f"{caption}every pooled value is drawn as a block", below), columns)
+            write_sheet(
+                target, Sheet(lines, source, f"{caption}every pooled value is drawn as a block", below), columns
+            )
             print(_line(target, source, levels))
         if measures or report:
             measured[names[clip]] = [compare(source.frames, p, source.is_picture) for line in levels for p in line]
@@ -189,12 +191,6 @@ def _each(targets: dict[Path, Path | None], work) -> None:
         if failed:
             raise WorkError(f"{counted}, {failed} failed")
         print(counted, file=sys.stderr)
-
-
-def _draw(target: Path, sheet, columns: int) -> None:
-    from softpool3d.visual.output import write_sheet
-
-    write_sheet(target, sheet, columns)
 
 
 def _over(size: tuple[int, int, int], is_picture: bool, repeat: int) -> str:
