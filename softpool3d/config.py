@@ -12,7 +12,7 @@ import difflib
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -294,6 +294,18 @@ class Config(Section):
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True, default_flow_style=None)
 
+    def flat(self) -> dict[str, Any]:
+        """Every value by its dotted key, as overrides name it."""
+        return dict(_leaves(self.model_dump()))
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
@@ -307,6 +319,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         UsageError: naming the file and line, or the override, of the first mistake.
     """
     values, origins = read_yaml(find_config(path))
+    if "variants" in values:
+        raise UsageError(f"{path} describes a study: softpool3d study --cfg {path}")
     for override in overrides:
         _apply_override(values, origins, override)
     return validate(values, origins)

@@ -40,7 +40,9 @@ class Board:
         self._accelerator, self._writer = accelerator, None
         if config.train.trackers:
             settings = {"wandb": {"name": folder.name, "dir": str(folder)}}
-            accelerator.init_trackers("softpool3d", flat(config.model_dump()), settings)
+            # what trackers cannot store goes as text
+            plain = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in config.flat().items()}
+            accelerator.init_trackers("softpool3d", plain, settings)
         if accelerator.is_main_process:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -84,17 +86,6 @@ class Board:
 
         image = Summary.Image(height=size[0], width=size[1], colorspace=3, encoded_image_string=content)
         self._writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted keys; what trackers cannot store as text."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = value if isinstance(value, (int, float, str, bool)) else str(value)
-    return found
 
 
 def _gif(frames: Any) -> bytes:

@@ -111,15 +111,7 @@ def _sizes(weights: Path) -> tuple[int | None, int | None]:
 
 def differing(configs: list[Config]) -> dict[str, list[Any]]:
     """The keys that are not the same in all of them, with each one's value, in the order of the file."""
-    flat = [dict(_flat(config.model_dump())) for config in configs]
+    flat = [config.flat() for config in configs]
     keys = list(dict.fromkeys(key for values in flat for key in values))
     table = {key: [values.get(key) for values in flat] for key in keys}
     return {key: values for key, values in table.items() if any(value != values[0] for value in values)}
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -123,7 +123,7 @@ def check_changes(state: dict[str, Any], config: Config, processes: int, force: 
             f"{processes} processes, {state['processes']} before: an update has {size} clips"
             + (f", in {accumulate} batches of each process" if accumulate > 1 else "")
         )
-    old, new = _flat(before), _flat(config)
+    old, new = before.flat(), config.flat()
     changed = {key: f"{key}: {old[key]} -> {new[key]}" for key in new if old[key] != new[key]}
     meaning = [text for key, text in changed.items() if not key.startswith(FREE_KEYS)]
     if train.update(processes)[0] != clips:
@@ -136,16 +136,3 @@ def check_changes(state: dict[str, Any], config: Config, processes: int, force: 
         )
     place = ("name", "output", "train.accumulate", "train.global_batch")
     return config, lines + [f"changed: {text}" for key, text in changed.items() if key not in place]
-
-
-def _flat(config: Config) -> dict[str, Any]:
-    """key.path -> value"""
-
-    def items(values: dict, prefix: str):
-        for key, value in values.items():
-            if isinstance(value, dict):
-                yield from items(value, f"{prefix}{key}.")
-            else:
-                yield f"{prefix}{key}", value
-
-    return dict(items(config.model_dump(), ""))
