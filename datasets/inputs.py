@@ -150,7 +150,8 @@ def _clip(line: str, header: list[str] | None, folder: Path, where: str) -> Clip
                 name = before
                 break
     name = name.strip() if header else name
-    return Clip(name if is_address(name) else os.path.join(folder, name), 0, start, end)
+    beside = name if is_address(name) or folder == Path() else os.path.join(folder, name)
+    return Clip(beside, 0, start, end)
 
 
 def _seconds(text: str, where: str) -> float | None:

@@ -66,6 +66,9 @@ def as_frames(pictures: Tensor | np.ndarray | Sequence) -> Tensor:
         if pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[1] != 3 or not pictures.numel():
             raise ValueError(f"frames are uint8 (T, 3, H, W), not {_name(pictures.dtype)} {tuple(pictures.shape)}")
         return pictures.cpu()
+    if not isinstance(pictures, (Sequence, np.ndarray)):
+        kind = type(pictures).__name__
+        raise ValueError(f"a video is a path, uint8 frames (T, 3, H, W), or a list of images, not {kind}")
     if not len(pictures):
         raise ValueError("there are no images in the list; a clip has one at least")
     frames = [_picture(picture, number) for number, picture in enumerate(pictures)]

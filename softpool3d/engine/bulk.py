@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -144,16 +145,18 @@ def _decode(reader: _Reader, clips: Iterator[Clip], jobs: int) -> Iterator[_Deco
 
 
 def _loader(reader: _Reader, clips: Iterable[Clip], jobs: int) -> DataLoader:
-    return DataLoader(
-        reader,
-        sampler=clips,
-        batch_size=None,
-        num_workers=jobs,
-        prefetch_factor=_PREFETCH,
-        collate_fn=_as_it_is,
-        worker_init_fn=start_worker,
-        generator=torch.Generator(),
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of more workers than cores: that is for whoever gave --jobs to decide
+        return DataLoader(
+            reader,
+            sampler=clips,
+            batch_size=None,
+            num_workers=jobs,
+            prefetch_factor=_PREFETCH,
+            collate_fn=_as_it_is,
+            worker_init_fn=start_worker,
+            generator=torch.Generator(),
+        )
 
 
 def _crashed(error: RuntimeError) -> bool:

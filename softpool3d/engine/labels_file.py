@@ -91,8 +91,12 @@ class ResultsFile:
         self._in_parts = world_size > 1 or self._format == ".parquet"
         self._own = self._part(rank) if self._in_parts else self.path
         there = [path for path in (self.path, *self._parts()) if path.exists()]
-        if there and not (resume or overwrite):
-            raise UsageError(f"--out: {there[0]} exists; --resume {path} goes on with it, --overwrite replaces it")
+        # other processes may have begun theirs already
+        others = {self._part(other) for other in range(world_size) if other != rank} if self._in_parts else set()
+        self._stale = [path for path in there if path not in others] if rank == 0 else [self._own]
+        left = [path for path in there if path not in others]
+        if left and not (resume or overwrite):
+            raise UsageError(f"--out: {left[0]} exists; --resume {path} goes on with it, --overwrite replaces it")
         self._done = np.empty(0, np.uint64)
         self._file: io.FileIO | None = None
         self._replaces = overwrite and not resume
@@ -187,9 +191,8 @@ class ResultsFile:
     def _open(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self._replaces:
-            self._own.unlink(missing_ok=True)
-            if self._is_first and self._in_parts:
-                self.path.unlink(missing_ok=True)
+            for path in self._stale:
+                path.unlink(missing_ok=True)
         self._file = self._own.open("ab", buffering=0)
         if self._line_format == ".csv" and not self._own.stat().st_size:
             self._append(_csv_line(self._columns))

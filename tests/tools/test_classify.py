@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 from videos import damaged_files, write_numbered
 
-from softpool3d import cli
+from softpool3d import Classifier, cli
+from softpool3d.datasets.decoder import open_video
 from softpool3d.datasets.encoder import write_video
 from softpool3d.datasets.motion import CLASSES, render
 from softpool3d.engine.labels_file import ResultsFile, columns
+from softpool3d.engine.predictor import BatchSize
 
 ROOT = Path(__file__).parents[2]
 
@@ -171,6 +173,21 @@ def test_a_full_disk(clips, tmp_path):
     assert 1 <= len(names) < 8 and all(name in results for name in names)
 
 
+def test_parquet(clips, classify, tmp_path):
+    import pyarrow.parquet as pq
+
+    out, (first, *rest) = tmp_path / "results.parquet", sorted(clips.rglob("*.mp4"))
+    code, _, err = classify(first, tmp_path / "absent.mp4", "--out", out, "--topk", 2, "--jobs", 0)
+    assert code == 1 and "1 done, 1 failed" in err
+    code, _, err = classify(first, *rest, "--resume", out, "--topk", 2, "--jobs", 0)
+    assert code == 0 and "7 done, 0 failed, 2 were done before" in err
+    rows = pq.read_table(out).to_pylist()
+    assert list(rows[0]) == columns(2) and len(rows) == 9
+    assert rows[0]["label"] == first.parent.name and rows[0]["score"] > rows[0]["score_2"]
+    assert rows[1]["error"] == "no such file or directory" and rows[1]["label"] is None
+    assert [p.name for p in tmp_path.iterdir()] == [out.name]
+
+
 def test_processes_share_the_work(clips, tmp_path):
     """Two processes of torchrun: each file once, one file of results, exit code 1 of both for the one that is bad."""
     (tmp_path / "bad.mp4").write_text("no video")
@@ -254,3 +271,48 @@ def test_streams_and_cameras(clips, classify):
     assert code == 1 and f"cannot read {address}: connection refused" in err
     code, _, err = classify("--camera", 0, "--views", 2)
     assert code == 2 and "do not go together with --views" in err
+
+
+def test_in_python(clips):
+    """Files, tensors, lists of images; frames of another shape get one sentence."""
+    from PIL import Image
+
+    classifier = Classifier()
+    path = clips / "rotating clockwise" / "clip.mp4"
+    with open_video(path) as video:
+        frames = video.frames(range(video.num_frames))
+    arrays = list(frames.permute(0, 2, 3, 1).numpy())
+    results = [classifier(x) for x in (path, frames, arrays, [Image.fromarray(a) for a in arrays], list(frames))]
+    assert [result.label for result in results] == ["rotating clockwise"] * 5
+    assert [result.score for result in results] == pytest.approx([results[0].score] * 5, abs=0.02)
+    whole = results[0]
+    assert (whole.file, whole.views, whole.duration, len(whole)) == (str(path), 2, pytest.approx(1.28), 5)
+    assert whole[0].name == whole.label and [x.probability for x in whole] == sorted(
+        (x.probability for x in whole), reverse=True
+    )
+    for wrong, sentence in (
+        (frames.float(), "not floats"),
+        (frames[:, :1], r"not uint8 \(32, 1, 112, 112\)"),
+        (frames[:0], r"not uint8 \(0, 3, 112, 112\)"),
+        ([], "no images"),
+        ([arrays[0], arrays[1][:50]], "image 1 is 112x50 pixels and the first one 112x112"),
+        (["a.png"], "image 0 is str"),
+        (3, "a video is a path"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            classifier(wrong)
+
+
+def test_batches_of_the_measured_size():
+    """Sizes are tried until one is slower, the first batch of all does not count, and the best one stays."""
+    size = BatchSize((1, 2, 4, 8))
+    taken = []
+    for seconds in (9.0, 1.0, 1.5, 4.0):
+        taken.append(size.next)
+        size.add(size.next, seconds)
+    assert taken == [1, 1, 2, 4] and size.next == 2
+    size = BatchSize((1, 2))
+    size.add(1, 1.0)
+    size.add(1, 1.0)
+    size.add(1, 0.1)  # the rest of a video: no batch of two
+    assert size.next == 2
