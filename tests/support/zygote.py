@@ -1,4 +1,4 @@
-"""Trainings in processes of their own that start at once: this one has torch imported, and forks.
+"""Trainings in processes of their own that start at once: this one has all imported that they need, and forks.
 
 Reads a job a line from stdin, answers with the exit codes of its processes:
 
@@ -19,7 +19,11 @@ import time
 import traceback
 from pathlib import Path
 
+import av  # noqa: F401
+import matplotlib.pyplot  # noqa: F401
 import torch
+import torch.utils.tensorboard  # noqa: F401
+import torchmetrics.functional.classification  # noqa: F401
 
 from softpool3d.config import load_config
 from softpool3d.engine import trainer
