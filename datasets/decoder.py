@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from softpool3d.datasets.decord_reader import DecordFailed, DecordReader
-from softpool3d.datasets.frame_index import DecodeError, FrameIndex, frame_index, opened, video_stream
+from softpool3d.datasets.frame_index import DecodeError, DecodeTimeout, FrameIndex, frame_index, opened, video_stream
 from softpool3d.datasets.picture_folder import PictureFolderReader
 from softpool3d.datasets.pyav_reader import PyAVReader, scaled
 
@@ -42,6 +42,8 @@ class Video:
             self._reader = PictureFolderReader(self.path, short_side)
             self.num_frames, self.fps, self.times = self._reader.num_frames, self._reader.fps, self._reader.times
             return
+        if (self.path, timeout_s) in _timed_out:
+            raise DecodeError(self.path, _timed_out[self.path, timeout_s])
         self._index = index = frame_index(self.path, timeout_s)
         self.num_frames, self.fps, self.times = index.num_frames, index.fps, index.times
         self._reader = None
@@ -69,14 +71,21 @@ class Video:
             raise IndexError(f"{self.path} has frames 0 to {self.num_frames - 1}, asked for {wanted.tolist()}")
         unique, back = np.unique(wanted, return_inverse=True)  # each is decoded once, in order
         try:
-            pictures = self._reader.read(unique)
+            pictures = self._read(unique)
         except DecordFailed:
             _given_up.add(self.path)
             self._reader = self._pyav()
-            pictures = self._reader.read(unique)
+            pictures = self._read(unique)
         if len(unique) != len(wanted) or (back[1:] < back[:-1]).any():
             pictures = pictures[back]
         return torch.from_numpy(pictures).permute(0, 3, 1, 2)
+
+    def _read(self, indices: np.ndarray) -> np.ndarray:
+        try:
+            return self._reader.read(indices)
+        except DecodeTimeout as error:
+            _timed_out[self.path, self._timeout_s] = error.reason
+            raise
 
     def close(self) -> None:
         self._reader.close()
@@ -112,6 +121,7 @@ class Video:
             return frame is not None and round(frame.rotation / 90) % 4 != 0
 
 
+_timed_out: dict[tuple[str, float], str] = {}  # files, with the limit that they broke, and the reason: not tried again
 _given_up: set[str] = set()  # files on which decord failed, hung or miscounted: nobody waits for it twice
 
 

@@ -36,6 +36,10 @@ class DecodeError(WorkError):
         return type(self), (self.path, self.reason, self.index)
 
 
+class DecodeTimeout(DecodeError):
+    """A file whose decoding takes longer than it may."""
+
+
 @dataclass(frozen=True, eq=False)
 class FrameIndex:
     """The frames of the default video stream, in the order in which they are shown.

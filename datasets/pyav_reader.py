@@ -13,6 +13,7 @@ import numpy as np
 
 from softpool3d.datasets.frame_index import (
     DecodeError,
+    DecodeTimeout,
     FrameIndex,
     errors_of,
     index_by_decoding,
@@ -130,7 +131,7 @@ class PyAVReader:
         skipping = "DEFAULT"
         for packet in self._container.demux(self._stream):
             if time.monotonic() > self._deadline:
-                raise DecodeError(
+                raise DecodeTimeout(
                     self._path, f"decoding takes longer than {self._timeout_s:g} s (data.decode_timeout_s)"
                 )
             if wanted is not None:

@@ -440,3 +440,20 @@ def test_rotation_of_real_clips(real_clips):
                 pictures.append(video.frames([0, 2]).int())
         assert pictures[0].shape[2:] == pictures[1].shape[2:] == shape
         assert (pictures[0] - pictures[1]).abs().float().mean() < 2
+
+
+def test_a_file_that_takes_too_long_is_not_tried_again(tmp_path, monkeypatch):
+    """A worker that waited for it once does not wait in each epoch; with more time it is tried."""
+    path = write_numbered(tmp_path / "slow.mp4", 20)
+    with open_video(path, timeout_s=5.0) as video:
+        clock = iter(range(0, 10**6, 10))
+        with monkeypatch.context() as patch:
+            patch.setattr("softpool3d.datasets.pyav_reader.time.monotonic", lambda: next(clock))
+            with pytest.raises(DecodeError, match="longer than 5 s"):
+                video.frames([3])
+    with monkeypatch.context() as patch:
+        patch.setattr("softpool3d.datasets.decoder.frame_index", None)  # not opened at all
+        with pytest.raises(DecodeError, match="longer than 5 s"):
+            open_video(path, timeout_s=5.0)
+    with open_video(path, timeout_s=30.0) as video:
+        assert read_numbers(video.frames([3])) == [3]
