@@ -160,7 +160,7 @@ def normalize(clips: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
     shape = (1, -1, 1, 1, 1)
     scale = 1 / (255 * torch.tensor(std, device=clips.device).view(shape))
     offset = torch.tensor(mean, device=clips.device).view(shape) * 255
-    return (clips - offset).mul_(scale)  # two passes; the layout stays
+    return (clips - offset).mul_(scale)  # two passes instead of three
 
 
 @contextmanager

@@ -29,8 +29,8 @@ def view_probabilities(model: nn.Module, video: Tensor, config: Config) -> Tenso
     """
     logits = []
     for part in video.flatten(0, 1).split(config.test.batch_size):
-        part = part.contiguous(memory_format=MEMORY_FORMATS[config.train.memory_format])
         clips = normalize(part, config.data.mean, config.data.std)
+        clips = clips.contiguous(memory_format=MEMORY_FORMATS[config.train.memory_format])
         logits.append(model(clips).float())
     logits = torch.cat(logits).unflatten(0, video.shape[:2])
     if config.test.average == "logits":

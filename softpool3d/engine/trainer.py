@@ -292,12 +292,12 @@ def _train(
                     if batch.video is None:
                         raise WorkError("no readable file was found for a whole batch of training clips")
                     video = to_device(batch, config.data, accelerator.device)
-                    video = video.contiguous(memory_format=memory_format)  # what comes of it keeps the layout
                     label = batch.label.to(accelerator.device, non_blocking=True)
                     clips = normalize(video, config.data.mean, config.data.std)
                     # as an interrupted run draws it again, and each process differently
                     draw = ((config.seed * epochs + epoch) * steps + step) * world_size + rank
                     clips, target = mix(clips, label, draw)
+                    clips = clips.contiguous(memory_format=memory_format)
                     meter.mark("data")
                     update = (step + 1) % accumulate == 0
                     with nullcontext() if update else accelerator.no_sync(model):
