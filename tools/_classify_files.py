@@ -42,7 +42,7 @@ def classify(
     """
     rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
     total = inputs.count()
-    topk = topk or (5 if total == 1 else 1)
+    topk = topk or (5 if total == 1 or as_json else 1)
     results = ResultsFile(out, topk, resume, overwrite, rank, world_size) if out else None
     classifier = make_classifier()
     clips = (
@@ -53,7 +53,7 @@ def classify(
     share = None if total is None else len(range(rank, total, world_size))
     counts = {"done": 0, "failed": 0}
     one = total == 1
-    show = _printer(as_json, one) if as_json or results is None else _silent
+    show = _printer(as_json, topk) if as_json or results is None else _silent
     try:
         with _Bar(share, enabled=not one and rank == 0) as bar:
             for result in classify_files(classifier, clips, jobs, topk):
@@ -110,10 +110,10 @@ def _summed(counts: dict[str, int]) -> dict[str, int]:
 # --- what is shown ----------------------------------------------------------------------------------------------------
 
 
-def _printer(as_json: bool, one: bool) -> Callable[[Prediction | Failure], None]:
+def _printer(as_json: bool, topk: int) -> Callable[[Prediction | Failure], None]:
     if as_json:
         return lambda result: print(json.dumps(record(result), ensure_ascii=False), flush=True)
-    return _print_bars if one else _print_line
+    return _print_bars if topk > 1 else _print_line
 
 
 def _silent(result: Prediction | Failure) -> None:

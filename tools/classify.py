@@ -34,7 +34,9 @@ def main(
         "with softpool3d, which knows the classes of `motion`.",
     ),
     manifest: Path | None = typer.Option(None, help="A CSV file with a column path (and start, end), or a list."),
-    topk: int | None = typer.Option(None, min=1, help="Labels of each video: 5 for one video, 1 for several."),
+    topk: int | None = typer.Option(
+        None, min=1, help="Labels of each video: 5 for one video and with --json, 1 for several."
+    ),
     views: int | None = typer.Option(None, min=1, help="Clips along the video to average over; as in training's test."),
     crops: int | None = typer.Option(None, help="1 or 3 crops of each clip; as in training's test."),
     device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:1."),
