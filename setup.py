@@ -25,6 +25,8 @@ from setuptools.modified import newer_group
 FOLDERS = {
     "softpool3d": "softpool3d",
     "softpool3d.engine": "softpool3d/engine",
+    "softpool3d.inference": "softpool3d/inference",
+    "softpool3d.analysis": "softpool3d/analysis",
     "softpool3d.visual": "softpool3d/visual",
     "softpool3d.models": "models",
     "softpool3d.models.pools": "models/pools",

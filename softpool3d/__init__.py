@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from softpool3d.decomposition import decompositions
-    from softpool3d.engine.classifier import Classifier
     from softpool3d.functional import (
         adaptive_soft_pool1d,
         adaptive_soft_pool2d,
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
         soft_pool2d,
         soft_pool3d,
     )
+    from softpool3d.inference.classifier import Classifier
     from softpool3d.modules import (
         AdaptiveSoftPool1d,
         AdaptiveSoftPool2d,
@@ -61,7 +61,7 @@ except PackageNotFoundError:  # run from a source tree that was never installed
 
 _SUBPACKAGES = {"config", "datasets", "engine", "models"}
 # of names that the rule below does not find
-_HOMES = {"Classifier": "engine.classifier", "decompositions": "decomposition", "replace_pooling": "surgery"}
+_HOMES = {"Classifier": "inference.classifier", "decompositions": "decomposition", "replace_pooling": "surgery"}
 
 
 def __getattr__(name: str):

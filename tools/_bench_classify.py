@@ -22,10 +22,10 @@ from softpool3d.datasets.motion import CLASSES, FPS, NUM_FRAMES, render
 from softpool3d.datasets.pool import cores
 from softpool3d.datasets.pyav_reader import scaled
 from softpool3d.datasets.transforms import normalize
-from softpool3d.engine import bulk
 from softpool3d.engine.checkpoint import save_weights
-from softpool3d.engine.classifier import Classifier
-from softpool3d.engine.timeline import Sliding, watch
+from softpool3d.inference import bulk
+from softpool3d.inference.classifier import Classifier
+from softpool3d.inference.timeline import Sliding, watch
 from softpool3d.models import build_model
 from softpool3d.tools._measure import interleaved
 
@@ -76,7 +76,7 @@ def _medians(ours: Callable[[], object], bare: dict[str, Callable[[], object]], 
 
 
 def _shell(clip: Path, seconds: float) -> tuple[float, float, str]:
-    from softpool3d.engine.trained import SHIPPED
+    from softpool3d.inference.trained import SHIPPED
 
     def run(*arguments: str) -> None:
         subprocess.run([sys.executable, *arguments], check=True, capture_output=True)

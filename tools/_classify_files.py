@@ -17,11 +17,11 @@ from rich.text import Text
 
 from softpool3d.datasets.inputs import Inputs, clip_name
 from softpool3d.datasets.pool import cores
-from softpool3d.engine.bulk import Failure, classify_files
-from softpool3d.engine.classifier import Classifier, Prediction
 from softpool3d.engine.interrupt import Interrupted
-from softpool3d.engine.labels_file import ResultsFile, record
 from softpool3d.errors import WorkError
+from softpool3d.inference.bulk import Failure, classify_files
+from softpool3d.inference.classifier import Classifier, Prediction
+from softpool3d.inference.labels_file import ResultsFile, record
 
 
 def classify(

@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from softpool3d.datasets.decoder import DecodeError
-from softpool3d.engine.classifier import Classifier, Label
-from softpool3d.engine.timeline import follow
 from softpool3d.errors import WorkError
+from softpool3d.inference.classifier import Classifier, Label
+from softpool3d.inference.timeline import follow
 
 
 def live(

@@ -15,12 +15,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from softpool3d.datasets.decoder import DecodeError
 from softpool3d.datasets.inputs import explain
 from softpool3d.datasets.stream import FrameStream
-from softpool3d.engine import timeline_files as files
-from softpool3d.engine.classifier import Classifier
 from softpool3d.engine.interrupt import Interrupted
-from softpool3d.engine.timeline import VideoTimeline, watch
 from softpool3d.errors import UsageError, WorkError
 from softpool3d.files import replacing, write_atomically
+from softpool3d.inference import timeline_files as files
+from softpool3d.inference.classifier import Classifier
+from softpool3d.inference.timeline import VideoTimeline, watch
 
 
 @dataclass(frozen=True)

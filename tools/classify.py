@@ -103,7 +103,7 @@ def main(
         inputs.check()
 
     def classifier():
-        from softpool3d.engine.classifier import Classifier
+        from softpool3d.inference.classifier import Classifier
 
         made = Classifier(
             weights, device, num_clips=views, num_crops=crops, precision=precision and precision.value, compile=compile

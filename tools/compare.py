@@ -34,8 +34,8 @@ def main(
     from rich.table import Table
     from rich.text import Text
 
-    from softpool3d.engine.comparison import compare, curves_figure, curves_text, epochs_done, letter, picture
-    from softpool3d.engine.folders import read_run
+    from softpool3d.analysis.comparison import compare, curves_figure, curves_text, epochs_done, letter, picture
+    from softpool3d.analysis.folders import read_run
     from softpool3d.engine.results import write_csv
     from softpool3d.files import write_atomically
     from softpool3d.tools._measure import markdown_table

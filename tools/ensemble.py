@@ -30,7 +30,7 @@ def main(
     from rich.table import Table
     from rich.text import Text
 
-    from softpool3d.engine.ensemble import combine
+    from softpool3d.analysis.ensemble import combine
     from softpool3d.engine.metrics import measure
     from softpool3d.engine.results import RESULTS, check_finite, show, write_results
     from softpool3d.engine.scores import VideoScores

@@ -40,7 +40,7 @@ def main(
 
     from torch import nn
 
-    from softpool3d.engine.classifier import Classifier
+    from softpool3d.inference.classifier import Classifier
 
     classifier = Classifier(weights, device)
     if not isinstance(classifier.model, nn.Module):

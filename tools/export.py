@@ -40,7 +40,7 @@ def main(
         raise UsageError(f"--out {out}: the name has to end in {named}")
     if out.exists() and not overwrite:
         raise UsageError(f"--out {out} exists; name another file, or replace it with --overwrite")
-    from softpool3d.engine.exporter import export_weights
+    from softpool3d.inference.exporter import export_weights
 
     written = export_weights(weights, to.value, out, plain, tolerance)
     least, most = written.frames

@@ -25,7 +25,7 @@ def main(
 
     from softpool3d.config import override_config
     from softpool3d.engine.checkpoint import save_weights
-    from softpool3d.engine.trained import load_trained
+    from softpool3d.inference.trained import load_trained
 
     if out.exists() and not overwrite:
         raise UsageError(f"--out {out} exists; --overwrite replaces it")
@@ -53,8 +53,8 @@ def main(
 def _accuracy(weights: Path) -> float:
     """Top-1 on the test split of the data set that the weights were trained on, as `classify` has it."""
     from softpool3d.datasets import read_manifests
-    from softpool3d.engine.bulk import Failure, classify_files
-    from softpool3d.engine.classifier import Classifier
+    from softpool3d.inference.bulk import Failure, classify_files
+    from softpool3d.inference.classifier import Classifier
 
     classifier = Classifier(weights)
     manifest = read_manifests(classifier.config.data)["test"]

@@ -27,11 +27,11 @@ def main(
 
     from rich.console import Console
 
+    from softpool3d.analysis.folders import read_run
+    from softpool3d.analysis.study import load_study, run_study
+    from softpool3d.analysis.study_report import study_page
     from softpool3d.engine.devices import pick_device
-    from softpool3d.engine.folders import read_run
     from softpool3d.engine.interrupt import Interrupted
-    from softpool3d.engine.study import load_study, run_study
-    from softpool3d.engine.study_report import study_page
     from softpool3d.engine.trainer import train
     from softpool3d.files import write_atomically
     from softpool3d.tools._measure import machine

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from softpool3d.config import PoolConfig, pool_config
-from softpool3d.engine.classifier import Classifier
 from softpool3d.errors import WorkError
+from softpool3d.inference.classifier import Classifier
 from softpool3d.models import build_model
 from softpool3d.models.sites import Site, find_sites
 from softpool3d.visual.sheet import text_bar

@@ -15,8 +15,8 @@ from softpool3d.datasets.decoder import open_video
 from softpool3d.datasets.loader import crop_views
 from softpool3d.datasets.sampling import Timeline, view_indices
 from softpool3d.datasets.transforms import crop_boxes, normalize
-from softpool3d.engine.classifier import Classifier
 from softpool3d.errors import UsageError, WorkError
+from softpool3d.inference.classifier import Classifier
 from softpool3d.models.network import Staged
 from softpool3d.visual.source import Source
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from softpool3d.engine.ensemble import combine
+from softpool3d.analysis.ensemble import combine
 from softpool3d.engine.scores import Scores, VideoScores
 from softpool3d.errors import UsageError
 

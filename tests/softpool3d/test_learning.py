@@ -6,8 +6,8 @@ from softpool3d.config import load_config
 from softpool3d.datasets import read_manifests
 from softpool3d.datasets.decoder import open_video
 from softpool3d.datasets.motion import CLASSES, opposite
-from softpool3d.engine.classifier import Classifier
 from softpool3d.engine.trainer import train
+from softpool3d.inference.classifier import Classifier
 
 
 @pytest.fixture(scope="module")

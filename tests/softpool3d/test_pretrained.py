@@ -8,9 +8,9 @@ from softpool3d.config import Config, load_config
 from softpool3d.datasets.manifest import Clip, Manifest
 from softpool3d.engine import trainer
 from softpool3d.engine.checkpoint import load_weights, save_weights
-from softpool3d.engine.classifier import Classifier
 from softpool3d.engine.pretrained import adopt_statistics, name_classes
 from softpool3d.engine.run import Run
+from softpool3d.inference.classifier import Classifier
 from softpool3d.models import build_model, create
 from softpool3d.models.weights import Preprocessing, WeightsReport, torchvision_weights
 

@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import save_file
 from scores import write_data_set
 
-from softpool3d.engine.comparison import compare, curve, curves_figure, curves_text, names, picture
-from softpool3d.engine.folders import read_run
+from softpool3d.analysis.comparison import compare, curve, curves_figure, curves_text, names, picture
+from softpool3d.analysis.folders import read_run
+from softpool3d.analysis.statistics import paired_difference, spread, t_quantile
+from softpool3d.analysis.study import load_study, run_study
+from softpool3d.analysis.study_report import study_page
 from softpool3d.engine.interrupt import Interrupted
-from softpool3d.engine.statistics import paired_difference, spread, t_quantile
-from softpool3d.engine.study import load_study, run_study
-from softpool3d.engine.study_report import study_page
 from softpool3d.engine.trainer import train
 from softpool3d.errors import UsageError, WorkError
 

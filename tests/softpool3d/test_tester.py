@@ -19,10 +19,10 @@ from softpool3d.datasets.loader import EvalClips
 from softpool3d.datasets.views import read_views
 from softpool3d.engine import tester
 from softpool3d.engine.checkpoint import load_weights
-from softpool3d.engine.classifier import Classifier
 from softpool3d.engine.interrupt import Interrupted
 from softpool3d.engine.scores import VideoScores
 from softpool3d.errors import UsageError, WorkError
+from softpool3d.inference.classifier import Classifier
 
 
 @pytest.fixture(scope="module")

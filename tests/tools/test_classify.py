@@ -18,8 +18,8 @@ from softpool3d import Classifier, cli
 from softpool3d.datasets.decoder import open_video
 from softpool3d.datasets.encoder import write_video
 from softpool3d.datasets.motion import CLASSES, render
-from softpool3d.engine.labels_file import ResultsFile, columns
-from softpool3d.engine.predictor import BatchSize
+from softpool3d.inference.labels_file import ResultsFile, columns
+from softpool3d.inference.predictor import BatchSize
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,7 +12,7 @@ import pytest
 from videos import damaged_files, write_numbered
 
 from softpool3d.datasets.motion import read_motion
-from softpool3d.engine.trained import SHIPPED
+from softpool3d.inference.trained import SHIPPED
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = str(SHIPPED)

@@ -13,11 +13,11 @@ from videos import write_numbered
 
 from softpool3d import cli
 from softpool3d.config import load_config
-from softpool3d.engine import exporter
 from softpool3d.engine.checkpoint import load_into, load_weights, save_weights
-from softpool3d.engine.exported import load_exported
-from softpool3d.engine.exporter import export_weights
 from softpool3d.errors import UsageError, WorkError
+from softpool3d.inference import exporter
+from softpool3d.inference.exported import load_exported
+from softpool3d.inference.exporter import export_weights
 from softpool3d.models import build_model
 
 CPU = torch.device("cpu")

@@ -58,7 +58,7 @@ def test_every_data_set_trains_and_tests(dataset, make, clips, tmp_path):
     assert summary["test_clips"] == clips[1] and summary["bad_files"] == dict.fromkeys(summary["bad_files"], 0)
     assert summary["views"] == 6
     weights = summary["weights"]
-    from softpool3d.engine.classifier import Classifier
+    from softpool3d.inference.classifier import Classifier
 
     video = next(path for path in (tmp_path / "data").rglob("*.*") if path.suffix in (".avi", ".mp4", ".webm"))
     assert len(Classifier(weights)(video)) == 2

@@ -8,7 +8,7 @@ from videos import write_numbered
 
 from softpool3d.config import load_config
 from softpool3d.engine.checkpoint import save_weights
-from softpool3d.engine.classifier import Classifier
+from softpool3d.inference.classifier import Classifier
 from softpool3d.models import build_model, create
 from softpool3d.models.network import Staged
 from softpool3d.visual.features import draw, feature_maps

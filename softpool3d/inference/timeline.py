@@ -23,7 +23,7 @@ from softpool3d.datasets.pyav_reader import Scaler
 from softpool3d.datasets.sampling import Timeline as Frames
 from softpool3d.datasets.sampling import clip_span, view_indices
 from softpool3d.datasets.stream import FrameStream, ahead, steady
-from softpool3d.engine.classifier import Classifier
+from softpool3d.inference.classifier import Classifier
 
 KEPT = 5  # labels of each window
 _THUMBNAILS = 32

@@ -14,8 +14,8 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError, model_validator
 
+from softpool3d.analysis.folders import RunRecord, differing, read_run
 from softpool3d.config import Config, Section, find_config, load_config, read_yaml
-from softpool3d.engine.folders import RunRecord, differing, read_run
 from softpool3d.engine.run import Run
 from softpool3d.errors import UsageError, WorkError
 

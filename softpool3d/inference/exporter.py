@@ -23,9 +23,9 @@ from torch.fx.experimental import _config as _tracing
 from softpool3d.config import Config, DataConfig
 from softpool3d.decomposition import decompositions
 from softpool3d.engine.checkpoint import describe, load_into, load_weights
-from softpool3d.engine.exported import INSTALL, PT2_METADATA, load_exported
 from softpool3d.errors import SoftPool3dError, UsageError, WorkError
 from softpool3d.files import replacing
+from softpool3d.inference.exported import INSTALL, PT2_METADATA, load_exported
 from softpool3d.models import build_model
 
 SUFFIX = {"onnx": ".onnx", "torchexport": ".pt2", "aoti": ".pt2"}

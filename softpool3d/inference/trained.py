@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from softpool3d.config import Config
 from softpool3d.engine.checkpoint import load_into, load_weights
-from softpool3d.engine.exported import is_exported, load_exported
 from softpool3d.errors import UsageError
+from softpool3d.inference.exported import is_exported, load_exported
 from softpool3d.models import build_model
 from softpool3d.models.registry import load_pretrained
 

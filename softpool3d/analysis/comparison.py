@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from softpool3d.engine.folders import RunRecord, differing
+from softpool3d.analysis.folders import RunRecord, differing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

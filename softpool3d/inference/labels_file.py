@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from softpool3d.engine.bulk import Failure
-from softpool3d.engine.classifier import Prediction
 from softpool3d.errors import UsageError, WorkError
+from softpool3d.inference.bulk import Failure
+from softpool3d.inference.classifier import Prediction
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from softpool3d.engine.timeline import Segment, VideoTimeline
 from softpool3d.errors import UsageError
+from softpool3d.inference.timeline import Segment, VideoTimeline
 
 FORMATS = (".csv", ".json", ".vtt", ".srt")
 PLOTS = (".png", ".svg", ".pdf")

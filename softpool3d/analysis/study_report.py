@@ -5,9 +5,9 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
-from softpool3d.engine.folders import RunRecord, read_run
-from softpool3d.engine.statistics import paired_difference, spread
-from softpool3d.engine.study import Study, Trial
+from softpool3d.analysis.folders import RunRecord, read_run
+from softpool3d.analysis.statistics import paired_difference, spread
+from softpool3d.analysis.study import Study, Trial
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from softpool3d.datasets.inputs import clip_name, explain
 from softpool3d.datasets.loader import start_worker
 from softpool3d.datasets.manifest import Clip
 from softpool3d.datasets.views import Views
-from softpool3d.engine.classifier import Classifier, Prediction
+from softpool3d.inference.classifier import Classifier, Prediction
 
 _PREFETCH = 2  # videos that each worker has ready
 
