@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from layouts import hmdb51, kinetics, short_video, ucf101
+from layouts import hmdb51, kinetics, short_video, ssv2, ucf101
 
 from softpool3d.config import load_config
 from softpool3d.engine import trainer
@@ -98,11 +98,17 @@ SMALL = [
 
 @pytest.mark.parametrize(
     ("config", "layout", "clips"),
-    [("hmdb51/r3d_18", hmdb51, 2), ("ucf101/r3d_18", ucf101, 2), ("kinetics400/r3d_18", kinetics, 2)],
+    [
+        ("hmdb51/r3d18_softpool", hmdb51, 2),
+        ("ucf101/r3d_18", ucf101, 2),
+        ("kinetics400/r3d_18", kinetics, 2),
+        ("r3d_softpool", ssv2, 2),
+    ],
 )
 def test_a_data_set_trains_and_tests_from_its_config(config, layout, clips, tmp_path):
     root = layout(tmp_path / "data", short_video)
-    summary = train(load_config(config, [*SMALL, f"data.root={root}", f"output={tmp_path / 'runs'}"]))
+    of_none = ["data.dataset=ssv2"] if layout is ssv2 else []  # a configuration of no data set
+    summary = train(load_config(config, [*SMALL, *of_none, f"data.root={root}", f"output={tmp_path / 'runs'}"]))
     assert summary["test_clips"] == clips and summary["views"] >= 2
     assert not any(summary["bad_files"].values())
     assert list((tmp_path / "runs").glob("*/best.safetensors"))
