@@ -42,8 +42,9 @@ def make_accelerator(config: Config) -> Accelerator:
             f"train.precision={config.train.precision} needs a GPU: on a CPU, PyTorch has neither tf32 nor fp16 and "
             "its bf16 gradients of 3-D convolutions can be wrong; set train.precision=fp32"
         )
-    for backend in (torch.backends.cuda.matmul, torch.backends.cudnn.conv):
-        backend.fp32_precision = "tf32" if config.train.precision == "tf32" else "ieee"
+    # by their old names: torch.export reads these, and refuses a process that has set the new ones alone
+    for backend in (torch.backends.cuda.matmul, torch.backends.cudnn):
+        backend.allow_tf32 = config.train.precision == "tf32"
     if device.type == "cuda" and int(os.environ.get("LOCAL_RANK") or 0) >= torch.cuda.device_count():
         raise UsageError(
             f"process {os.environ['LOCAL_RANK']} of this machine has no GPU of its own, there are "

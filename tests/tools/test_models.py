@@ -1,6 +1,5 @@
 """softpool3d models, and softpool3d train on every video network."""
 
-import json
 import re
 
 import pytest
@@ -8,11 +7,12 @@ import torch
 from typer.testing import CliRunner
 
 from softpool3d.config import load_config
+from softpool3d.engine.trainer import train
 from softpool3d.errors import UsageError
 from softpool3d.models import create, registry
 from softpool3d.models.pools import KINDS
 from softpool3d.models.registry import SPECS
-from softpool3d.tools import models, train
+from softpool3d.tools import models
 
 VIDEO = [name for name, spec in SPECS.items() if not spec.is_image]
 TINY = ["data.motion_clips=[8,8,8]", "data.num_workers=0", "train.batch_size=4", "train.epochs=1", "test.num_clips=1"]
@@ -24,8 +24,7 @@ def run_train(tmp_path, name, *overrides):
     spec = SPECS[name]
     width = 16 if name == "mvit_v2_s" else max(4, spec.width_step)
     settings = [*TINY, f"model.name={name}", f"model.width={width}", f"output={tmp_path}", f"name={name}", *overrides]
-    train.main(settings, cfg="r3d_softpool", resume=None, print_config=False)
-    return json.loads((tmp_path / name / "summary.json").read_text())
+    return train(load_config("r3d_softpool", settings))
 
 
 @pytest.mark.parametrize("name", VIDEO)
