@@ -5,13 +5,11 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from videos import write_numbered
 
-from softpool3d import cli
 from softpool3d.config import load_config
 from softpool3d.engine.checkpoint import load_into, load_weights, save_weights
 from softpool3d.errors import UsageError, WorkError
@@ -54,20 +52,6 @@ def weights(tmp_path_factory):
         return written[overrides]
 
     return make
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """`softpool3d ...`, in this process: torch is loaded once."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["softpool3d", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.run()
-        out, err = capsys.readouterr()
-        return SimpleNamespace(returncode=end.value.code or 0, stdout=out, stderr=err)
-
-    return run
 
 
 def fails(result, code, *texts):
