@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 from softpool3d.datasets.frame_index import DecodeError
-from softpool3d.datasets.manifest import Clip
+from softpool3d.datasets.manifest import Clip, parse_seconds
 from softpool3d.datasets.picture_folder import is_picture
 from softpool3d.datasets.remote import is_address
 from softpool3d.datasets.videos import find_videos
@@ -141,7 +141,7 @@ def _clip(line: str, header: list[str] | None, folder: Path, where: str) -> Clip
             )
         values = dict(zip(header, record, strict=True))
         name = values["path"]
-        start, end = (_seconds(values.get(key, ""), f"{where}: {key}") for key in ("start", "end"))
+        start, end = (parse_seconds(values.get(key, ""), f"{where}: {key}") for key in ("start", "end"))
     else:
         name = line
         for separator in (",", "\t", " "):  # a label behind the path
@@ -152,16 +152,6 @@ def _clip(line: str, header: list[str] | None, folder: Path, where: str) -> Clip
     name = name.strip() if header else name
     beside = name if is_address(name) or folder == Path() else os.path.join(folder, name)
     return Clip(beside, 0, start, end)
-
-
-def _seconds(text: str, where: str) -> float | None:
-    try:
-        seconds = float(text) if text.strip() else None
-    except ValueError:
-        seconds = -1.0
-    if seconds is not None and not 0 <= seconds < float("inf"):
-        raise UsageError(f"{where} = {text!r} is not a number of seconds")
-    return seconds
 
 
 def _lines(path: Path) -> int:

@@ -276,7 +276,7 @@ def _rows(path: Path) -> Iterator[_Row]:
                     '(a path with a comma stands in "quotes")'
                 )
             values = dict(zip(columns, record, strict=True))
-            times = (_time(where, name, values.get(name, "")) for name in ("start", "end"))
+            times = (parse_seconds(values.get(name, ""), f"{where}: {name}") for name in ("start", "end"))
             if several:
                 labels = tuple(label.strip() for label in values["labels"].split(";") if label.strip())
             else:
@@ -314,14 +314,19 @@ def _records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
         before = reader.line_num
 
 
-def _time(where: str, column: str, text: str) -> float | None:
+def parse_seconds(text: str, where: str) -> float | None:
+    """The cell of a list; None if it is empty.
+
+    Raises:
+        UsageError: saying `where`, if it is no number, below 0 or infinite.
+    """
     try:
-        time = float(text) if text.strip() else None
+        seconds = float(text) if text.strip() else None
     except ValueError:
-        time = -1.0
-    if time is not None and not 0 <= time < float("inf"):
-        raise UsageError(f"{where}: {column} = {text!r} is not a number of seconds")
-    return time
+        seconds = -1.0
+    if seconds is not None and not 0 <= seconds < float("inf"):
+        raise UsageError(f"{where} = {text!r} is not a number of seconds")
+    return seconds
 
 
 def _checked(row: _Row) -> _Row:

@@ -18,19 +18,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from softpool3d.errors import UsageError
 
 PoolKind = Literal["soft", "avg", "max", "lp", "mixed", "stochastic", "blur", "lip", "edscw", "ada", "conv"]
 PoolPlace = Literal["existing", "downsample", "temporal", "head", "attention"]
 Stage = Literal["stem", "stage1", "stage2", "stage3", "stage4"]
+Tracker = Literal["wandb", "mlflow", "comet_ml", "aim", "clearml"]
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Parts = Annotated[list[Fraction], Field(min_length=3, max_length=3)]
 Counts = Annotated[list[Annotated[int, Field(ge=8)]], Field(min_length=3, max_length=3)]
 Range = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)]
 Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
+# a list may also be written as one word, or as a,b
+Words = BeforeValidator(lambda value: value.replace(",", " ").split() if isinstance(value, str) else value)
 
 
 class Section(BaseModel):
@@ -43,16 +46,11 @@ class PoolConfig(Section):
     """Which pooling, and where in the network it goes (see models/pooling.py)."""
 
     kind: PoolKind = "soft"
-    where: list[PoolPlace] = ["existing"]
+    where: Annotated[list[PoolPlace], Words] = ["existing"]
     beta: float | Literal["learnable"] = 1.0  # soft only: 0 is average pooling, large is max pooling
     p: Annotated[float, Field(ge=1)] = 2.0  # lp only
-    temporal: list[Stage] = []  # the stages before which time is halved, for `where: [temporal]`
+    temporal: Annotated[list[Stage], Words] = []  # the stages before which time is halved, for `where: [temporal]`
     paper_stem: bool = False  # the stem's 3x3 pooling becomes 2x2, as in SoftPool's own ImageNet networks
-
-    @field_validator("where", "temporal", mode="before")
-    @classmethod
-    def _listed(cls, value: Any) -> Any:
-        return value.replace(",", " ").split() if isinstance(value, str) else value  # one word, or a,b
 
     @model_validator(mode="after")
     def _consistent(self) -> PoolConfig:
@@ -186,7 +184,7 @@ class OptimConfig(Section):
     nesterov: bool = True  # sgd only
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4  # not of norms, biases and a learnable beta
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # each block's lr is that of the one behind it times this
-    freeze: list[str] = []  # parameters that stay as they are, by pattern: stem*, layer1.*, ...
+    freeze: Annotated[list[str], Words] = []  # parameters that stay as they are, by pattern: stem*, layer1.*, ...
     base_batch: Positive | None = None  # lr is for that many clips an update, and is scaled to what an update has
     schedule: Literal["cosine", "multistep", "constant"] = "cosine"  # after the warm-up
     milestones: list[Annotated[float, Field(gt=0)]] = []  # multistep: the epochs after which lr is multiplied by gamma
@@ -201,11 +199,6 @@ class OptimConfig(Section):
     class_weights: Literal["balanced"] | list[Annotated[float, Field(ge=0)]] | None = None
     clip_grad_norm: Annotated[float, Field(ge=0)] = 0.0  # 0: no clipping
     clip_grad_value: Annotated[float, Field(ge=0)] = 0.0  # of each element
-
-    @field_validator("freeze", mode="before")
-    @classmethod
-    def _listed(cls, value: Any) -> Any:
-        return value.replace(",", " ").split() if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _consistent(self) -> OptimConfig:
@@ -241,13 +234,8 @@ class TrainConfig(Section):
     eval_every: Positive = 1  # epochs; the last one is always evaluated
     eval_every_steps: Positive | None = None  # and after every n batches of an epoch
     keep_best: Positive = 1  # more than one: the best few are in the run's folder kept/, beside best.safetensors
-    trackers: list[Literal["wandb", "mlflow", "comet_ml", "aim", "clearml"]] = []  # beside TensorBoard
+    trackers: Annotated[list[Tracker], Words] = []  # beside TensorBoard
     patience: Annotated[int, Field(ge=0)] = 0  # evaluations without a better one before the run stops early; 0: never
-
-    @field_validator("trackers", mode="before")
-    @classmethod
-    def _listed(cls, value: Any) -> Any:
-        return value.replace(",", " ").split() if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:

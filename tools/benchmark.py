@@ -339,14 +339,8 @@ def loader(
     """Reading clips: ours, decord and PyAV alone, pytorchvideo; and the whole loader by number of workers."""
     from softpool3d.tools import _bench_loader
 
-    console = Console() if sys.stdout.isatty() else Console(width=200)
-    about = f"{machine(torch.device('cpu'))}. Command: `{_command()}`."
     folder = _bench_loader.clips_folder(clips)
-
-    def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    say(about)
+    about, say = _begin()
     tables = _bench_loader.report(folder, seconds, say)
     say(tables)
     if save:
@@ -364,13 +358,7 @@ def train(
     """Training and evaluation against a bare loop around the same network; the start; the wait for data."""
     from softpool3d.tools import _bench_train
 
-    console = Console() if sys.stdout.isatty() else Console(width=200)
-    about = f"{machine(torch.device('cpu'))}. Command: `{_command()}`."
-
-    def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    say(about)
+    about, say = _begin()
     tables = _bench_train.report(rounds, say)
     say(tables)
     if save:
@@ -387,18 +375,24 @@ def classify(
     """What `softpool3d classify` takes beyond decoding and the network's bare forwards."""
     from softpool3d.tools import _bench_classify
 
-    console = Console() if sys.stdout.isatty() else Console(width=200)
-    about = f"{machine(torch.device('cpu'))}. Command: `{_command()}`."
-
-    def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    say(about)
+    about, say = _begin()
     rows = _bench_classify.report(clip, seconds, say)
     if save:
         document = DOCUMENT.with_name("benchmarks-classify.md")
         body = "\n".join([about, "", _bench_classify.LEGEND, "", markdown_table(_bench_classify.HEADER, rows)])
         say(f"Written to {save_section('Classifying', body, document)}")
+
+
+def _begin() -> tuple[str, Callable[[str], None]]:
+    """Machine and command, printed already, and what prints the rest: unfolded, into a file or a pipe too."""
+    console = Console() if sys.stdout.isatty() else Console(width=200)
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    about = f"{machine(torch.device('cpu'))}. Command: `{_command()}`."
+    say(about)
+    return about, say
 
 
 def _command() -> str:
