@@ -63,6 +63,7 @@ def _keep(path: Path, previous: Path) -> None:
         path.replace(previous)
     else:
         link.replace(previous)
+        link.unlink(missing_ok=True)  # renaming does nothing where both are names of one file, as after a kill
 
 
 def remove_abandoned(folder: Path) -> None:
