@@ -33,8 +33,7 @@ class LossGuard:
     ) -> None:
         self._model, self._manifest, self._accelerator = model, manifest, accelerator
         self._path, self._skips = folder / FILE, config.on_nonfinite == "skip"
-        self._state: dict[str, Any] = {"skipped": 0, "rows": []}
-        self._in_a_row = 0
+        self._state: dict[str, Any] = {"skipped": 0, "in_a_row": 0, "rows": []}
         self._losses: list[Tensor] = []
         self._indices: list[Tensor] = []
         self._buffers = [buffer.clone() for buffer in model.buffers()] if self._skips else []
@@ -42,6 +41,11 @@ class LossGuard:
     @property
     def skipped(self) -> int:
         return self._state["skipped"]
+
+    def before_forward(self) -> None:
+        """Keeps the running statistics from before an update's first batch."""
+        if self._skips and not self._losses:
+            torch._foreach_copy_(self._buffers, list(self._model.buffers()))
 
     def add(self, loss: Tensor, index: Tensor) -> None:
         """A batch's loss, and its clips' places in the manifest."""
@@ -60,9 +64,7 @@ class LossGuard:
         if self._accelerator.num_processes > 1:
             good = self._accelerator.reduce(good.float(), "sum") == self._accelerator.num_processes
         if good:
-            self._in_a_row = 0
-            if self._skips:
-                torch._foreach_copy_(self._buffers, list(self._model.buffers()))
+            self._state["in_a_row"] = 0
             return True
         self._write(epoch, step, losses, indices)
         where = f"the loss is {losses.sum().item()} in epoch {epoch} at step {step}"
@@ -72,14 +74,15 @@ class LossGuard:
                 f"{where}; {remedy}, or train.on_nonfinite=skip; the files of the batch are in {self._path}"
             )
         self._state["skipped"] += 1
-        self._in_a_row += 1
-        if self._in_a_row == _MOST:
+        self._state["in_a_row"] += 1
+        if self._state["in_a_row"] == _MOST:
             raise WorkError(f"{where}, the {_MOST}th update in a row that was skipped; {remedy}")
         torch._foreach_copy_(list(self._model.buffers()), self._buffers)
         return False
 
     def _write(self, epoch: int, step: int, losses: Tensor, indices: Tensor) -> None:
-        paths = [self._manifest.clips[index].path for index in indices.tolist()]
+        # train.repeats: a file several times
+        paths = [self._manifest.clips[index].path for index in dict.fromkeys(indices.tolist())]
         rows = [[epoch, step, f"{losses.sum().item():g}", path] for path in paths]
         rows = gather_object(rows) if self._accelerator.num_processes > 1 else rows
         self._state["rows"] += rows
@@ -94,6 +97,4 @@ class LossGuard:
         return self._state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._state = state
-        if self._skips:
-            torch._foreach_copy_(self._buffers, list(self._model.buffers()))
+        self._state |= state

@@ -78,7 +78,7 @@ def precise_statistics(model: nn.Module, batches: Iterable[Tensor], count: int, 
     """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     norms = [norm for norm in norms if norm.track_running_stats]
-    before = [(norm.running_mean, norm.running_var) for norm in norms]
+    before = [(norm.running_mean, norm.running_var, norm.num_batches_tracked.clone()) for norm in norms]
     was_training = [(module, module.training) for module in model.modules()]
     model.eval()  # dropout draws nothing
     for norm in norms:
@@ -87,8 +87,9 @@ def precise_statistics(model: nn.Module, batches: Iterable[Tensor], count: int, 
         update_bn_stats(model, batches, count)
     for module, training in was_training:
         module.training = training
-    for norm, (mean, variance) in zip(norms, before, strict=True):
+    for norm, (mean, variance, tracked) in zip(norms, before, strict=True):
         # in place: DistributedDataParallel knows the buffers by identity
         mean.copy_(accelerator.reduce(norm.running_mean, "mean"))
         variance.copy_(accelerator.reduce(norm.running_var, "mean"))
         norm.running_mean, norm.running_var = mean, variance
+        norm.num_batches_tracked.copy_(tracked)  # batches of training alone, however often it is evaluated

@@ -300,6 +300,7 @@ def _train(
                     clips = clips.contiguous(memory_format=memory_format)
                     meter.mark("data")
                     update = (step + 1) % accumulate == 0
+                    guard.before_forward()
                     with nullcontext() if update else accelerator.no_sync(model):
                         with accelerator.autocast():
                             logits = model(clips)

@@ -69,16 +69,14 @@ def rows(folder):
 
 
 def same_bits(one, other):
-    """Whether two runs have the same losses, weights and optimiser, to the bit."""
+    """Whether two runs have the same losses, weights, optimiser and whatever else a checkpoint keeps, to the bit."""
     a, b = (load_state(folder / "last" / "checkpoint.pt") for folder in (one, other))
-    flat = [torch.utils._pytree.tree_leaves([state["model"], state["parts"]["optimizer"]]) for state in (a, b)]
+    flat = [torch.utils._pytree.tree_leaves([state["model"], state["parts"]]) for state in (a, b)]
     best = [load_weights(folder / "best.safetensors").state for folder in (one, other)]
     return (
         rows(one) == rows(other)
         and len(flat[0]) == len(flat[1])
-        and all(
-            torch.equal(torch.as_tensor(x), torch.as_tensor(y)) for x, y in zip(*flat, strict=True) if x is not None
-        )
+        and all(torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y for x, y in zip(*flat, strict=True))
         and all(torch.equal(best[0][name], best[1][name]) for name in best[0])
     )
 
@@ -100,6 +98,24 @@ def test_killed_at_twenty_moments_it_goes_on_to_the_same_bits(trainings, tmp_pat
     assert codes == [0], printed
     assert same_bits(tmp_path / "whole", folder)
     assert not [path for path in folder.rglob(".*") if path.name != ".lock"]  # half-written files are gone
+
+
+def test_all_that_a_run_keeps_goes_on_to_the_same_bits(trainings, tmp_path):
+    """Averaged weights, precise statistics, mixed and repeated clips; interrupted in mid-epoch and in an evaluation,
+    with updates left out before and after, one of them the first after an evaluation."""
+    settings = ["train.ema=0.9", "train.precise_norm=2", "train.on_nonfinite=skip", "train.mixup=0.8"]
+    settings += ["train.repeats=2", "model.dropout=0.5", "model.width=8"]
+    nan = [2, 8, 12, 16, 21]  # of 24 batches, 8 an epoch
+    assert trainings(tmp_path / "whole", *settings, nan=nan)[0] == [0]
+    folder = tmp_path / "stopped"
+    codes, printed = trainings(folder, *settings, nan=nan, at=[0, 7, signal.SIGTERM, "add"])
+    for epoch, clips, at in ((0, 8, [0, 5, signal.SIGTERM, "evaluate"]), (1, 16, None)):
+        state = load_state(folder / "last" / "checkpoint.pt")
+        assert codes == [143] and (state["epoch"], state["clips"]) == (epoch, clips), printed
+        left = [number - state["steps"] for number in nan]
+        codes, printed = trainings(folder, resume=True, nan=left, at=at)
+    assert codes == [0], printed
+    assert same_bits(tmp_path / "whole", folder)
 
 
 def test_a_cluster_s_signals_save_and_stop(trainings, tmp_path):

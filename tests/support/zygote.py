@@ -2,15 +2,17 @@
 
 Reads a job a line from stdin, answers with the exit codes of its processes:
 
-    {"overrides": [...], "resume": FOLDER or null, "processes": 1, "missing": 0, "at": [RANK, N, SIGNAL],
-     "after": [RANK, SECONDS, SIGNAL], "log": PATH}
+    {"overrides": [...], "resume": FOLDER or null, "processes": 1, "missing": 0, "at": [RANK, N, SIGNAL, NAME],
+     "after": [RANK, SECONDS, SIGNAL], "nan": [STEP, ...], "log": PATH}
 
-`at`: a process is sent a signal at the n-th of the points before and after what changes its state or the disk. `after`:
-at any moment.
+`at`: a process is sent a signal at the n-th of the points before and after what changes its state or the disk, or with
+a name, as "evaluate", before and after that alone. `after`: at any moment. `nan`: batches whose loss is NaN, by their
+number in this process, the first being 0.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
@@ -46,7 +48,7 @@ def network(config, num_classes: int) -> torch.nn.Module:
     )
 
 
-def signal_at(number: int, signal: int) -> None:
+def signal_at(number: int, signal: int, only: str | None = None) -> None:
     passed = 0
 
     def point() -> None:
@@ -73,9 +75,22 @@ def signal_at(number: int, signal: int) -> None:
         point()
         return write(path, content)
 
-    Path.write_bytes = half_then_all
+    if only is None:
+        Path.write_bytes = half_then_all
     for owner, name in ((os, "fsync"), (os, "replace"), (trainer.Meter, "add"), (trainer, "evaluate"), (Run, "log")):
-        around(owner, name)
+        if only in (None, name):
+            around(owner, name)
+
+
+def poison(numbers: list[int]) -> None:
+    """The losses of these batches become NaN."""
+    build, batch = trainer.build_loss, itertools.count()
+
+    def poisoned(*arguments):
+        criterion = build(*arguments)
+        return lambda *given: criterion(*given) * (float("nan") if next(batch) in numbers else 1)
+
+    trainer.build_loss = poisoned
 
 
 def child(job: dict, rank: int) -> int:
@@ -88,6 +103,8 @@ def child(job: dict, rank: int) -> int:
     if job["at"] and job["at"][0] == rank:
         signal_at(*job["at"][1:])
     trainer.build_model = network
+    if job["nan"]:
+        poison(job["nan"])
     torch.set_num_threads(1)
     try:
         if job["resume"]:
@@ -109,7 +126,7 @@ def child(job: dict, rank: int) -> int:
 
 def main() -> None:
     for line in sys.stdin:
-        job = {"processes": 1, "missing": 0, "resume": None, "at": None, "after": None, **json.loads(line)}
+        job = {"processes": 1, "missing": 0, "resume": None, "at": None, "after": None, "nan": [], **json.loads(line)}
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             job["port"] = free.getsockname()[1]
