@@ -221,7 +221,7 @@ class TrainConfig(Section):
     global_batch: Positive | None = None
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"  # all but fp32 on a GPU
     compile: bool = False  # torch.compile
-    shard: bool = False  # parameters, gradients and optimiser state divided among the processes (FSDP)
+    shard: bool = False  # parameters, their average, gradients, optimiser state divided among processes (FSDP)
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of an average of the weights, as 0.999; 0: none
     norm: Literal["batch", "sync", "split"] = (
         "batch"  # statistics of a process's batch, of all processes', of its parts

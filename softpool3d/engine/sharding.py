@@ -25,6 +25,9 @@ class Whole:
         """What training calls; before the optimiser is made."""
         return accelerator.prepare(network)
 
+    def place(self, network: nn.Module, accelerator: Accelerator) -> None:
+        """Lays an average of the network, which is not trained, as the network itself."""
+
     def evaluating(self, network: nn.Module) -> AbstractContextManager[None]:
         """Inside, processes may call the network without each other."""
         return nullcontext()
@@ -37,8 +40,12 @@ class Whole:
         """What `state` gave, on every process."""
         network.load_state_dict(state)
 
+    def average_part(self, average: nn.Module) -> Any:
+        """Something with state_dict and load_state_dict, which are the average's in one piece."""
+        return average
+
     def optimizer_part(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
-        """Something with state_dict and load_state_dict, which are the optimiser's in one piece."""
+        """And the optimiser's."""
         return optimizer
 
 
@@ -46,6 +53,10 @@ class Sharded(Whole):
     """Parameters, gradients and optimiser state in shards, gathered block by block as they are needed."""
 
     def wrap(self, network: nn.Module, accelerator: Accelerator) -> nn.Module:
+        self.place(network, accelerator)
+        return network
+
+    def place(self, network: nn.Module, accelerator: Accelerator) -> None:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
@@ -55,7 +66,7 @@ class Sharded(Whole):
             for block in blocks:
                 if next(block.parameters(), None) is not None:
                     fully_shard(block, mesh=mesh)
-        return fully_shard(network, mesh=mesh)
+        fully_shard(network, mesh=mesh)
 
     @contextmanager
     def evaluating(self, network: nn.Module) -> Iterator[None]:
@@ -82,8 +93,22 @@ class Sharded(Whole):
 
         set_model_state_dict(network, state, options=_one_piece())
 
+    def average_part(self, average: nn.Module) -> Any:
+        return _GatheredModule(self, average)
+
     def optimizer_part(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
         return _GatheredOptimizer(network, optimizer)
+
+
+class _GatheredModule:
+    def __init__(self, layout: Sharded, module: nn.Module) -> None:
+        self._layout, self._module = layout, module
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self._layout.state(self._module)
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self._layout.load(self._module, state)
 
 
 class _GatheredOptimizer:
@@ -98,6 +123,14 @@ class _GatheredOptimizer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
 
+        # parameters go by name here, and by number in the state of a run that was whole
+        names = {parameter: name for name, parameter in self._network.named_parameters()}
+        ours = [names[parameter] for group in self._optimizer.param_groups for parameter in group["params"]]
+        theirs = [key for group in state["param_groups"] for key in group["params"]]
+        if isinstance(theirs[0], int):
+            name_of = dict(zip(theirs, ours, strict=True))
+            groups = [group | {"params": [name_of[key] for key in group["params"]]} for group in state["param_groups"]]
+            state = {"state": {name_of[key]: value for key, value in state["state"].items()}, "param_groups": groups}
         set_optimizer_state_dict(self._network, self._optimizer, state, options=_one_piece())
 
 
@@ -105,14 +138,12 @@ def layout(config: TrainConfig, accelerator: Accelerator) -> Whole:
     """As train.shard says.
 
     Raises:
-        UsageError: for shards on one process, or of a network whose weights are averaged.
+        UsageError: for shards on one process.
     """
     if not config.shard:
         return Whole()
     if accelerator.num_processes == 1:
         raise UsageError("train.shard needs several processes: torchrun --nproc-per-node 8 tools/train.py --cfg ...")
-    if config.ema:
-        raise UsageError("train.shard keeps no average of the weights; set train.ema=0")
     return Sharded()
 
 

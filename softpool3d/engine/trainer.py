@@ -147,6 +147,8 @@ def _train(
         network.compile()
     pieces = layout(config.train, accelerator)
     model = pieces.wrap(network, accelerator)
+    if average:
+        pieces.place(average.module, accelerator)
     optimizer = accelerator.prepare(build_optimizer(network, config.optim))
 
     rank, world_size = processes.rank, processes.count
@@ -167,8 +169,8 @@ def _train(
     keepers = {suffix: Keeper(run.folder, config, classes, suffix) for suffix in networks}
     guard = LossGuard(network, config.train, manifests["train"], run.folder, accelerator)
     # all that changes as the run goes on, besides the network and `state` itself
-    optimizer_part = pieces.optimizer_part(network, optimizer)
-    parts = {"optimizer": optimizer_part, "average": average, "scaler": accelerator.scaler, "guard": guard}
+    parts = {"optimizer": pieces.optimizer_part(network, optimizer), "scaler": accelerator.scaler, "guard": guard}
+    parts |= {"average": pieces.average_part(average)} if average else {}
     parts |= {f"keeper{suffix}": keeper for suffix, keeper in keepers.items()}
     parts = {name: part for name, part in parts.items() if part is not None}
     if resumed:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -157,6 +158,38 @@ def test_processes_learn_together_what_one_learns(trainings, tmp_path):
         assert [summary["test_clips"] for summary in summaries] == [11, 11]
         weights = [load_weights(f / "best.safetensors").state for f in (folders[0], folder)]
         assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-5) for name in weights[0])
+
+
+def test_shards_go_on_in_shards_and_whole(trainings, tmp_path):
+    """In as many processes to the same bits; in one, whole, and in three up to rounding. Averaged weights included."""
+    settings = ["data.motion_clips=[24,8,8]", "train.batch_size=8", "train.global_batch=8", "train.epochs=2"]
+    settings += ["model.width=8", "train.norm=sync", "train.precise_norm=2", "train.ema=0.9"]
+    settings += ["optim.clip_grad_norm=1", "optim.clip_grad_value=0.1"]
+    shards, stop = ["train.shard=true"], [1, 7, signal.SIGTERM, "add"]
+    one, two, stopped, mixed = (tmp_path / name for name in ("one", "two", "stopped", "mixed"))
+    assert trainings(one, *settings)[0] == [0]
+    codes, printed = trainings(two, *settings, *shards, processes=2)
+    assert codes == [0, 0], printed
+    codes, printed = trainings(stopped, *settings, *shards, processes=2, at=stop)
+    assert codes == [143, 143], printed
+    assert load_state(stopped / "last" / "checkpoint.pt")["clips"] == 8
+    shutil.copytree(stopped, mixed)
+    codes, printed = trainings(stopped, resume=True, processes=2)
+    assert codes == [0, 0], printed
+    assert same_bits(two, stopped)
+    codes, printed = trainings(mixed, "train.shard=false", resume=True, at=[0, 1, signal.SIGTERM, "add"])
+    assert codes == [143], printed
+    assert load_state(mixed / "last" / "checkpoint.pt")["clips"] == 16
+    codes, printed = trainings(mixed, "train.shard=true", resume=True, processes=3)
+    assert codes == [0, 0, 0], printed
+    for folder in (two, mixed):
+        for ours, theirs in zip(rows(one), rows(folder), strict=True):
+            for key in ("train_loss", "val_loss", "val_ema_loss"):
+                assert float(ours[key]) == pytest.approx(float(theirs[key]), abs=1e-4), (folder, key)
+        for name in ("last", "last_ema"):
+            a, b = (load_weights(f / f"{name}.safetensors").state for f in (one, folder))
+            for key, value in a.items():
+                torch.testing.assert_close(value, b[key], atol=1e-5, rtol=1e-3, msg=f"{folder} {name} {key}")
 
 
 def test_what_one_process_is_told_all_do(trainings, tmp_path, two_classes):

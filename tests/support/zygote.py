@@ -33,11 +33,16 @@ from softpool3d.engine.run import Run
 from softpool3d.errors import SoftPool3dError
 
 
-def network(config, num_classes: int) -> torch.nn.Module:
+class Network(torch.nn.Sequential):
+    def stages(self) -> dict[str, list[torch.nn.Module]]:
+        return {"stem": [self[0]]}
+
+
+def network(config, num_classes: int) -> Network:
     """Small; with batch norm only if its width is 8, so that others learn the same in any number of processes."""
     torch.manual_seed(0)
     norm = torch.nn.BatchNorm3d(4) if config.model.width == 8 else torch.nn.Identity()
-    return torch.nn.Sequential(
+    return Network(
         torch.nn.Conv3d(3, 4, 3, stride=4),
         norm,
         torch.nn.ReLU(),
