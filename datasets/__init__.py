@@ -9,7 +9,7 @@ decoder.py         frames of a file: frame_index.py, pyav_reader.py, decord_read
 encoder.py         frames to a file
 sampling.py        which frames
 transforms.py      resize, crop, flip on uint8
-loader.py          data set, sampler, batches
+loader.py          data set, collation; batches.py: which clips make a batch; multigrid.py: of which size
 """
 
 from __future__ import annotations

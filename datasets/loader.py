@@ -1,7 +1,7 @@
-"""Batches of clips: data set, sampler, collation.
+"""Batches of clips: data set and collation.
 
-A sample depends on (seed, epoch, index) alone, not on how many workers or processes there are: the sampler hands out
-(epoch, index) pairs and every random choice is drawn from a generator seeded with them.
+A sample depends on the seed and its key alone, not on how many workers or processes there are: the sampler hands out
+keys of (epoch, index), and every random choice is drawn from a generator seeded with them.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from softpool3d.config import Config, DataConfig
+from softpool3d.datasets.batches import EvalBatches, TrainBatches, TrainKey
 from softpool3d.datasets.cache import FileCache, make_cache
 from softpool3d.datasets.decoder import DecodeError, Video, open_video
 from softpool3d.datasets.manifest import Clip, Manifest
+from softpool3d.datasets.multigrid import Multigrid
 from softpool3d.datasets.sampling import Timeline, train_indices, view_indices
 from softpool3d.datasets.transforms import EvalTransform, Recipe, TrainTransform
 
@@ -54,7 +56,7 @@ class Batch:
 
 
 class TrainClips(Dataset):
-    """Random clips of a manifest: (epoch, index) -> `repeats` augmented clips of one video, uint8 (N, C, T, H, W).
+    """Random clips of a manifest: a key -> `repeats` augmented clips of one video, uint8 (N, C, T, H, W).
 
     An unreadable file is replaced by another one, so that batches keep their size, and reported.
     """
@@ -65,16 +67,16 @@ class TrainClips(Dataset):
         self.manifest, self.data, self.seed, self.repeats, self.cache = manifest, data, seed, repeats, cache
         self.transform = TrainTransform(data, manifest.classes)
 
-    def __getitem__(self, key: tuple[int, int]) -> Batch:
-        epoch, index = key
+    def __getitem__(self, key: TrainKey) -> Batch:
+        epoch, index, grid = key
         rng = np.random.default_rng((self.seed, epoch, index))
         bad = []
         for _ in range(_REPLACEMENTS):
             clip = self.manifest.clips[index]
             try:
                 with _naming(clip, index):
-                    recipes = [self.transform.recipe(clip.label, rng) for _ in range(self.repeats)]
-                    clips = self._decode(clip, max(recipe.short_side for recipe in recipes), rng)
+                    recipes = [self.transform.recipe(clip.label, rng, grid.crop) for _ in range(self.repeats)]
+                    clips = self._decode(clip, max(recipe.short_side for recipe in recipes), rng, grid.frames)
                     video = self._finish(clips, recipes)
             except DecodeError as error:
                 bad.append(error)
@@ -84,13 +86,13 @@ class TrainClips(Dataset):
             return Batch(video, label, torch.full((self.repeats,), index), bad, recipes)
         return _nothing(bad)
 
-    def _decode(self, clip: Clip, short_side: int, rng: np.random.Generator) -> list[Tensor]:
+    def _decode(self, clip: Clip, short_side: int, rng: np.random.Generator, frames: float) -> list[Tensor]:
         with _opened(clip, self.data, short_side, self.cache) as video:
             first, timeline = timeline_of(clip, video, self.data)
-            indices = [first + train_indices(timeline, self.data, rng) for _ in range(self.repeats)]
+            indices = [first + train_indices(timeline, self.data, rng, frames) for _ in range(self.repeats)]
             needed, places = np.unique(np.concatenate(indices), return_inverse=True)
-            frames = video.frames(needed)
-        return [frames[part] for part in places.reshape(self.repeats, -1)]
+            decoded = video.frames(needed)
+        return [decoded[part] for part in places.reshape(self.repeats, -1)]
 
     def _finish(self, clips: list[Tensor], recipes: list[Recipe]) -> Tensor | list[Tensor]:
         if self.data.transforms_on_device:
@@ -142,7 +144,7 @@ def to_device(batch: Batch, data: DataConfig, device: torch.device, num_crops: i
 
 
 def augmented(transform: TrainTransform, clips: list[Tensor], recipes: list[Recipe]) -> Tensor:
-    """Clips as decoded, (T, C, H, W) each -> (N, C, T, crop_size, crop_size); all uint8."""
+    """Clips as decoded, (T, C, H, W) each -> (N, C, T, crop, crop); all uint8."""
     pairs = zip(clips, recipes, strict=True)
     return torch.stack([transform(clip, recipe).transpose(0, 1) for clip, recipe in pairs])
 
@@ -207,94 +209,6 @@ def _nothing(bad: list[DecodeError]) -> Batch:
     return Batch(None, empty, empty, bad)
 
 
-class TrainBatches(Sampler):
-    """Batches of (epoch, index) in an order that depends on (seed, epoch) alone; each clip comes once an epoch.
-
-    The epoch's clips are dealt out to as few updates of the optimiser as can be, with sizes at most one apart. The same
-    clips make an update under any number of processes and accumulated steps: each process takes its share of them, in
-    `accumulate` parts.
-
-    Args:
-        update_size: clips of an update at most, of all processes and steps together.
-        accumulate: steps of an update.
-    """
-
-    def __init__(
-        self, count: int, update_size: int, seed: int, rank: int = 0, world_size: int = 1, accumulate: int = 1
-    ) -> None:
-        self.count, self.update_size, self.seed, self.accumulate = count, update_size, seed, accumulate
-        self.rank, self.world_size = rank, world_size
-        self.set_position(0)
-
-    def set_position(self, epoch: int, done: int = 0) -> None:
-        """The epoch to draw next, and how many of its clips were drawn before an interruption, by all processes."""
-        self.epoch = epoch
-        left = self.count - done
-        # the larger ones come first, so that what is left divides as it would have without the interruption
-        updates, larger = divmod(left, self._updates(left)) if left else (0, 0)
-        sizes = [updates + (n < larger) for n in range(self._updates(left))]
-        self._bounds = [done]
-        for size in sizes:
-            self._bounds.append(self._bounds[-1] + size)
-        self.first = self.steps_in(epoch) - len(sizes) * self.accumulate
-
-    def steps_in(self, epoch: int) -> int:
-        """Steps of a whole epoch."""
-        return self._updates(self.count) * self.accumulate
-
-    def done(self, step: int) -> int:
-        """Clips of the epoch that all processes have drawn after `step` steps of it, whole updates alone."""
-        return self._bounds[(step - self.first) // self.accumulate]
-
-    def weight(self, step: int) -> float:
-        """What the mean loss of this process's step counts for, so that the mean over the processes of the sum over an
-        update's steps is the mean over its clips."""
-        begin, end = self._update(step)
-        return len(self._share(begin, end, step)) * self.world_size / (end - begin)
-
-    def __len__(self) -> int:
-        """Steps from the position on."""
-        return (len(self._bounds) - 1) * self.accumulate
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch = self.epoch
-        order = np.random.default_rng((self.seed, epoch)).permutation(self.count).tolist()
-        for step in range(self.first, self.first + len(self)):
-            begin, end = self._update(step)
-            # no step is empty: where there are fewer clips than processes, some draw one that has no weight
-            places = self._share(begin, end, step) or [begin]
-            yield [(epoch, order[place]) for place in places]
-
-    def _updates(self, clips: int) -> int:
-        return -(-clips // self.update_size)
-
-    def _update(self, step: int) -> tuple[int, int]:
-        number = (step - self.first) // self.accumulate
-        return self._bounds[number], self._bounds[number + 1]
-
-    def _share(self, begin: int, end: int, step: int) -> range:
-        mine = range(begin + self.rank, end, self.world_size)
-        part = step % self.accumulate
-        return mine[len(mine) * part // self.accumulate : len(mine) * (part + 1) // self.accumulate]
-
-
-class EvalBatches(Sampler):
-    """Every clip once, in order, dealt out to the processes in turn.
-
-    All processes have as many batches, so that they can agree on something after each; the last may be empty.
-    """
-
-    def __init__(self, count: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        mine, most = range(rank, count, world_size), len(range(0, count, world_size))
-        self.batches = [mine[i : i + batch_size] for i in range(0, most, batch_size)]
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return ([(0, index) for index in batch] for batch in self.batches)
-
-
 def collate(samples: list[Batch]) -> Batch:
     """One batch of several; unreadable ones are left out but stay reported."""
     good = [sample for sample in samples if sample.video is not None]
@@ -316,7 +230,8 @@ def train_loader(manifest: Manifest, config: Config, rank: int = 0, world_size: 
     repeats = config.train.repeats
     clips = TrainClips(manifest, config.data, config.seed, repeats, make_cache(config.data))
     update_size, accumulate = config.train.update(world_size)
-    batches = TrainBatches(len(manifest), update_size // repeats, config.seed, rank, world_size, accumulate)
+    multigrid = Multigrid.of(config.train.multigrid)
+    batches = TrainBatches(len(manifest), update_size // repeats, config.seed, rank, world_size, accumulate, multigrid)
     return _loader(clips, batches, config.data)
 
 

@@ -90,15 +90,20 @@ class Timeline:
         return np.searchsorted(self.times, due, "right").clip(1) - 1
 
 
-def train_indices(timeline: Timeline, data: DataConfig, rng: np.random.Generator) -> np.ndarray:
-    """A training clip, as `data` says: int64 (data.num_frames,), counted from the first frame of the timeline."""
-    total, rate = timeline.total, _rate(timeline, data)
+def train_indices(timeline: Timeline, data: DataConfig, rng: np.random.Generator, share: float = 1.0) -> np.ndarray:
+    """A training clip, as `data` says: int64, counted from the first frame of the timeline.
+
+    Args:
+        share: of `data.num_frames` that the clip has, over the same time.
+    """
+    total, frames = timeline.total, share_of(data.num_frames, share)
+    rate = _rate(timeline, data) * data.num_frames / frames
     if data.sampling == "uniform":
-        indices = segment_frames(total, data.num_frames, rng)
+        indices = segment_frames(total, frames, rng)
     elif data.sampling == "centred":
-        (indices,) = spaced_clips(total, data.num_frames, rate, 1, data.short_clip)
+        (indices,) = spaced_clips(total, frames, rate, 1, data.short_clip)
     else:
-        indices = random_clip(total, data.num_frames, rate, rng, data.short_clip, data.jitter)
+        indices = random_clip(total, frames, rate, rng, data.short_clip, data.jitter)
     return timeline.frames(indices)
 
 
@@ -110,6 +115,11 @@ def view_indices(timeline: Timeline, data: DataConfig, num_clips: int) -> list[n
     else:
         clips = spaced_clips(total, data.num_frames, _rate(timeline, data), num_clips, data.short_clip)
     return [timeline.frames(indices) for indices in clips]
+
+
+def share_of(size: int, share: float) -> int:
+    """A share of frames or pixels, in whole ones."""
+    return max(round(size * share), 1)
 
 
 def _rate(timeline: Timeline, data: DataConfig) -> float:

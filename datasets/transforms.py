@@ -19,6 +19,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from softpool3d.datasets.pyav_reader import scaled
+from softpool3d.datasets.sampling import share_of
 from softpool3d.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,9 +49,11 @@ def crop_boxes(height: int, width: int, size: int, count: int) -> list[tuple[int
 
 
 class Recipe(NamedTuple):
-    """How one clip is treated: its short side before cropping, whether it may be flipped, and a seed for the rest."""
+    """How one clip is treated: its short side before cropping, the crop's side, whether it may be flipped, and a seed
+    for the rest."""
 
     short_side: int
+    crop_size: int
     may_flip: bool
     seed: int
 
@@ -69,10 +72,6 @@ class TrainTransform:
         self.data = data
         augment, fill = data.augment, [round(255 * mean) for mean in data.mean]
         self.never_flipped = frozenset(_never_flipped(data, classes))
-        if augment.crop == "area":
-            self._crop = v2.RandomResizedCrop(data.crop_size, tuple(augment.area), tuple(augment.ratio))
-        else:
-            self._crop = v2.RandomCrop(data.crop_size)
         steps: list[v2.Transform] = []
         if any(augment.color_jitter):
             steps.append(v2.ColorJitter(*augment.color_jitter))
@@ -88,8 +87,12 @@ class TrainTransform:
             steps.append(v2.RandomErasing(augment.erase_probability, value=fill))
         self._steps = steps
 
-    def recipe(self, label: int | tuple[int, ...], rng: np.random.Generator) -> Recipe:
-        """Drawn before decoding, so that frames are decoded at the size that they need."""
+    def recipe(self, label: int | tuple[int, ...], rng: np.random.Generator, share: float = 1.0) -> Recipe:
+        """Drawn before decoding, so that frames are decoded at the size that they need.
+
+        Args:
+            share: of the side of the usual crop, for the same part of the picture.
+        """
         low, high = self.data.train_short_side
         augment = self.data.augment
         if augment.crop == "area":
@@ -100,13 +103,20 @@ class TrainTransform:
             short_side = int(rng.integers(low, high + 1))
         labels = (label,) if isinstance(label, int) else label
         may_flip = self.data.flip and not any(one in self.never_flipped for one in labels)
-        return Recipe(short_side, may_flip, int(rng.integers(2**63)))
+        crop_size = share_of(self.data.crop_size, share)
+        short_side = max(share_of(short_side, share), crop_size)
+        return Recipe(short_side, crop_size, may_flip, int(rng.integers(2**63)))
 
     def __call__(self, clip: Tensor, recipe: Recipe) -> Tensor:
-        """(T, C, H, W) uint8 -> (T, C, crop_size, crop_size) uint8, on the clip's own device."""
+        """(T, C, H, W) uint8 -> (T, C, recipe.crop_size, recipe.crop_size) uint8, on the clip's own device."""
         clip = resize_short_side(clip, recipe.short_side)
+        augment = self.data.augment
+        if augment.crop == "area":
+            crop = v2.RandomResizedCrop(recipe.crop_size, tuple(augment.area), tuple(augment.ratio))
+        else:
+            crop = v2.RandomCrop(recipe.crop_size)
         with seeded(recipe.seed):
-            clip = self._crop(clip)
+            clip = crop(clip)
             if recipe.may_flip and torch.rand(()) < 0.5:
                 clip = clip.flip(-1)
             for step in self._steps:

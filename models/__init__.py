@@ -10,6 +10,6 @@ flops.py      counting multiply-adds
 """
 
 from softpool3d.models.inflate import inflate
-from softpool3d.models.registry import build_model, create, load_pretrained, names
+from softpool3d.models.registry import build_model, check_clip, create, load_pretrained, names
 
-__all__ = ["build_model", "create", "inflate", "load_pretrained", "names"]
+__all__ = ["build_model", "check_clip", "create", "inflate", "load_pretrained", "names"]

@@ -224,6 +224,18 @@ def load_pretrained(network: Staged, config: Config) -> WeightsReport:
         raise type(error)(f"model.{error}") from None
 
 
+def check_clip(name: str, num_frames: int, crop_size: int) -> None:
+    """Raises UsageError for clips too small for the network, or frames in other multiples than its own."""
+    entry = spec(name)
+    least_frames, least_crop = entry.least
+    if num_frames < least_frames:
+        raise UsageError(f"num_frames: {name} needs {least_frames} frames at least, not {num_frames}")
+    if num_frames % entry.frames_step:
+        raise UsageError(f"num_frames: {name} takes frames in multiples of {entry.frames_step}, not {num_frames}")
+    if crop_size < least_crop:
+        raise UsageError(f"crop_size: {name} needs {least_crop} pixels at least, not {crop_size}")
+
+
 def build_model(config: Config, num_classes: int) -> Staged:
     """The network that `config.model` describes, for clips as `config.data` describes them, with random weights.
 
@@ -255,20 +267,12 @@ def _images() -> list[str]:
 
 
 def _check(name: str, entry: Spec, options: Options) -> None:
-    least_frames, least_crop = entry.least
     for argument in ("num_classes", "in_channels", "width"):
         value = getattr(options, argument)
         if value < 1:
             raise UsageError(f"{argument}: {value} is none; give 1 at least")
     if not 0 <= options.dropout < 1:
         raise UsageError(f"dropout: {options.dropout} is no probability from 0 to below 1")
-    if options.num_frames < least_frames:
-        raise UsageError(f"num_frames: {name} needs {least_frames} frames at least, not {options.num_frames}")
-    if options.num_frames % entry.frames_step:
-        raise UsageError(
-            f"num_frames: {name} takes frames in multiples of {entry.frames_step}, not {options.num_frames}"
-        )
-    if options.crop_size < least_crop:
-        raise UsageError(f"crop_size: {name} needs {least_crop} pixels at least, not {options.crop_size}")
+    check_clip(name, options.num_frames, options.crop_size)
     if options.width % entry.width_step:
         raise UsageError(f"width: the channels of {name} come in multiples of {entry.width_step}, not {options.width}")

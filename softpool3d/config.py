@@ -28,6 +28,7 @@ Stage = Literal["stem", "stage1", "stage2", "stage3", "stage4"]
 Tracker = Literal["wandb", "mlflow", "comet_ml", "aim", "clearml"]
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
 Parts = Annotated[list[Fraction], Field(min_length=3, max_length=3)]
 Counts = Annotated[list[Annotated[int, Field(ge=8)]], Field(min_length=3, max_length=3)]
 Range = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)]
@@ -209,12 +210,34 @@ class OptimConfig(Section):
         return self
 
 
+class MultigridConfig(Section):
+    """Batches of many small clips and of few large ones in turns (arXiv 1912.00998; datasets/multigrid.py)."""
+
+    short_cycle: bool = False  # updates take turns: clips of each of short_crops, then whole ones
+    short_crops: Annotated[list[Share], Field(min_length=1)] = [0.5, 0.7071]  # shares of the side
+    long_cycles: list[Positive] = []  # the epochs in which the long cycles end, as in [60, 120]; none: no long cycle
+    # the clips of each long cycle, one after another for as many updates each: shares of the frames and of the side
+    long_shapes: Annotated[list[Annotated[list[Share], Field(min_length=2, max_length=2)]], Field(min_length=1)] = [
+        [0.25, 0.7071],
+        [0.5, 0.7071],
+        [0.5, 1.0],
+        [1.0, 1.0],
+    ]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> MultigridConfig:
+        if sorted(set(self.long_cycles)) != self.long_cycles:
+            raise ValueError(f"long_cycles {self.long_cycles} have to be epochs in rising order")
+        return self
+
+
 class TrainConfig(Section):
     epochs: Positive = 30
     batch_size: Positive = 16
     repeats: Positive = 1  # clips of each video in a batch, decoded together (repeated augmentation, arXiv 1901.09335)
     mixup: Annotated[float, Field(ge=0)] = 0.0  # alpha of arXiv 1710.09412; 0: off
     cutmix: Annotated[float, Field(ge=0)] = 0.0  # alpha of arXiv 1905.04899; with both, each batch draws one
+    multigrid: MultigridConfig = MultigridConfig()
     accumulate: Positive = 1  # batches per optimiser step
     # clips of an optimiser step, all processes together: batch_size then is the most that one process takes at once,
     # and accumulate follows; not set, it is batch_size * accumulate * processes
@@ -245,6 +268,9 @@ class TrainConfig(Section):
             raise ValueError(f"global_batch {self.global_batch} cannot be divided into {self.repeats} clips each video")
         if self.global_batch and self.accumulate > 1:
             raise ValueError("accumulate follows from global_batch and batch_size; set one of the two")
+        cycles = self.multigrid.long_cycles
+        if cycles and cycles[-1] > self.epochs:
+            raise ValueError(f"multigrid.long_cycles {cycles} end after the run's {self.epochs} epochs")
         return self
 
     def update(self, processes: int) -> tuple[int, int]:

@@ -18,7 +18,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from softpool3d.config import Config, load_config
-from softpool3d.datasets.loader import Batch, TrainBatches
+from softpool3d.datasets.batches import TrainBatches
+from softpool3d.datasets.loader import Batch
 from softpool3d.datasets.pool import cores
 from softpool3d.engine import trainer
 from softpool3d.engine.devices import MEMORY_FORMATS, make_accelerator

@@ -11,6 +11,8 @@ from torch import nn
 
 from softpool3d.config import Config
 from softpool3d.datasets.manifest import Manifest
+from softpool3d.datasets.multigrid import Multigrid
+from softpool3d.datasets.sampling import share_of
 from softpool3d.engine.meter import PARTS
 from softpool3d.engine.scores import Scores
 
@@ -19,7 +21,14 @@ def few(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
-def header(config: Config, folder: Path, manifests: dict[str, Manifest], model: nn.Module, device: torch.device) -> str:
+def header(
+    config: Config,
+    folder: Path,
+    manifests: dict[str, Manifest],
+    model: nn.Module,
+    device: torch.device,
+    multigrid: Multigrid,
+) -> str:
     pool = config.model.pool
     pooling = f"{pool.kind} pooling at {', '.join(pool.where)}" if pool.where else "its own pooling"
     millions = sum(p.numel() for p in model.parameters()) / 1e6
@@ -29,8 +38,20 @@ def header(config: Config, folder: Path, manifests: dict[str, Manifest], model: 
     return (
         f"{config.model.name} with {pooling}, {millions:.2f} M parameters, on {device}\n"
         f"{config.data.dataset}: {sizes} clips, {len(classes)} classes ({few(classes)}){source}\n"
-        f"writing to {folder}"
+        f"{_cycles(config, multigrid)}writing to {folder}"
     )
+
+
+def _cycles(config: Config, multigrid: Multigrid) -> str:
+    """What clips are like when; nothing without multigrid training."""
+    lines = []
+    for end, grid in multigrid.spans:
+        frames, side = share_of(config.data.num_frames, grid.frames), share_of(config.data.crop_size, grid.crop)
+        lines.append(f"to epoch {end:.1f}: {frames} frames of {side}x{side}, {grid.clips} times the clips an update")
+    if multigrid.short_crops:
+        sides = sorted({share_of(config.data.crop_size, crop) for crop in multigrid.short_crops})
+        lines.append(f"in turns with crops of {' and '.join(map(str, sides))} pixels")
+    return "".join(f"{line}\n" for line in lines)
 
 
 def epoch_line(at: str, trained: dict[str, float], scores: dict[str, Scores], best: bool) -> str:

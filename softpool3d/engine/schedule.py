@@ -38,9 +38,10 @@ class Schedule:
             return self.peak * config.gamma ** sum(at + 1e-9 >= milestone for milestone in config.milestones)
         return self.peak
 
-    def set(self, optimizer: torch.optim.Optimizer, epoch: int, step: int, steps: int) -> float:
-        """Gives the optimiser's groups their rate, each times its `lr_scale`; returns the rate."""
-        rate = self(epoch, step, steps)
+    def set(self, optimizer: torch.optim.Optimizer, epoch: int, step: int, steps: int, times: int = 1) -> float:
+        """Gives the optimiser's groups their rate, `times` that of the epoch and each times its `lr_scale`; returns the
+        rate."""
+        rate = self(epoch, step, steps) * times
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)
         return rate

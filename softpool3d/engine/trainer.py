@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from typing import Any
 
@@ -13,9 +13,9 @@ from rich.console import Console
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from softpool3d.config import Config
+from softpool3d.config import Config, MultigridConfig
 from softpool3d.datasets import read_manifests
-from softpool3d.datasets.loader import TrainBatches, eval_loader, num_views, to_device, train_loader
+from softpool3d.datasets.loader import eval_loader, num_views, to_device, train_loader
 from softpool3d.datasets.manifest import Manifest
 from softpool3d.datasets.transforms import BatchMix, normalize
 from softpool3d.engine.bad_files import BadFiles, TooManyBadFiles, write_bad_files
@@ -40,6 +40,7 @@ from softpool3d.engine.meter import Meter
 from softpool3d.engine.nonfinite import LossGuard
 from softpool3d.engine.norms import convert_norms, precise_statistics
 from softpool3d.engine.optim import build_optimizer
+from softpool3d.engine.preflight import check_order, check_size
 from softpool3d.engine.pretrained import adopt_statistics, name_classes
 from softpool3d.engine.processes import Processes
 from softpool3d.engine.progress import Display
@@ -118,7 +119,7 @@ def _train(
     if resumed:
         manifests = name_classes(manifests, tuple(state["classes"]))
         classes = manifests["train"].classes
-        _check_order(run.checkpoint, state["classes"], classes)
+        check_order(run.checkpoint, state["classes"], classes)
     if tuple(state["classes"]) != classes:
         raise UsageError(
             f"{run.checkpoint} was trained on {len(state['classes'])} classes ({few(state['classes'])}) and "
@@ -133,7 +134,7 @@ def _train(
         config, adopted = adopt_statistics(config, loaded)
         manifests = name_classes(manifests, loaded.classes)
         classes = manifests["train"].classes
-        _check_order(f"model.weights: {config.model.weights}", loaded.classes, classes)
+        check_order(f"model.weights: {config.model.weights}", loaded.classes, classes)
         state["classes"] = list(classes)
         if accelerator.is_main_process:
             console.print(f"{loaded}\n{adopted}".rstrip(), markup=False, highlight=False, soft_wrap=True)
@@ -159,7 +160,7 @@ def _train(
     mix = BatchMix(len(classes), config.train.mixup, config.train.cutmix)
     schedule = Schedule(config.optim, epochs, batches.update_size * config.train.repeats)
 
-    _check_size(config, batches, manifests["train"])
+    check_size(config, batches, manifests["train"])
 
     if run is None:
         run = processes.first(lambda: Run.create(config))
@@ -232,7 +233,7 @@ def _train(
         )
         for name, manifest in manifests.items()
     }
-    display.line(header(config, run.folder, manifests, network, accelerator.device))
+    display.line(header(config, run.folder, manifests, network, accelerator.device, batches.multigrid))
     started = state["seconds"] - time.perf_counter()
     board = Board(run.folder, config, accelerator, state["steps"])
     if accelerator.is_main_process:
@@ -311,13 +312,15 @@ def _train(
                         accelerator.backward(loss * batches.weight(step))
                         meter.mark("backward")
                     guard.add(loss, batch.index)
-                    meter.add(loss.detach(), logits.detach(), label)
+                    if batches.weight(step):  # else another process counts these clips
+                        meter.add(loss.detach(), logits.detach(), label)
                     if update and guard.allows(epoch + 1, step + 1):
                         if config.optim.clip_grad_norm:
                             accelerator.clip_grad_norm_(model.parameters(), config.optim.clip_grad_norm)
                         if config.optim.clip_grad_value:
                             accelerator.clip_grad_value_(model.parameters(), config.optim.clip_grad_value)
-                        state["lr"] = schedule.set(optimizer, epoch, step // accumulate, steps // accumulate)
+                        at = step // accumulate, steps // accumulate
+                        state["lr"] = schedule.set(optimizer, epoch, *at, batches.rate(step))
                         optimizer.step()
                         if average:
                             average.update_parameters(network)
@@ -404,19 +407,10 @@ def _fresh_state(classes: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def _check_size(config: Config, batches: TrainBatches, train: Manifest) -> None:
-    """Raises UsageError for an update that is larger than the training split."""
-    if batches.update_size > len(train):
-        repeats = config.train.repeats
-        parts = "train.batch_size, train.accumulate, train.global_batch or the number of processes"
-        raise UsageError(
-            f"train.batch_size={config.train.batch_size}: an update has {batches.update_size * repeats} clips and the "
-            f"training split {len(train) * repeats}; lower {parts}"
-        )
-
-
 def _clips_for_norms(config: Config, train: Manifest, accelerator: Accelerator) -> Iterator[Tensor]:
-    """Training clips as the network takes them, the same at each call."""
+    """Training clips of the size that the network is evaluated at, the same at each call."""
+    whole = config.train.model_copy(update={"multigrid": MultigridConfig()})
+    config = config.model_copy(update={"train": whole})
     loader = train_loader(train, config, accelerator.process_index, accelerator.num_processes)
     memory_format = MEMORY_FORMATS[config.train.memory_format]
     while True:
@@ -424,13 +418,3 @@ def _clips_for_norms(config: Config, train: Manifest, accelerator: Accelerator) 
             if batch.video is not None:
                 clips = normalize(to_device(batch, config.data, accelerator.device), config.data.mean, config.data.std)
                 yield clips.contiguous(memory_format=memory_format)
-
-
-def _check_order(source: object, theirs: Sequence[str], ours: Sequence[str]) -> None:
-    """Raises UsageError for the same classes in another order: every answer of the network would be a wrong one."""
-    if tuple(theirs) != tuple(ours) and sorted(theirs) == sorted(ours):
-        at = next(n for n, pair in enumerate(zip(theirs, ours, strict=True)) if pair[0] != pair[1])
-        raise UsageError(
-            f"{source} has the data set's classes in another order: number {at} is {theirs[at]!r} there and "
-            f"{ours[at]!r} here; put the names in that order into the data set's classes.txt"
-        )

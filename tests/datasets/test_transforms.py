@@ -89,7 +89,7 @@ def test_training_is_repeatable_and_the_same_for_all_frames(name):
     clip = noise(frames=4)
     before = clip.clone()
     state = torch.get_rng_state()
-    outputs = [transform(clip, Recipe(56, True, seed)) for seed in (5, 5, 6, 7)]
+    outputs = [transform(clip, Recipe(56, 48, True, seed)) for seed in (5, 5, 6, 7)]
     assert all(out.shape == (4, 3, 48, 48) and out.dtype == torch.uint8 for out in outputs)
     assert torch.equal(outputs[0], outputs[1])
     assert len({out.numpy().tobytes() for out in outputs}) == 3
@@ -100,10 +100,10 @@ def test_training_is_repeatable_and_the_same_for_all_frames(name):
 
 
 def test_augmentations_change_the_picture():
-    plain = TrainTransform(settings(flip=False))(noise(), Recipe(48, False, 1)).float()
+    plain = TrainTransform(settings(flip=False))(noise(), Recipe(48, 48, False, 1)).float()
     for name in ("color", "randaugment", "augmix", "erasing"):
         changed = [
-            (TrainTransform(settings(**AUGMENTATIONS[name]))(noise(), Recipe(48, False, seed)).float() - plain)
+            (TrainTransform(settings(**AUGMENTATIONS[name]))(noise(), Recipe(48, 48, False, seed)).float() - plain)
             .abs()
             .mean()
             for seed in range(6)
@@ -113,7 +113,7 @@ def test_augmentations_change_the_picture():
 
 def test_an_erased_box_has_the_mean_colour():
     data = settings(erase_probability=1.0, mean=[0.2, 0.4, 0.6])
-    outputs = [TrainTransform(data)(noise(), Recipe(48, False, seed)) for seed in range(5)]
+    outputs = [TrainTransform(data)(noise(), Recipe(48, 48, False, seed)) for seed in range(5)]
     colour = torch.tensor([51, 102, 153], dtype=torch.uint8).view(1, 3, 1, 1)
     assert all(((out == colour).all(1)).float().mean() > 0.015 for out in outputs)
 
@@ -134,7 +134,7 @@ def test_areas_and_ratios_are_those_asked_for():
     clip = noise(height=48, width=96)
     transform = TrainTransform(settings(crop="area", area=[1.0, 1.0], ratio=[2.0, 2.0], flip=False))
     whole = torch.nn.functional.interpolate(clip.float(), (48, 48), mode="bilinear", antialias=True)
-    assert (transform(clip, Recipe(48, False, 0)).float() - whole).abs().max() <= 1
+    assert (transform(clip, Recipe(48, 48, False, 0)).float() - whole).abs().max() <= 1
 
 
 def test_flip_only_where_it_is_on():

@@ -192,6 +192,37 @@ def test_shards_go_on_in_shards_and_whole(trainings, tmp_path):
                 torch.testing.assert_close(value, b[key], atol=1e-5, rtol=1e-3, msg=f"{folder} {name} {key}")
 
 
+def test_multigrid_goes_on_to_the_same_bits(trainings, tmp_path):
+    """Updates of several sizes, in mid-epoch; two processes learn from them what one does, to rounding."""
+    settings = [
+        "data.motion_clips=[17,13,11]",
+        "train.batch_size=2",
+        "checkpoint.every_minutes=1e-9",
+        "train.multigrid.short_cycle=true",
+        "train.multigrid.long_shapes=[[0.5,0.7071],[1,1]]",
+        "train.multigrid.long_cycles=[2]",
+    ]
+    whole, folder, two = (tmp_path / name for name in ("whole", "killed", "two"))
+    codes, printed = trainings(whole, *settings)
+    assert codes == [0], printed
+    assert "to epoch 1.4: 4 frames of 45x45, 4 times the clips an update\n" in printed[0]
+    # half of the warm-up is over, and four times; all of it, and once
+    assert [float(row["lr"]) for row in rows(whole)][:2] == pytest.approx([4 * 0.5 * 0.03, 0.03])
+    codes, printed = trainings(folder, *settings, at=[0, 24, signal.SIGKILL])
+    places = set()
+    for number in (18, 30):
+        assert codes == [KILLED], printed
+        state = load_state(folder / "last" / "checkpoint.pt")
+        places.add((state["epoch"], state["clips"]))
+        codes, printed = trainings(folder, resume=True, at=[0, number, signal.SIGKILL])
+    assert any(0 < clips < 17 for _, clips in places), places
+    assert trainings(folder, resume=True)[0] == [0]
+    assert same_bits(whole, folder)
+    assert trainings(two, *settings, "train.batch_size=1", processes=2)[0] == [0, 0]
+    for a, b in zip(rows(whole), rows(two), strict=True):
+        assert float(a["train_loss"]) == pytest.approx(float(b["train_loss"]), abs=2e-5)
+
+
 def test_what_one_process_is_told_all_do(trainings, tmp_path, two_classes):
     """A signal to one of two stops both with the state saved; the bad files of both are listed and counted."""
     for path in damaged_files(tmp_path).values():

@@ -9,6 +9,7 @@ from layouts import hmdb51, kinetics, short_video, ssv2, ucf101
 
 from softpool3d.config import load_config
 from softpool3d.engine import trainer
+from softpool3d.engine.preflight import check_order
 from softpool3d.engine.trainer import train
 from softpool3d.errors import UsageError
 
@@ -116,9 +117,9 @@ def test_a_data_set_trains_and_tests_from_its_config(config, layout, clips, tmp_
 
 def test_classes_in_another_order_are_refused():
     with pytest.raises(UsageError, match="a.safetensors has .* in another order: number 0 is 'b' there and 'a' here"):
-        trainer._check_order("a.safetensors", ("b", "a", "c"), ("a", "b", "c"))
-    trainer._check_order("a.safetensors", ("a", "b"), ("a", "b"))
-    trainer._check_order("a.safetensors", ("x", "y"), ("a", "b"))  # other classes: a new last layer
+        check_order("a.safetensors", ("b", "a", "c"), ("a", "b", "c"))
+    check_order("a.safetensors", ("a", "b"), ("a", "b"))
+    check_order("a.safetensors", ("x", "y"), ("a", "b"))  # other classes: a new last layer
 
 
 def test_workers_that_ignore_sigterm_end_with_the_process():
