@@ -47,7 +47,8 @@ def _cycles(config: Config, multigrid: Multigrid) -> str:
     lines = []
     for end, grid in multigrid.spans:
         frames, side = share_of(config.data.num_frames, grid.frames), share_of(config.data.crop_size, grid.crop)
-        lines.append(f"to epoch {end:.1f}: {frames} frames of {side}x{side}, {grid.clips} times the clips an update")
+        times = f", {grid.clips} times the clips an update" if grid.clips > 1 else ""
+        lines.append(f"to epoch {end:.1f}: {frames} frames of {side}x{side}{times}")
     if multigrid.short_crops:
         sides = sorted({share_of(config.data.crop_size, crop) for crop in multigrid.short_crops})
         lines.append(f"in turns with crops of {' and '.join(map(str, sides))} pixels")
