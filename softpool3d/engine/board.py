@@ -1,32 +1,19 @@
-"""What a run shows in TensorBoard, and in the trackers that accelerate knows (Weights & Biases, ...)."""
+"""What a run shows in TensorBoard, and its scalars in other trackers (see trackers.py)."""
 
 from __future__ import annotations
 
 import io
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from torch import Tensor
 
-from softpool3d.config import Config
 from softpool3d.engine.plots import confusion_figure, png
 from softpool3d.engine.scores import Scores
-from softpool3d.errors import UsageError
 
 _CLIPS = 4  # of a training batch, side by side
 _FRAME_MS = 120
-
-
-def check_trackers(config: Config) -> None:
-    """
-    Raises:
-        UsageError: for a tracker whose package is not installed.
-    """
-    for name in config.train.trackers:
-        if find_spec(name) is None:
-            raise UsageError(f"train.trackers: {name} is not installed here; pip install {name.replace('_', '-')}")
 
 
 class Board:
@@ -36,13 +23,8 @@ class Board:
         step: where the run goes on; what an interrupted run wrote of later steps gives way.
     """
 
-    def __init__(self, folder: Path, config: Config, accelerator: Accelerator, step: int) -> None:
+    def __init__(self, folder: Path, accelerator: Accelerator, step: int) -> None:
         self._accelerator, self._writer = accelerator, None
-        if config.train.trackers:
-            settings = {"wandb": {"name": folder.name, "dir": str(folder)}}
-            # what trackers cannot store goes as text
-            plain = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in config.flat().items()}
-            accelerator.init_trackers("softpool3d", plain, settings)
         if accelerator.is_main_process:
             from torch.utils.tensorboard import SummaryWriter
 

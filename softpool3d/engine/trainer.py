@@ -19,7 +19,7 @@ from softpool3d.datasets.loader import eval_loader, num_views, to_device, train_
 from softpool3d.datasets.manifest import Manifest
 from softpool3d.datasets.transforms import BatchMix, normalize
 from softpool3d.engine.bad_files import BadFiles, TooManyBadFiles, write_bad_files
-from softpool3d.engine.board import Board, check_trackers
+from softpool3d.engine.board import Board
 from softpool3d.engine.checkpoint import load_into, load_weights, save_state
 from softpool3d.engine.devices import (
     MEMORY_FORMATS,
@@ -50,6 +50,7 @@ from softpool3d.engine.resume import begin, finished
 from softpool3d.engine.run import Run
 from softpool3d.engine.schedule import Schedule
 from softpool3d.engine.sharding import layout
+from softpool3d.engine.trackers import check_trackers, start_trackers
 from softpool3d.errors import UsageError, WorkError
 from softpool3d.models import build_model, load_pretrained
 
@@ -235,7 +236,8 @@ def _train(
     }
     display.line(header(config, run.folder, manifests, network, accelerator.device, batches.multigrid))
     started = state["seconds"] - time.perf_counter()
-    board = Board(run.folder, config, accelerator, state["steps"])
+    processes.first(lambda: start_trackers(run.folder, config, accelerator))
+    board = Board(run.folder, accelerator, state["steps"])
     if accelerator.is_main_process:
         write_provenance(run.folder, manifests, accelerator)
 
