@@ -61,6 +61,7 @@ def make_accelerator(config: Config) -> Accelerator:
         _join(device, timeout)
         return Accelerator(
             cpu=device.type == "cpu",
+            project_dir=config.output,  # aim keeps its repository there
             log_with=config.train.trackers or None,
             mixed_precision={"fp32": "no", "tf32": "no"}.get(config.train.precision, config.train.precision),
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)],

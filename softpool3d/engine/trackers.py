@@ -43,10 +43,9 @@ def start_trackers(folder: Path, config: Config, accelerator: Accelerator) -> No
         "mlflow": {"run_name": folder.name},
         "clearml": {"task_name": folder.name},
     }
-    if "wandb" in ids:
-        settings["wandb"] |= {"id": ids["wandb"], "resume": "allow"}
-    if "mlflow" in ids:
-        settings["mlflow"] |= {"run_id": ids["mlflow"]}
+    for name, known in ids.items():
+        key = {"wandb": "id", "mlflow": "run_id", "aim": "run_hash"}[name]
+        settings[name] = settings.get(name, {}) | {key: known} | ({"resume": "allow"} if name == "wandb" else {})
     # what trackers cannot store goes as text
     plain = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in config.flat().items()}
     try:
@@ -62,6 +61,8 @@ def start_trackers(folder: Path, config: Config, accelerator: Accelerator) -> No
             ids["wandb"] = tracker.tracker.id
         elif tracker.name == "mlflow":
             ids["mlflow"] = tracker.tracker.info.run_id
+        elif tracker.name == "aim":
+            ids["aim"] = tracker.tracker.hash
     if ids:
         write_atomically(path, json.dumps(ids).encode())
 
