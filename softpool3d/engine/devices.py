@@ -39,8 +39,8 @@ def make_accelerator(config: Config) -> Accelerator:
         # bfloat16 gradients of 3x3x3 convolutions over two frames come from memory that oneDNN 3.12 (torch 2.14.1)
         # never wrote: NaN in one run, wrong in the next.
         raise UsageError(
-            f"train.precision={config.train.precision} needs a GPU: on a CPU, PyTorch has neither tf32 nor fp16 and "
-            "its bf16 gradients of 3-D convolutions can be wrong; set train.precision=fp32"
+            f"train.precision={config.train.precision} needs a GPU: a CPU has no tf32, accelerate no fp16 on one, and "
+            "PyTorch's bf16 gradients of 3-D convolutions can be wrong there; set train.precision=fp32"
         )
     # by their old names: torch.export reads these, and refuses a process that has set the new ones alone
     for backend in (torch.backends.cuda.matmul, torch.backends.cudnn):

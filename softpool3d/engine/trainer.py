@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from softpool3d.config import Config, MultigridConfig
@@ -308,7 +308,7 @@ def _train(
                     guard.before_forward()
                     with nullcontext() if update else accelerator.no_sync(model):
                         with accelerator.autocast():
-                            logits = model(clips)
+                            logits = model(clips).float()
                         loss = criterion(logits, target)
                         meter.mark("forward")
                         accelerator.backward(loss * batches.weight(step))
@@ -317,14 +317,16 @@ def _train(
                     if batches.weight(step):  # else another process counts these clips
                         meter.add(loss.detach(), logits.detach(), label)
                     if update and guard.allows(epoch + 1, step + 1):
+                        if config.optim.clip_grad_norm or config.optim.clip_grad_value:
+                            accelerator.unscale_gradients()  # only once: accelerate's own clipping does it each time
                         if config.optim.clip_grad_norm:
-                            accelerator.clip_grad_norm_(model.parameters(), config.optim.clip_grad_norm)
+                            nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_grad_norm)
                         if config.optim.clip_grad_value:
-                            accelerator.clip_grad_value_(model.parameters(), config.optim.clip_grad_value)
+                            nn.utils.clip_grad_value_(model.parameters(), config.optim.clip_grad_value)
                         at = step // accumulate, steps // accumulate
                         state["lr"] = schedule.set(optimizer, epoch, *at, batches.rate(step))
                         optimizer.step()
-                        if average:
+                        if average and not optimizer.step_was_skipped:  # as the scaler of fp16 does
                             average.update_parameters(network)
                         meter.mark("optimizer")
                     if update:
