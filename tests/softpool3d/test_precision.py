@@ -1,5 +1,5 @@
-"""fp16 with its gradient scaler, on a CPU. accelerate knows it on GPUs alone; here it gets what it would have made there:
-autocast to float16, and a GradScaler that it hands to the optimiser."""
+"""fp16 with its gradient scaler, on a CPU. accelerate knows it on GPUs alone; here it gets what it would have made
+there: autocast to float16, and a GradScaler that it hands to the optimiser."""
 
 import os
 import signal
