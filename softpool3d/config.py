@@ -65,7 +65,7 @@ class PoolConfig(Section):
 
 class ModelConfig(Section):
     name: str = "r3d_18"
-    weights: str | None = None  # to start from: a weights file, or a name (see docs/models.md)
+    weights: str | None = None  # to start from: a weights file, a run, or a name (see docs/models.md)
     width: Annotated[int, Field(ge=4, le=512)] | None = None  # channels of the stem; the original's if not set
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     inflate: bool = False  # an image network, turned into a video network by repeating its weights over time
@@ -205,6 +205,8 @@ class OptimConfig(Section):
     def _consistent(self) -> OptimConfig:
         if (self.schedule == "multistep") != bool(self.milestones):
             raise ValueError("schedule: multistep and milestones belong together, as in milestones: [20, 30, 40]")
+        if self.class_weights and self.class_weights != "balanced" and not any(self.class_weights):
+            raise ValueError("class_weights are all 0: nothing would be learned")
         if sorted(set(self.milestones)) != self.milestones:
             raise ValueError(f"milestones {self.milestones} have to be epochs in rising order")
         return self
@@ -386,7 +388,7 @@ def validate(values: dict[str, Any], origins: dict[tuple, str] | None = None) ->
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise UsageError(_explain(error.errors()[0], values, origins)) from None
+        raise UsageError(_explain(error.errors(), values, origins)) from None
 
 
 def pool_config(**values: Any) -> PoolConfig:
@@ -398,7 +400,7 @@ def pool_config(**values: Any) -> PoolConfig:
     try:
         return PoolConfig.model_validate(values)
     except ValidationError as error:
-        raise UsageError(_explain(error.errors()[0], values, {}).removeprefix(": ")) from None
+        raise UsageError(_explain(error.errors(), values, {}).removeprefix(": ")) from None
 
 
 def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[tuple, str]]:
@@ -504,9 +506,18 @@ def _apply_override(values: dict[str, Any], origins: dict[tuple, str], override:
 # --- saying what is wrong --------------------------------------------------------------------------------------------
 
 
-def _explain(error: dict, values: dict, origins: dict[tuple, str]) -> str:
-    """One sentence for pydantic's error: where, which key, what is wrong, what is allowed."""
-    path = tuple(part for part in error["loc"] if isinstance(part, str))
+def _explain(errors: list, values: dict, origins: dict[tuple, str]) -> str:
+    """One sentence for pydantic's first error: where, which key, what is wrong, what is allowed."""
+    error = errors[0]
+    path = parts = tuple(part for part in error["loc"] if isinstance(part, str))
+    alternatives = [error["msg"]]
+    if error["type"] != "extra_forbidden":
+        path = next((parts[:n] for n in range(1, len(parts) + 1) if _model_at(parts[:n]) is None), parts)
+    if len(parts) > len(path):  # one of several types: an error each, of which those say most that lead deepest
+        union = [other for other in errors if other["loc"][: len(path)] == path]
+        depth = max(len(other["loc"]) for other in union)
+        deepest = [other for other in union if len(other["loc"]) == depth]
+        error, alternatives = deepest[0], list(dict.fromkeys(other["msg"] for other in deepest))
     # a list's element is reported at the list's line
     origin = next((origins[path[:n]] for n in range(len(path), 0, -1) if path[:n] in origins), None)
     where = f"{origin}: " if origin else ""
@@ -522,7 +533,8 @@ def _explain(error: dict, values: dict, origins: dict[tuple, str]) -> str:
         else:
             hint = f"known here: {', '.join(known)}"
         return f"{where}unknown key {key}; {hint}"
-    message = error["msg"].removeprefix("Value error, ")
+    message = " or ".join([alternatives[0], *(text.removeprefix("Input should be ") for text in alternatives[1:])])
+    message = message.removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     given = error["input"]
     if error["type"] == "value_error" or isinstance(given, dict):

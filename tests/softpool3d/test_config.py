@@ -1,7 +1,13 @@
+import re
+from importlib.resources import files
+from pathlib import Path
+
 import pytest
 
 from softpool3d.config import Config, load_config
 from softpool3d.errors import UsageError
+
+CONFIGS = Path(str(files("softpool3d.configs")))
 
 
 def write(tmp_path, text, name="a.yaml"):
@@ -66,6 +72,25 @@ def test_mistakes_in_overrides():
         load_config("r3d_softpool", ["data.crop_size=999"])
     with pytest.raises(UsageError, match="'optim.lr' is not an override"):
         load_config("r3d_softpool", ["optim.lr"])
+
+
+def test_mistakes_where_a_value_may_be_of_several_types():
+    for override, message in {
+        "optim.class_weights=balance": "optim.class_weights = 'balance': input should be 'balanced' or a valid list",
+        "optim.class_weights=[1,-1]": "optim.class_weights = -1: input should be greater than or equal to 0",
+        "optim.class_weights=[0,0]": "optim: class_weights are all 0: nothing would be learned",
+        "model.pool.beta=learn": "model.pool.beta = 'learn': .* or 'learnable'",
+    }.items():
+        with pytest.raises(UsageError, match=f"^{re.escape(f'override {override}')}: {message}"):
+            load_config("r3d_softpool", [override])
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("kinetics400/*.yaml")), ids=lambda file: file.stem)
+def test_recipes_evaluate_as_their_sources_do(file):
+    train, source = load_config(file).train, " ".join(file.read_text().partition("name:")[0].replace("#", "").split())
+    assert (train.eval_every == 10) == ("every 10 epochs" in source or "base:" in source)
+    assert (train.precise_norm == 200) == ("200 batches" in source or "base:" in source)
+    assert "of PySlowFast" not in source or train.eval_every == 10
 
 
 def test_no_such_config(tmp_path):
