@@ -87,15 +87,16 @@ class WeightsReport:
 
 
 def read_weights(source: str | Path, name: str) -> Source:
-    """Weights for the network `name`: a file of any layout above, or the name of torchvision's.
+    """Weights for the network `name`: a file of any layout above, a run's folder, or the name of torchvision's.
 
     Raises:
         UsageError: there is no such file or name, or it holds no weights.
         WorkError: torchvision could not fetch its file.
     """
     path = Path(source).expanduser()
-    if path.is_file():
-        return _read_file(path)
+    for file in (path, path / "best.safetensors"):
+        if file.is_file():
+            return _read_file(file)
     published = torchvision_weights(str(source))
     if published is None:
         public = ", ".join(sorted(TORCHVISION))

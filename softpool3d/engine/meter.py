@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -85,7 +86,7 @@ class Meter:
         return time.perf_counter() - self._read > 0.5
 
     def read(self, total: Callable[[Tensor], Tensor] = lambda sums: sums) -> dict[str, float]:
-        """loss, top1, clips a second, share of the time spent waiting for data; milliseconds a step of each part.
+        """loss, top1 (NaN without clips), clips a second, share of the time spent waiting; milliseconds a step of each part.
 
         Args:
             total: adds up the sums of several processes.
@@ -95,8 +96,8 @@ class Meter:
         self._read = time.perf_counter()
         elapsed = max(self._read - self._begin, 1e-9)
         return {
-            "loss": loss / max(clips, 1),
-            "top1": correct / max(clips, 1),
+            "loss": loss / clips if clips else math.nan,
+            "top1": correct / clips if clips else math.nan,
             "rate": (clips - self._before) / elapsed,
             "waiting": self._waited / elapsed,
         } | {f"{part}_ms": 1000 * spent / max(self._steps, 1) for part, spent in self._spent.items()}

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from fvcore.nn.distributed import differentiable_all_reduce as all_reduce
-from fvcore.nn.precise_bn import update_bn_stats
 from torch import Tensor, nn
 
 from softpool3d.config import TrainConfig
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # it scripts functions with torch.jit, now deprecated
+    from fvcore.nn.distributed import differentiable_all_reduce as all_reduce
+    from fvcore.nn.precise_bn import update_bn_stats
 
 
 class SplitBatchNorm(nn.BatchNorm3d):

@@ -36,8 +36,9 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     groups = parameter_groups(model, config.weight_decay, config.layer_decay)
     try:
         return kind(groups, lr=config.lr, **options)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"optim: {config.name} refuses its settings: {error}") from None
+    except (TypeError, ValueError, IndexError, AssertionError) as error:
+        given = ", ".join(f"{name}={value}" for name, value in options.items())
+        raise UsageError(f"optim: {config.name} refuses its settings ({given}): {error}") from None
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:

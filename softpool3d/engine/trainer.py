@@ -237,9 +237,9 @@ def _train(
     display.line(header(config, run.folder, manifests, network, accelerator.device, batches.multigrid))
     started = state["seconds"] - time.perf_counter()
     processes.first(lambda: start_trackers(run.folder, config, accelerator))
-    board = Board(run.folder, accelerator, state["steps"])
-    if accelerator.is_main_process:
+    if accelerator.is_main_process:  # before the board, whose thread has no clear words for a disk that is full
         write_provenance(run.folder, manifests, accelerator)
+    board = Board(run.folder, accelerator, state["steps"])
 
     def report(name: str, trained: dict[str, float], evaluated: bool) -> None:
         """A row of metrics.csv and a line on the terminal, after an evaluation where one is due."""

@@ -49,7 +49,11 @@ def test_the_settings_reach_the_optimiser():
     for overrides, message in {
         ("optim.name=adamww",): "neither torch nor timm has an optimiser 'adamww'; did you mean .*adamw",
         ("optim.name=adamw", "optim.options.beta=1"): "optim.options: adamw takes no beta; did you mean betas",
-        ("optim.name=adamw", "optim.options.betas=[2,3]"): "optim: adamw refuses its settings: .*[Bb]eta",
+        (
+            "optim.name=adamw",
+            "optim.options.betas=[2,3]",
+        ): r"optim: adamw refuses its settings \(betas=\[2, 3\]\): .*[Bb]eta",
+        ("optim.name=adamw", "optim.options.betas=[0.9]"): r"optim: adamw refuses its settings \(betas=\[0.9\]\): ",
     }.items():
         with pytest.raises(UsageError, match=message):
             build_optimizer(model, optim(*overrides))

@@ -235,7 +235,7 @@ def test_requests_that_cannot_be_met_write_nothing(tmp_path):
 
 def test_weights_to_start_from(tmp_path):
     first = train(tiny(tmp_path))
-    second = train(tiny(tmp_path, "name=second", f"model.weights={first['weights']}", "optim.lr=1e-9"))
+    second = train(tiny(tmp_path, "name=second", f"model.weights={first['folder']}", "optim.lr=1e-9"))
     a, b = (load_weights(summary["weights"]).state for summary in (first, second))
     torch.testing.assert_close(a["fc.weight"], b["fc.weight"])
 
@@ -358,6 +358,17 @@ def test_an_update_with_a_nan_is_skipped(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "build_loss", lambda *_: Poisoned(range(100)))
     with pytest.raises(WorkError, match="the 20th update in a row that was skipped"):
         train(tiny(tmp_path, "train.on_nonfinite=skip", "train.epochs=9"))
+    assert rows(tmp_path / "runs" / "r3d_softpool-2")[0]["train_loss"] == "nan"  # not 0: no update was made
+
+
+def test_a_full_disk_is_met_before_tensorboard_s_thread_meets_it(tmp_path, monkeypatch):
+    def full(*_):
+        raise WorkError("no space left")
+
+    monkeypatch.setattr(trainer, "write_provenance", full)
+    with pytest.raises(WorkError, match="no space left"):
+        train(tiny(tmp_path))
+    assert not list(tmp_path.glob("runs/*/events.*"))
 
 
 @pytest.mark.parametrize(
