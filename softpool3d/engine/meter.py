@@ -86,7 +86,7 @@ class Meter:
         return time.perf_counter() - self._read > 0.5
 
     def read(self, total: Callable[[Tensor], Tensor] = lambda sums: sums) -> dict[str, float]:
-        """loss, top1 (NaN without clips), clips a second, share of the time spent waiting; milliseconds a step of each part.
+        """loss, top1 (NaN without clips), clips a second, share of time spent waiting; milliseconds a step of a part.
 
         Args:
             total: adds up the sums of several processes.
