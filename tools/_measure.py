@@ -181,7 +181,8 @@ def machine(device: torch.device) -> str:
         except OSError:
             models = []
         name = models[0] if models else platform.processor() or platform.machine()
-        name += f", {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+        threads = torch.get_num_threads()
+        name += f", {threads} thread{'s' if threads > 1 else ''}, {torch.backends.cpu.get_cpu_capability()}"
     return f"{name}; torch {torch.__version__}, softpool3d {__version__}, Python {platform.python_version()}"
 
 
