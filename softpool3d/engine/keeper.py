@@ -28,8 +28,13 @@ class Keeper:
         self._state: dict[str, Any] = {"best": [], "without": 0}  # best: [key, name in kept/], best first
 
     @property
-    def score(self) -> float:
-        """The best so far; -inf before the first evaluation."""
+    def top1(self) -> float:
+        """Of the best so far; -inf before the first evaluation."""
+        return self._state["best"][0][0][-2] if self._state["best"] else -math.inf
+
+    @property
+    def mean_average_precision(self) -> float:
+        """Of the best so far, where clips have several labels."""
         return self._state["best"][0][0][0] if self._state["best"] else -math.inf
 
     def patience_is_over(self) -> bool:
@@ -37,12 +42,15 @@ class Keeper:
         return 0 < self._config.train.patience <= self._state["without"]
 
     def offer(self, weights: dict[str, Tensor], scores: Scores, name: str, write: bool) -> bool:
-        """Whether these are the best so far. Every process has to ask; one of them writes.
+        """Whether these are the best so far, by top-1, or where clips have several labels by mAP; then by loss. Every
+        process has to ask; one of them writes.
 
         Args:
             name: of the file in kept/, where train.keep_best is more than one.
         """
         key = [scores.accuracy(), -scores.loss()]
+        if scores.multi_label:
+            key.insert(0, scores.mean_average_precision())
         ranked = sorted([*self._state["best"], [key, name]], key=lambda entry: entry[0], reverse=True)
         ranked = ranked[: self._config.train.keep_best]
         better = ranked[0][1] == name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,6 @@ from torch import Tensor
 from torchmetrics.functional.classification import (
     multiclass_calibration_error,
     multiclass_confusion_matrix,
-    multilabel_average_precision,
 )
 
 from softpool3d.engine.scores import Scores
@@ -69,8 +67,8 @@ def measure(scores: Scores, classes: tuple[str, ...], seed: int = 0) -> Metrics:
     }
     if scores.multi_label:
         rows = _multi_label_rows(scores, classes)
-        known = [row.average_precision for row in rows if row.average_precision is not None]
-        summary |= {"mean_average_precision": _mean(known), "classes_without_clips": len(rows) - len(known)}
+        without = sum(row.average_precision is None for row in rows)
+        summary |= {"mean_average_precision": scores.mean_average_precision(), "classes_without_clips": without}
         return Metrics(summary | {"loss": scores.loss()}, rows, None)
     confusion = multiclass_confusion_matrix(scores.probabilities, scores.label, len(classes))
     rows = _rows(scores, classes, confusion)
@@ -130,11 +128,7 @@ def _rows(scores: Scores, classes: tuple[str, ...], confusion: Tensor) -> list[C
 
 
 def _multi_label_rows(scores: Scores, classes: tuple[str, ...]) -> list[ClassRow]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of classes without clips, which are counted below
-        precision = multilabel_average_precision(
-            scores.probabilities, scores.label.long(), len(classes), average="none"
-        )
+    precision = scores.average_precision()
     clips = scores.label.long().sum(0).tolist()
     return [
         ClassRow(name, count, average_precision=float(value) if count else None)

@@ -65,6 +65,8 @@ def epoch_line(at: str, trained: dict[str, float], scores: dict[str, Scores], be
     if scores:
         line += f"val loss {scores[''].loss():.3f}  val top-1 {scores[''].accuracy():6.1%}  "
         line += f"val top-5 {scores[''].accuracy(5):6.1%}  "
+        if scores[""].multi_label:
+            line += f"val mAP {scores[''].mean_average_precision():6.1%}  "
     if "_ema" in scores:
         line += f"EMA top-1 {scores['_ema'].accuracy():6.1%}  "
     return f"{line}{trained['rate']:.0f} clips/s  waiting {trained['waiting']:.0%}{'  *' if best else ''}"
@@ -77,6 +79,7 @@ def metrics_row(
     trained: dict[str, float],
     scores: dict[str, Scores],
     networks: Sequence[str],
+    multi_label: bool,
     seconds: float,
 ) -> dict[str, Any]:
     """A row of metrics.csv: `epoch` counts from 1, `step` the batches of the whole run; nothing under val_* where
@@ -91,6 +94,8 @@ def metrics_row(
         validated[f"val{suffix}_loss"] = round(found.loss(), 6) if found else ""
         validated[f"val{suffix}_top1"] = round(found.accuracy(), 6) if found else ""
         validated[f"val{suffix}_top5"] = round(found.accuracy(5), 6) if found else ""
+        if multi_label:
+            validated[f"val{suffix}_map"] = round(found.mean_average_precision(), 6) if found else ""
     return {
         "epoch": epoch,
         "step": step,
@@ -108,9 +113,12 @@ def metrics_row(
 def summary_lines(summary: dict[str, Any]) -> str:
     bad = ", ".join(f"{count} of {name}" for name, count in summary["bad_files"].items() if count)
     skipped = f"\nunreadable files skipped: {bad}" if bad else ""
+    multi_label = "test_map" in summary
+    maps = f"mAP {summary['test_map']:.1%}, " if multi_label else ""
+    best = f"mAP {summary['val_map']:.1%}" if multi_label else f"top-1 {summary['val_top1']:.1%}"
     return (
-        f"{summary['tested_on']} top-1 {summary['test_top1']:.1%}, top-5 {summary['test_top5']:.1%} "
-        f"({summary['test_clips']} clips, {summary['views']} views each); best val top-1 {summary['val_top1']:.1%}; "
+        f"{summary['tested_on']} {maps}top-1 {summary['test_top1']:.1%}, top-5 {summary['test_top5']:.1%} "
+        f"({summary['test_clips']} clips, {summary['views']} views each); best val {best}; "
         f"{summary['seconds']:.0f} s, peak memory {summary['peak_memory_bytes'] / 2**30:.2f} GiB{skipped}\n"
         f"weights: {summary['weights']}"
     )

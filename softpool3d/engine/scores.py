@@ -15,6 +15,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import warnings
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,6 +61,23 @@ class Scores:
         from torchmetrics.functional.classification import multiclass_accuracy  # takes half a second to import
 
         return float(multiclass_accuracy(self.probabilities, self.label, classes, average="micro", top_k=top_k))
+
+    def average_precision(self) -> Tensor:
+        """float32 (classes,), where clips have several labels; NaN of a class that no clip has."""
+        from torchmetrics.functional.classification import multilabel_average_precision
+
+        if not len(self.label):
+            return torch.full((self.probabilities.shape[1],), torch.nan)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of classes that no clip has
+            precision = multilabel_average_precision(
+                self.probabilities, self.label.long(), self.probabilities.shape[1], average="none"
+            )
+        return precision.where((self.label > 0).any(0), torch.nan)
+
+    def mean_average_precision(self) -> float:
+        """mAP: over the classes that clips have; 0 where there are none."""
+        return float(self.average_precision().nanmean().nan_to_num(0))
 
     def loss(self) -> float:
         """Mean cross entropy; of several labels the mean over classes too."""

@@ -260,7 +260,8 @@ def _train(
                 better |= keeper.offer(pieces.state(networks[suffix]), scores[suffix], file, main)
         if accelerator.is_main_process:
             seconds = started + time.perf_counter()
-            row = metrics_row(epoch, state["steps"], state["lr"], trained, scores, list(networks), seconds)
+            multi_label = manifests["train"].multi_label
+            row = metrics_row(epoch, state["steps"], state["lr"], trained, scores, list(networks), multi_label, seconds)
             run.log(row)
             board.scalars(row)
             if better:
@@ -382,9 +383,12 @@ def _train(
         "weights": str(keepers[""].best),
     }
     for suffix, keeper in keepers.items():
-        summary[f"val{suffix}_top1"] = keeper.score
+        summary[f"val{suffix}_top1"] = keeper.top1
         summary[f"test{suffix}_top1"] = scores[suffix].accuracy()
         summary[f"test{suffix}_top5"] = scores[suffix].accuracy(5)
+        if manifests["train"].multi_label:
+            summary[f"val{suffix}_map"] = keeper.mean_average_precision
+            summary[f"test{suffix}_map"] = scores[suffix].mean_average_precision()
     if accelerator.is_main_process:
         run.summarize(summary)
     board.close()

@@ -11,7 +11,9 @@ from softpool3d.config import load_config
 from softpool3d.datasets.loader import train_loader
 from softpool3d.datasets.manifest import Clip, Manifest, read_manifests_in, write_manifests
 from softpool3d.engine.evaluator import view_probabilities
+from softpool3d.engine.keeper import Keeper
 from softpool3d.engine.losses import build_loss, choose_loss
+from softpool3d.engine.scores import Scores
 from softpool3d.engine.trainer import train
 from softpool3d.errors import UsageError
 
@@ -90,6 +92,7 @@ def test_a_run_on_several_labels(several, tmp_path):
     with open(os.path.join(summary["folder"], "metrics.csv"), newline="") as file:
         row = next(csv.DictReader(file))
     assert 0 < float(row["val_loss"]) < 2
+    assert summary["val_map"] == pytest.approx(float(row["val_map"]), abs=1e-6) and 0 < summary["test_map"] <= 1
     # what classify and test do with its weights: a sigmoid for each class
     from softpool3d.engine.checkpoint import load_weights
 
@@ -98,3 +101,15 @@ def test_a_run_on_several_labels(several, tmp_path):
     logits = torch.tensor([[2.0, 2.0, -1.0]])
     views = torch.zeros(1, 1, 3, 4, 48, 48, dtype=torch.uint8)
     assert torch.allclose(view_probabilities(lambda _: logits, views, learned), logits.sigmoid())
+
+
+def test_the_best_weights_are_those_of_the_best_map(tmp_path):
+    def scores(*rows):
+        return Scores(torch.tensor(rows), torch.tensor([[1, 0], [1, 1]], dtype=torch.uint8), torch.arange(2))
+
+    ranked, likely = scores([0.4, 0.3], [0.5, 0.6]), scores([0.9, 0.8], [0.9, 0.1])  # mAP 1 and 3/4; top-1 the same
+    worse = scores([0.4, 0.5], [0.3, 0.6])  # mAP 1, top-1 1/2
+    keeper = Keeper(tmp_path, load_config("r3d_softpool"), ("a", "b"))
+    assert all(keeper.offer({}, one, name, write=False) for name, one in (("1", likely), ("2", worse), ("3", ranked)))
+    assert not keeper.offer({}, likely, "4", write=False)
+    assert (keeper.mean_average_precision, keeper.top1) == (1, 1)
