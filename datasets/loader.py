@@ -276,7 +276,8 @@ def start_worker(_: int) -> None:
 @atexit.register
 def _end_workers() -> None:
     """Where an error keeps a loader alive to the end of the process, multiprocessing would send its workers SIGTERM,
-    which they ignore, and wait for them for ever."""
+    which they ignore, and wait for them for ever. torch's handler would take their end for a failure."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()

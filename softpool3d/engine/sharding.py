@@ -6,6 +6,7 @@ Files and checkpoints hold networks in one piece either way.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -23,6 +24,8 @@ class Whole:
 
     def wrap(self, network: nn.Module, accelerator: Accelerator) -> nn.Module:
         """What training calls; before the optimiser is made."""
+        # in channels_last_3d the strides of a weight of 1x1x1 can be written in two ways: to DDP, they are two layouts
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         return accelerator.prepare(network)
 
     def place(self, network: nn.Module, accelerator: Accelerator) -> None:

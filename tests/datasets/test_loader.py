@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from videos import damaged_files, read_numbers, write_numbered
@@ -172,3 +175,13 @@ def test_uniform_sampling_covers_the_video(tmp_path):
     data = load_config("r3d_softpool", ["data.sampling=uniform", "data.num_frames=4", "data.crop_size=48"]).data
     views = read_views(Clip(str(path), 0), data, num_clips=5, num_crops=1).clips
     assert views.shape[0] == 1
+
+
+def test_workers_that_live_to_the_end_of_the_process_end_without_a_word():
+    code = (
+        "from torch.utils.data import DataLoader\nfrom softpool3d.datasets.loader import start_worker\n"
+        "batches = iter(DataLoader(range(4), num_workers=1, persistent_workers=True, worker_init_fn=start_worker))\n"
+        "print(next(batches))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout.strip(), result.stderr) == (0, "tensor([0])", "")
