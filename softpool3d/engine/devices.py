@@ -17,6 +17,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 
 from softpool3d.config import Config
+from softpool3d.engine.rendezvous import join
 from softpool3d.errors import UsageError, WorkError
 
 MEMORY_FORMATS = {"channels_last_3d": torch.channels_last_3d, "contiguous": torch.contiguous_format}
@@ -58,7 +59,7 @@ def make_accelerator(config: Config) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state="RANK" not in os.environ)
     timeout = timedelta(minutes=config.train.timeout_minutes)
     try:
-        _join(device, timeout)
+        join(device, timeout)
         return Accelerator(
             cpu=device.type == "cpu",
             project_dir=config.output,  # aim keeps its repository there
@@ -74,19 +75,6 @@ def make_accelerator(config: Config) -> Accelerator:
             f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')} and they did not all come "
             f"({str(error).splitlines()[0]}); start them all, within train.timeout_minutes"
         ) from None
-
-
-def _join(device: torch.device, timeout: timedelta) -> None:
-    """Joins the processes that torchrun started. Each time that it starts them they meet under another name: its store
-    stays, and one that is early would find there the address of one that has ended."""
-    if "TORCHELASTIC_RESTART_COUNT" not in os.environ or os.environ["WORLD_SIZE"] == "1" or dist.is_initialized():
-        return
-    store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
-    store = dist.PrefixStore(f"softpool3d-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
 
 
 def pick_device(name: str) -> torch.device:
