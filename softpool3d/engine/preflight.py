@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from softpool3d.config import Config
 from softpool3d.datasets.batches import TrainBatches
@@ -44,4 +45,14 @@ def check_order(source: object, theirs: Sequence[str], ours: Sequence[str]) -> N
         raise UsageError(
             f"{source} has the data set's classes in another order: number {at} is {theirs[at]!r} there and "
             f"{ours[at]!r} here; put the names in that order into the data set's classes.txt"
+        )
+
+
+def check_count(source: object, state: dict[str, Any], train: Manifest, force: bool) -> None:
+    """Raises UsageError for an epoch that was interrupted with other training clips: some would come twice or never."""
+    before = state.get("train_clips", len(train))
+    if state["clips"] and before != len(train) and not force:
+        raise UsageError(
+            f"{source} is from the middle of an epoch of {before} training clips, and there are {len(train)} now: "
+            "bring the data back to what it was, or add --force-resume (some of its clips then come twice or never)"
         )

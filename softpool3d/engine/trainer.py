@@ -40,7 +40,7 @@ from softpool3d.engine.meter import Meter
 from softpool3d.engine.nonfinite import LossGuard
 from softpool3d.engine.norms import convert_norms, precise_statistics
 from softpool3d.engine.optim import build_optimizer
-from softpool3d.engine.preflight import check_order, check_size
+from softpool3d.engine.preflight import check_count, check_order, check_size
 from softpool3d.engine.pretrained import adopt_statistics, name_classes
 from softpool3d.engine.processes import Processes
 from softpool3d.engine.progress import Display
@@ -98,7 +98,7 @@ def train(
                         soft_wrap=True,
                     )
                 return summary
-            return _train(config, run, state, console, accelerator, processes)
+            return _train(config, run, state, console, accelerator, processes, force_resume)
     finally:
         release()
 
@@ -110,6 +110,7 @@ def _train(
     console: Console,
     accelerator: Accelerator,
     processes: Processes,
+    force_resume: bool,
 ) -> dict[str, Any]:
     """`state` is None for a run that begins, `run` for one without a folder yet."""
     seed_everything(config.seed)
@@ -121,6 +122,7 @@ def _train(
         manifests = name_classes(manifests, tuple(state["classes"]))
         classes = manifests["train"].classes
         check_order(run.checkpoint, state["classes"], classes)
+        check_count(run.checkpoint, state, manifests["train"], force_resume)
     if tuple(state["classes"]) != classes:
         raise UsageError(
             f"{run.checkpoint} was trained on {len(state['classes'])} classes ({few(state['classes'])}) and "
@@ -187,7 +189,10 @@ def _train(
     elif rank:
         seed_everything(config.seed + rank * 1_000_003 + state["steps"])
     state.update(
-        config=config.model_dump(), processes=world_size, update_size=batches.update_size * config.train.repeats
+        train_clips=len(manifests["train"]),
+        config=config.model_dump(),
+        processes=world_size,
+        update_size=batches.update_size * config.train.repeats,
     )
 
     def save() -> None:
@@ -402,6 +407,7 @@ def _fresh_state(classes: tuple[str, ...]) -> dict[str, Any]:
         "classes": list(classes),
         "epoch": 0,  # epochs finished
         "clips": 0,  # done of the one that is not, by all processes
+        "train_clips": None,  # of how many
         "meter": None,  # and their sums
         "steps": 0,  # batches done of the whole run
         "rows": 0,  # of metrics.csv

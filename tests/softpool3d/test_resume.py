@@ -235,7 +235,15 @@ def test_what_one_process_is_told_all_do(trainings, tmp_path, two_classes):
     assert codes == [143, 143], printed
     with (folder / "bad_files.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 4
-    assert len(load_state(folder / "last" / "checkpoint.pt")["random"]) == 2
+    state = load_state(folder / "last" / "checkpoint.pt")
+    assert len(state["random"]) == 2 and 0 < state["clips"] < state["train_clips"]
+    added = [shutil.copy(path, path.with_name(f"more{path.name}")) for path in two_classes.glob("*/*")]
+    codes, printed = trainings(folder, resume=True, processes=2)
+    assert codes == [2, 2] and all(
+        f"an epoch of {state['train_clips']} training clips, and there" in p for p in printed
+    )
+    for path in added:
+        path.unlink()
     codes, printed = trainings(folder, "data.max_bad_fraction=0.01", resume=True, processes=2)
     assert codes == [1, 1] and all("files cannot be read, more than data.max_bad_fraction=0.01" in p for p in printed)
 
