@@ -190,6 +190,7 @@ class OptimConfig(Section):
     schedule: Literal["cosine", "multistep", "constant"] = "cosine"  # after the warm-up
     milestones: list[Annotated[float, Field(gt=0)]] = []  # multistep: the epochs after which lr is multiplied by gamma
     gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    cosine_from_start: bool = False  # it counts from epoch 0, under the warm-up, instead of from the warm-up's end
     final_lr: Fraction = 0.0  # cosine: where it ends, as a share of lr
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     warmup_start: Fraction = 0.0  # where the warm-up starts, as a share of lr
@@ -207,6 +208,8 @@ class OptimConfig(Section):
             raise ValueError("schedule: multistep and milestones belong together, as in milestones: [20, 30, 40]")
         if self.class_weights and self.class_weights != "balanced" and not any(self.class_weights):
             raise ValueError("class_weights are all 0: nothing would be learned")
+        if self.cosine_from_start and self.schedule != "cosine":
+            raise ValueError(f"cosine_from_start is for schedule: cosine, not {self.schedule}")
         if sorted(set(self.milestones)) != self.milestones:
             raise ValueError(f"milestones {self.milestones} have to be epochs in rising order")
         return self

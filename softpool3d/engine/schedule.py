@@ -28,10 +28,16 @@ class Schedule:
         config, at = self._config, epoch + step / steps
         warmup = config.warmup_epochs
         if at + 1e-9 < warmup:
-            start = config.warmup_start
-            return self.peak * (start + (1 - start) * min((at + 1 / steps) / warmup, 1))
+            end = self._after_warmup(warmup) if config.cosine_from_start else self.peak
+            start = config.warmup_start * self.peak
+            return start + (end - start) * min((at + 1 / steps) / warmup, 1)
+        return self._after_warmup(at)
+
+    def _after_warmup(self, at: float) -> float:
+        config = self._config
         if config.schedule == "cosine":
-            done = (at - warmup) / max(self._epochs - warmup, 1e-9)
+            begin = 0.0 if config.cosine_from_start else config.warmup_epochs
+            done = (at - begin) / max(self._epochs - begin, 1e-9)
             final = config.final_lr
             return self.peak * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done)))
         if config.schedule == "multistep":

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 import signal
 import subprocess
@@ -306,6 +307,11 @@ def test_schedules():
     assert 0 < cosine[-1] < 0.001
     assert rates(["optim.final_lr=0.1"])[-1] == pytest.approx(0.05, abs=1e-3)
     assert rates(["optim.warmup_start=0.5"])[0] == pytest.approx(0.5 * (0.5 + 0.05))
+    start = rates(["optim.cosine_from_start=true"])  # as PySlowFast: no jump where the warm-up ends
+    assert start[9] == pytest.approx(start[10]) and max(start) == start[9] < 0.5
+    assert start[10:] == pytest.approx(
+        [0.25 * (1 + math.cos(math.pi * step / len(start))) for step in range(10, len(start))]
+    )
     steps = rates(["optim.schedule=multistep", "optim.milestones=[2,5.5]", "optim.gamma=0.5"])
     assert steps[10:20] == [0.5] * 10 and steps[20:55] == [0.25] * 35 and steps[55:] == [0.125] * 45
     assert set(rates(["optim.schedule=constant"])[10:]) == {0.5}
