@@ -1,8 +1,11 @@
+from pathlib import Path
+
 import pytest
 
 from softpool3d.config import load_config
 from softpool3d.datasets import read_manifests
 from softpool3d.datasets.folder import read_folder
+from softpool3d.datasets.videos import find_videos, left_out
 from softpool3d.errors import UsageError
 
 
@@ -97,3 +100,27 @@ def test_data_sets_by_name(tmp_path):
         read_manifests(config.data)
     with pytest.raises(UsageError, match="data.root is not set"):
         read_manifests(load_config("r3d_softpool", ["data.dataset=folder"]).data)
+
+
+MORE_ENDINGS = "3g2 apng asf divx dv f4v gif m2ts m2v MTS mxf ogg ogv qt rm rmvb vob".split()
+
+
+def test_videos_of_many_endings_are_found(tmp_path):
+    make(tmp_path, *(f"{label}/{ending}.{ending}" for label in "ab" for ending in MORE_ENDINGS))
+    assert {Path(path).name for path in find_videos(tmp_path / "a")} == {f"{e}.{e}" for e in MORE_ENDINGS}
+    assert sum(map(len, read_folder(tmp_path).values())) == 2 * len(MORE_ENDINGS)
+
+
+def test_files_that_are_no_videos_are_counted_by_their_ending(tmp_path):
+    make(tmp_path, "a/1.mp4", "a/1.ZIP", "b/2.zip", "b/2.braw", "b/noending", "b/frames/1.jpg", "b/frames/2.jpg")
+    make(tmp_path, "a/1.srt", "classes.txt", "a/._1.mp4", "a/.DS_Store", "a/Thumbs.db", "__MACOSX/a/1.braw")
+    assert left_out(tmp_path) == {".zip": 2, ".braw": 1, "no ending": 1}
+    make(tmp_path, "a/thumbnail.jpg")
+    assert left_out(tmp_path)[".jpg"] == 1
+
+
+def test_files_of_macos_and_of_network_disks_are_passed_over(tmp_path):
+    make(tmp_path, *(f"{label}/{i}.mp4" for label in "ab" for i in range(5)))
+    make(tmp_path, "a/._0.mp4", "__MACOSX/a/._0.mp4", "__MACOSX/a/0.mp4", "a/@eaDir/0.mp4/SYNOVIDEO_SCREENSHOT.jpg")
+    splits = read_folder(tmp_path)
+    assert splits["train"].classes == ("a", "b") and sum(map(len, splits.values())) == 10
