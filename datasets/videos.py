@@ -49,9 +49,18 @@ def left_out(folder: str | Path) -> dict[str, int]:
 
     Hidden files, pictures of a folder of frames, and texts beside videos are not counted.
     """
-    endings = (os.path.splitext(name)[1].lower() for _, names in _walk(folder) for name in names)
-    counts = Counter(ending or "no ending" for ending in endings if ending not in _COMPANIONS)
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+    return survey(folder)[1]
+
+
+def survey(folder: str | Path) -> tuple[list[str], dict[str, int]]:
+    """What `find_videos` and `left_out` say, from one look through the folder."""
+    videos: list[str] = []
+    counts: Counter[str] = Counter()
+    for paths, names in _walk(folder):
+        videos += paths
+        endings = (os.path.splitext(name)[1].lower() for name in names)
+        counts.update(ending or "no ending" for ending in endings if ending not in _COMPANIONS)
+    return videos, dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _walk(folder: str | Path) -> Iterator[tuple[list[str], list[str]]]:
