@@ -18,6 +18,7 @@ import os
 import re
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -81,10 +82,22 @@ class Clips(Sequence[Clip]):
         """How many clips each class has: int64 (num_classes,)."""
         return np.bincount(self._labels, minlength=num_classes)
 
+    def paths(self) -> list[str]:
+        """The path of each clip, without an object for each."""
+        whole, ends = self._paths.tobytes(), self._ends.tolist()
+        return [os.fsdecode(whole[begin:end]) for begin, end in pairwise(ends)]
+
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Clips) and list(self) == list(other)
+        return isinstance(other, Clips) and all(
+            np.array_equal(mine, theirs, equal_nan=mine.dtype == np.float64)
+            for mine, theirs in zip(self._arrays(), other._arrays(), strict=True)
+        )
 
     __hash__ = None
+
+    def _arrays(self) -> tuple[np.ndarray, ...]:
+        label_ends = self._label_ends if self.multi_label else np.empty(0, np.int64)
+        return self._paths, self._ends, self._labels, label_ends, self._times
 
 
 @dataclass(frozen=True)
