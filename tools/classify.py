@@ -33,6 +33,7 @@ def main(
         help="A weights file, or r3d_18:kinetics400 (torchvision's, fetched); if not given, the network that ships "
         "with softpool3d, which knows the classes of `motion`.",
     ),
+    trust: bool = typer.Option(False, "--trust", help="Load a .pt2 file, which can run code."),
     manifest: Path | None = typer.Option(None, help="A CSV file with a column path (and start, end), or a list."),
     topk: int | None = typer.Option(
         None, min=1, help="Labels of each video: 5 for one video and with --json, 1 for several."
@@ -94,6 +95,8 @@ def main(
         raise UsageError("--timeline does not go together with --resume, --jobs and --topk")
     if smooth is not None and smooth % 2 == 0:
         raise UsageError(f"--smooth {smooth}: give an odd number, a window and as many on both sides of it")
+    if trust and not (weights or "").lower().endswith(".pt2"):
+        raise UsageError("--trust is for --weights FILE.pt2; nothing else runs code when it is loaded")
     if crops not in (None, 1, 3):
         raise UsageError(f"--crops {crops}: there is the centre (1), or three along the longer side (3)")
     if resume is not None and out not in (None, resume):
@@ -106,7 +109,13 @@ def main(
         from softpool3d.inference.classifier import Classifier
 
         made = Classifier(
-            weights, device, num_clips=views, num_crops=crops, precision=precision and precision.value, compile=compile
+            weights,
+            device,
+            num_clips=views,
+            num_crops=crops,
+            precision=precision and precision.value,
+            compile=compile,
+            trust=trust,
         )
         if views and made.config.data.sampling == "uniform":
             raise UsageError(

@@ -38,13 +38,12 @@ def main(
     out = out or Path(f"{clip.stem}_{method}{METHODS[method]}")
     _check(out, clip, method, stage, overwrite)
 
-    from torch import nn
-
     from softpool3d.inference.classifier import Classifier
+    from softpool3d.inference.exported import is_exported
 
-    classifier = Classifier(weights, device)
-    if not isinstance(classifier.model, nn.Module):
+    if weights is not None and is_exported(weights):  # and so nothing in it is loaded
         raise UsageError(f"{weights} was exported and hides its layers; give the weights file that it was made from")
+    classifier = Classifier(weights, device)
     if method == "gradcam":
         _gradcam(classifier, clip, out, label, stage, seconds, short_side)
     else:

@@ -82,6 +82,7 @@ class Classifier:
         num_clips, num_crops: views whose probabilities are averaged; as in the run's own test if not given.
         precision: fp32, bf16, fp16; as in training if not given.
         compile: runs the network through torch.compile: worth it for many files.
+        trust: load a .pt2 file, which can run code (docs/security.md).
 
     Raises:
         UsageError: if the weights cannot be used, or there is no such device.
@@ -97,9 +98,10 @@ class Classifier:
         *,
         precision: str | None = None,
         compile: bool = False,
+        trust: bool = False,
     ) -> None:
         place = pick_device(device)
-        trained = load_trained(weights, place)
+        trained = load_trained(weights, place, trust)
         if (compile or precision not in (None, "fp32")) and isinstance(trained.network, ExportedNetwork):
             option = "--compile" if compile else f"--precision {precision}"
             raise UsageError(f"{option}: {weights} is an exported network, which runs as it was exported, in fp32")

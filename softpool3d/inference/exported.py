@@ -1,12 +1,13 @@
 """Networks that `softpool3d export` wrote: reading them back, and running them as the network that they came from.
 
 .onnx    ONNX Runtime runs it
-.pt2     an exported program of torch.export, or a package that AOTInductor compiled
+.pt2     an exported program of torch.export, which unpickles, or a package of machine code that AOTInductor compiled: only
+         for those who trust it
 """
 
 from __future__ import annotations
 
-import json
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +18,13 @@ from torch import Tensor
 from softpool3d.config import Config
 from softpool3d.engine.checkpoint import read_description
 from softpool3d.errors import UsageError
+from softpool3d.foreign import parse_json
 
 INSTALL = "install it with: pip install 'softpool3d[export]'"
 PT2_METADATA = "softpool3d.json"  # a file beside an exported program
 SUFFIXES = (".onnx", ".pt2")
+# A tensor's entry `location` of its external data, and the mark that its data is there, as ONNX's protobuf has them.
+_EXTERNAL = re.compile(rb"\x0a\x08location\x12.{1,4096}?\x70\x01", re.DOTALL)
 
 
 def is_exported(path: str | Path) -> bool:
@@ -47,19 +51,36 @@ class ExportedNetwork:
             return self._run(clips.float().contiguous())
 
 
-def load_exported(path: str | Path, device: torch.device) -> ExportedNetwork:
-    """Reads what `softpool3d export` wrote. A package of AOTInductor is a program: run those that you trust.
+def load_exported(path: str | Path, device: torch.device, trust: bool = False) -> ExportedNetwork:
+    """Reads what `softpool3d export` wrote.
+
+    Args:
+        trust: a .pt2 file may run code. Without it, one is refused before a byte of it is read.
 
     Raises:
-        UsageError: if there is none, it is damaged or another program's, it does not run on this device, or the library
-            that runs it is not installed.
+        UsageError: if there is none, it is damaged or another program's, it is a .pt2 file without `trust`, it does not
+            run on this device, or the library that runs it is not installed.
     """
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"no weights file {path}")
-    run, metadata = _load_onnx(path, device) if path.suffix.lower() == ".onnx" else _load_pt2(path, device)
+    onnx = path.suffix.lower() == ".onnx"
+    if not (onnx or trust):
+        raise UsageError(
+            f"{path}: a .pt2 file can run code when it is loaded; add --trust (in Python trust=True) if you made it or "
+            "trust who did; the same network as .onnx or .safetensors needs no trust"
+        )
+    run, metadata = _load_onnx(path, device) if onnx else _load_pt2(path, device)
     config, classes = read_description(metadata, path)
-    return ExportedNetwork(run, config, classes, json.loads(metadata["frames"]))
+    return ExportedNetwork(run, config, classes, _frames(metadata, path))
+
+
+def _frames(metadata: dict[str, str], path: Path) -> list[int | None]:
+    try:
+        least, most = parse_json(metadata["frames"])
+    except (KeyError, ValueError, TypeError):
+        raise UsageError(f"{path}: its description does not say how many frames it takes") from None
+    return [least, most]
 
 
 def _load_onnx(path: Path, device: torch.device) -> tuple[Callable, dict[str, str]]:
@@ -74,10 +95,19 @@ def _load_onnx(path: Path, device: torch.device) -> tuple[Callable, dict[str, st
         )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors
+    options.log_severity_level = 4  # what goes wrong is raised
     place = (provider, {"device_id": device.index or 0} if device.type == "cuda" else {})
     try:
-        session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=[place])
+        content = path.read_bytes()
+        if _EXTERNAL.search(content):
+            raise UsageError(
+                f"{path} keeps weights in another file, which is not read; write it as one file "
+                "(`softpool3d export` does; onnx.save with save_as_external_data=False)"
+            )
+        # as bytes it has no folder, and ONNX Runtime opens no other file for it
+        session = onnxruntime.InferenceSession(content, options, providers=[place])
+    except UsageError:
+        raise
     except OSError as error:
         raise UsageError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
     except Exception as error:  # onnxruntime has a type for each of its codes, without a common base
@@ -100,7 +130,7 @@ def _load_pt2(path: Path, device: torch.device) -> tuple[Callable, dict[str, str
             compiled = any("/data/aotinductor/" in name for name in names)
             ending = ".wrapper_metadata.json" if compiled else f"/{PT2_METADATA}"
             found = next((name for name in names if name.endswith(ending)), None)
-            metadata = json.loads(archive.read(found)) if found else {}
+            metadata = parse_json(archive.read(found)) if found else {}
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise UsageError(
             f"{path} is not a .pt2 file of torch.export, or it is damaged ({_first_line(error)})"

@@ -48,11 +48,12 @@ class Trained:
     classes: tuple[str, ...]
 
 
-def load_trained(weights: str | Path | None = None, device: torch.device | None = None) -> Trained:
+def load_trained(weights: str | Path | None = None, device: torch.device | None = None, trust: bool = False) -> Trained:
     """The network of a weights file, exported or not, of torchvision's by name, or the shipped one.
 
     Args:
         device: where an exported network is to run; others are moved there later.
+        trust: load a .pt2 file too, which can run code.
 
     Raises:
         UsageError: if there are no such weights, or they are not ours.
@@ -63,7 +64,7 @@ def load_trained(weights: str | Path | None = None, device: torch.device | None 
         return _public(str(weights), name, trained_on)
     path = SHIPPED if weights is None else Path(weights).expanduser()
     if is_exported(path):
-        exported = load_exported(path, device or torch.device("cpu"))
+        exported = load_exported(path, device or torch.device("cpu"), trust)
         return Trained(exported, exported.config, exported.classes)
     loaded = load_weights(path)
     network = build_model(loaded.config, len(loaded.classes))

@@ -108,7 +108,7 @@ def test_program(weights, tmp_path, plain):
     path, out = weights(*LEARNABLE), tmp_path / "model.pt2"
     written = export_weights(path, "torchexport", out, plain=plain)
     assert written.own_operator != plain
-    exported = load_exported(out, CPU)
+    exported = load_exported(out, CPU, trust=True)
     assert exported.classes[0] == "run"
     for shape in ((1, 3, 4, 32, 32), (3, 3, 9, 32, 32)):
         same_logits(path, exported, shape)
@@ -125,9 +125,9 @@ def test_compiled_package(weights, tmp_path):
     path, out = weights(), tmp_path / "model.pt2"
     written = export_weights(path, "aoti", out)
     assert written.own_operator
-    same_logits(path, load_exported(out, CPU), (3, 3, 4, 32, 32))
+    same_logits(path, load_exported(out, CPU, trust=True), (3, 3, 4, 32, 32))
     with pytest.raises(UsageError, match="was compiled for cpu"):
-        load_exported(out, torch.device("cuda"))
+        load_exported(out, torch.device("cuda"), trust=True)
 
 
 def test_wrong_values_leave_no_file(weights, tmp_path, monkeypatch):
@@ -187,11 +187,11 @@ def test_files_that_are_no_exported_networks(weights, tmp_path):
     for name, text in (("text.onnx", "is not an ONNX file"), ("text.pt2", "is not a .pt2 file")):
         (tmp_path / name).write_text("text")
         with pytest.raises(UsageError, match=text):
-            load_exported(tmp_path / name, CPU)
+            load_exported(tmp_path / name, CPU, trust=True)
     with zipfile.ZipFile(tmp_path / "foreign.pt2", "w") as archive:
         archive.writestr("archive/models/model.json", "{}")
     with pytest.raises(UsageError, match="was not written by softpool3d"):
-        load_exported(tmp_path / "foreign.pt2", CPU)
+        load_exported(tmp_path / "foreign.pt2", CPU, trust=True)
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         with pytest.raises(UsageError, match="onnxruntime-gpu"):
             load_exported(tmp_path / "text.onnx", torch.device("cuda"))
