@@ -13,6 +13,7 @@ import os
 import re
 from pathlib import Path
 
+from softpool3d.datasets.archives import check_unpacked
 from softpool3d.datasets.manifest import Clip, Manifest, read_text
 from softpool3d.datasets.videos import data_root, in_folder, index_videos
 from softpool3d.errors import UsageError
@@ -31,6 +32,7 @@ def read_hmdb51(root: str | Path | None, split: int = 1) -> dict[str, Manifest]:
         UsageError: if split files or videos are missing altogether, or a line of a split file is wrong.
     """
     root = data_root(root, "hmdb51")
+    check_unpacked(root, ARCHIVES, "hmdb51")
     lists = sorted(root.rglob(f"*_test_split{split}.txt"))
     if not lists:
         raise UsageError(

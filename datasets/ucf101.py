@@ -14,6 +14,7 @@ import os
 import re
 from pathlib import Path
 
+from softpool3d.datasets.archives import check_unpacked
 from softpool3d.datasets.hmdb51 import official_splits
 from softpool3d.datasets.manifest import Clip, Manifest, read_text
 from softpool3d.datasets.videos import data_root, in_folder, index_videos
@@ -32,6 +33,7 @@ def read_ucf101(root: str | Path | None, split: int = 1) -> dict[str, Manifest]:
         UsageError: if a split file is missing or one of its lines is wrong, or there are no videos.
     """
     root = data_root(root, "ucf101")
+    check_unpacked(root, ARCHIVES, "ucf101")
     names = _class_names(_only(root, "classInd.txt"))
     numbers = {name: number for number, name in enumerate(names)}
     videos = index_videos(root)
