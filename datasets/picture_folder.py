@@ -1,22 +1,67 @@
-"""A folder of frames (JPEG, PNG) as a video."""
+"""Pictures as a video: a folder of frames, or a moving WebP."""
 
 from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 
 import numpy as np
 
 from softpool3d.datasets.frame_index import DecodeError
+from softpool3d.datasets.pictures import MovingWebP, is_moving_webp, is_picture, read_picture
 from softpool3d.datasets.pyav_reader import scaled
 
-PICTURES = frozenset([".jpg", ".jpeg", ".png"])
 FPS = 25.0  # a folder does not say
+# names of pictures, and of folders of pictures, that lie beside frames and are none
+_BESIDE = re.compile(
+    r"[xyuv][_-]?\*|(.*[^a-z])?(flow[_-]?[xyuv]?|thumb(nail)?s?|cover|folder|poster|preview)([^a-z].*)?"
+)
+_FOLDER_BESIDE = re.compile(r"((opt|optical|tvl1)[_-]?)?flow([_-]?[xyuv])?|thumb(nail)?s?")
 
 
-def is_picture(name: str) -> bool:
-    return not name.startswith(".") and Path(name).suffix.lower() in PICTURES
+def open_pictures(path: str, short_side: int | None = None) -> PictureFolderReader | MovingWebP | None:
+    """A reader of a folder of frames or a moving WebP; None of anything else.
+
+    Raises:
+        DecodeError: if it cannot be read.
+    """
+    if os.path.isdir(path):
+        return PictureFolderReader(path, short_side)
+    return MovingWebP(path, short_side) if is_moving_webp(path) else None
+
+
+def frames_among(names: list[str]) -> tuple[list[str], dict[str, int]]:
+    """Names of the frames among those of pictures, in order; and how many others lie beside them, by their pattern.
+
+    `img_00001.jpg` and `flow_x_00001.jpg` are of two patterns, img_* and flow_x_*. Optical flow (also x_*, y_*, u_*,
+    v_*), thumbnails and covers are no frames where one other pattern is there.
+
+    Raises:
+        ValueError: if they are of several patterns that could all be the frames, or a frame is there twice.
+    """
+    patterns: dict[str, list[str]] = {}
+    for name in names:
+        patterns.setdefault(_pattern(name), []).append(name)
+    kept = (
+        patterns if len(patterns) == 1 else {key: some for key, some in patterns.items() if not _BESIDE.fullmatch(key)}
+    )
+    if len(names) > 1 and not any(re.search(r"\d", name) for name in map(_stem, names)):
+        raise ValueError(f"its pictures ({min(names)}, ...) have no numbers in their names that put them in order")
+    if len(kept) != 1:
+        listed = sorted(patterns, key=lambda key: (-len(patterns[key]), key))
+        some = ", ".join(f"{len(patterns[key])} {key}" for key in listed[:4]) + (", ..." if len(listed) > 4 else "")
+        raise ValueError(f"its pictures are of several kinds ({some}); put each kind into a folder of its own")
+    [frames] = kept.values()
+    frames = sorted(frames, key=_natural)
+    for name, after in zip(frames, frames[1:], strict=False):
+        if _natural(_stem(name)) == _natural(_stem(after)):
+            raise ValueError(f"{name} and {after} are the same frame; put each kind into a folder of its own")
+    return frames, {key: len(some) for key, some in patterns.items() if key not in kept}
+
+
+def is_beside_frames(folder: str) -> bool:
+    """Whether a folder's name says that its pictures are optical flow or thumbnails."""
+    return _FOLDER_BESIDE.fullmatch(folder.casefold()) is not None
 
 
 class PictureFolderReader:
@@ -32,9 +77,12 @@ class PictureFolderReader:
         except OSError as error:
             raise DecodeError(path, (error.strerror or str(error)).lower()) from None
         if not names:
-            raise DecodeError(path, "it is a directory, without JPEG or PNG files that could be frames")
-        self._names = sorted(names, key=_natural)
-        self.num_frames = len(names)
+            raise DecodeError(path, "it is a directory, without JPEG, PNG or other pictures that could be frames")
+        try:
+            self._names, _ = frames_among(names)
+        except ValueError as error:
+            raise DecodeError(path, str(error)) from None
+        self.num_frames = len(self._names)
         self.times = np.arange(self.num_frames) / FPS
         self._size: tuple[int, int] | None = None
 
@@ -46,20 +94,26 @@ class PictureFolderReader:
         """Nothing stays open between reads."""
 
     def _picture(self, name: str) -> np.ndarray:
-        from PIL import Image, ImageOps
+        from PIL import Image
 
-        path = os.path.join(self._path, name)
         try:
-            with Image.open(path) as picture:
-                upright = ImageOps.exif_transpose(picture).convert("RGB")
-                self._size = self._size or scaled(*upright.size, self._short_side)
-                if upright.size != self._size:
-                    upright = upright.resize(self._size, Image.Resampling.BILINEAR)
-                return np.asarray(upright)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise DecodeError(self._path, f"frame {name}: {reason.lower()}") from None
+            picture = read_picture(os.path.join(self._path, name))
+        except DecodeError as error:
+            raise DecodeError(self._path, f"frame {name}: {error.reason}") from None
+        self._size = self._size or scaled(*picture.size, self._short_side)
+        if picture.size != self._size:
+            picture = picture.resize(self._size, Image.Resampling.BILINEAR)
+        return np.asarray(picture)
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0]
+
+
+def _pattern(name: str) -> str:
+    """The name without its ending, with * for each number."""
+    return re.sub(r"\d+", "*", _stem(name)).casefold()
 
 
 def _natural(name: str) -> list:
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]

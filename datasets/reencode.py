@@ -11,8 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from softpool3d.datasets.decoder import open_video
+from softpool3d.datasets.encoder import ToBT601, h264_stream
 from softpool3d.datasets.frame_index import DecodeError, errors_of, frame_index
 from softpool3d.datasets.manifest import Clip, Manifest
+from softpool3d.datasets.orientation import UPRIGHT, orientation_of
+from softpool3d.datasets.pictures import is_moving_webp
 from softpool3d.datasets.pool import Crashed, each
 from softpool3d.datasets.pyav_reader import PyAVReader, scaled
 from softpool3d.errors import UsageError, WorkError
@@ -81,21 +84,17 @@ def encode_copy(clip: Clip, target: str, encoding: Encoding) -> None:
         OSError: if the copy cannot be written.
     """
     import av
-    from av.video.reformatter import VideoReformatter
 
     partial = f"{target}.partial-{os.getpid()}"
     os.makedirs(os.path.dirname(target), exist_ok=True)
     try:
         with av.open(partial, "w", format="mp4", options={"movflags": "faststart"}) as container:
-            stream, scaler = None, VideoReformatter()
-            for time, frame, turns in _frames(clip):
+            stream = None
+            for time, frame, *_ in _frames(clip):
                 if stream is None:
-                    stream = _add_stream(container, frame, turns, encoding)
-                    size = (stream.height, stream.width) if turns % 2 else (stream.width, stream.height)
-                frame = scaler.reformat(frame, *size, format="yuv420p", interpolation="AREA", threads=1)
-                if turns:
-                    planes = np.rot90(frame.to_ndarray(format="rgb24"), turns)
-                    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(planes), format="rgb24")
+                    stream = _add_stream(container, frame, encoding)
+                    upright = _Upright(stream.width, stream.height)
+                frame = upright(frame)
                 frame.pts, frame.time_base = round(time / _CLOCK), _CLOCK
                 frame.pict_type = av.video.frame.PictureType.NONE  # not that of the original
                 container.mux(stream.encode(frame))
@@ -108,17 +107,37 @@ def encode_copy(clip: Clip, target: str, encoding: Encoding) -> None:
             os.unlink(partial)
 
 
-def _add_stream(container, frame, turns: int, encoding: Encoding):
+class _Upright:
+    """Frames as a copy holds them: upright, of its size, in its colours."""
+
+    def __init__(self, width: int, height: int) -> None:
+        from av.video.reformatter import Interpolation, VideoReformatter
+
+        # Without the flags each conversion rounds down and moves the edges of colours.
+        self._way = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+        self._size = width, height
+        self._to_rgb, self._to_bt601 = VideoReformatter(), ToBT601(self._way)
+
+    def __call__(self, frame):
+        import av
+
+        orientation = orientation_of(frame)
+        if orientation != UPRIGHT:
+            stored = self._size[::-1] if orientation.swaps_sides else self._size
+            rgb = self._to_rgb.reformat(frame, *stored, format="rgb24", interpolation=self._way, threads=1)
+            picture = np.ascontiguousarray(orientation.upright(rgb.to_ndarray()))
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        return self._to_bt601(frame, *self._size)
+
+
+def _add_stream(container, frame, encoding: Encoding):
     width, height = frame.width, frame.height
-    if turns % 2:
+    if orientation_of(frame).swaps_sides:
         width, height = height, width
     width, height = scaled(width, height, min(encoding.short_side, width, height))
-    stream = container.add_stream("libx264", rate=25)  # the rate is a hint: frames have times of their own
+    stream = h264_stream(container, 25, like=frame)  # the rate is a hint: frames have times of their own
     stream.width, stream.height = max(width // 2 * 2, 2), max(height // 2 * 2, 2)
-    stream.pix_fmt = "yuv420p"
-    context = stream.codec_context
-    context.time_base = _CLOCK
-    context.thread_count = 1  # every core has a file of its own
+    stream.codec_context.time_base = _CLOCK
     parameters = f"keyint={encoding.gop}:min-keyint=1:scenecut=0:open-gop=0:bframes=3:b-adapt=0:b-pyramid=none"
     stream.options = {"crf": str(encoding.crf), "preset": "medium", "x264-params": parameters}
     return stream
@@ -126,13 +145,12 @@ def _add_stream(container, frame, turns: int, encoding: Encoding):
 
 def _frames(clip: Clip):
     """(seconds, frame, quarter turns to the left) of the clip's part of its video."""
-    if os.path.isdir(clip.path):
-        yield from _pictures(clip.path)
+    if os.path.isdir(clip.path) or is_moving_webp(clip.path):
+        yield from _pictures(clip)
         return
     index = frame_index(clip.path)
     reader = PyAVReader(clip.path, index)
-    first = 0 if clip.start is None else np.searchsorted(index.times, clip.start - 1e-3)
-    end = index.num_frames if clip.end is None else np.searchsorted(index.times, clip.end - 1e-3)
+    first, end = _part(clip, index.times)
     number = -1
     try:
         with errors_of(clip.path):
@@ -147,13 +165,20 @@ def _frames(clip: Clip):
         raise DecodeError(clip.path, f"only {number + 1} of its {index.num_frames} frames can be decoded")
 
 
-def _pictures(path: str):
+def _part(clip: Clip, times: np.ndarray) -> tuple[int, int]:
+    """Numbers of the clip's first frame, and of the one after its last."""
+    first = 0 if clip.start is None else int(np.searchsorted(times, clip.start - 1e-3))
+    return first, len(times) if clip.end is None else int(np.searchsorted(times, clip.end - 1e-3))
+
+
+def _pictures(clip: Clip):
     import av
 
-    with open_video(path) as video:
-        for number in range(video.num_frames):
+    with open_video(clip.path) as video:
+        first, end = _part(clip, video.times)
+        for number in range(first, end):
             picture = np.ascontiguousarray(video.frames([number])[0].permute(1, 2, 0).numpy())
-            yield video.times[number], av.VideoFrame.from_ndarray(picture, format="rgb24"), 0
+            yield video.times[number] - video.times[first], av.VideoFrame.from_ndarray(picture, format="rgb24"), 0
 
 
 def _copy(job: tuple[Clip, str, Encoding]) -> DecodeError | WorkError | None:

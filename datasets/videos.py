@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from softpool3d.datasets.picture_folder import is_picture
+from softpool3d.datasets.picture_folder import frames_among, is_beside_frames
+from softpool3d.datasets.pictures import is_moving_webp, is_picture
 from softpool3d.errors import UsageError
 
 EXTENSIONS = frozenset(
@@ -15,6 +16,7 @@ EXTENSIONS = frozenset(
     + [".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogg", ".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob", ".webm"]
     + [".wmv", ".y4m"]
 )
+_ENDINGS = EXTENSIONS | {".webp"}  # which is a video where it moves
 # what lies beside videos and is none: lists, labels, subtitles, notes
 _COMPANIONS = frozenset(
     [".ass", ".csv", ".htm", ".html", ".ini", ".json", ".jsonl", ".list", ".log", ".md", ".nfo", ".py", ".sh", ".srt"]
@@ -40,14 +42,15 @@ def find_videos(folder: str | Path) -> Iterator[str]:
     Each is there once, however many links lead to its folder. A folder named like a video that holds none is there too:
     whoever reads it says what is wrong with it. Hidden files and folders are left out.
     """
-    for paths, _ in _walk(folder):
+    for paths, _, _ in _walk(folder):
         yield from paths
 
 
 def left_out(folder: str | Path) -> dict[str, int]:
     """How many files below a folder are no videos, by their ending (".zip"; "no ending"), the most first.
 
-    Hidden files, pictures of a folder of frames, and texts beside videos are not counted.
+    Pictures that are no frames, but lie beside frames, go by what they are called ("flow_x_*.jpg", "flow_x/*.jpg").
+    Hidden files and texts are not counted.
     """
     return survey(folder)[1]
 
@@ -56,34 +59,51 @@ def survey(folder: str | Path) -> tuple[list[str], dict[str, int]]:
     """What `find_videos` and `left_out` say, from one look through the folder."""
     videos: list[str] = []
     counts: Counter[str] = Counter()
-    for paths, names in _walk(folder):
+    for paths, pictures, others in _walk(folder):
         videos += paths
-        endings = (os.path.splitext(name)[1].lower() for name in names)
-        counts.update(ending or "no ending" for ending in endings if ending not in _COMPANIONS)
+        counts.update(_kinds(others))
+        if pictures:
+            counts.update(_beside(*pictures))
     return videos, dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _walk(folder: str | Path) -> Iterator[tuple[list[str], list[str]]]:
-    """Of each folder: paths of its videos, or itself where it is one; names of its other files."""
-    seen_folders, seen_files = set(), set()
+def _walk(folder: str | Path) -> Iterator[tuple[list[str], tuple[str, list[str]] | None, list[str]]]:
+    """Of each folder: paths of its videos, or its own where it is one; its name and pictures then; its other files."""
+    seen = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
-        if real in seen_folders:
+        if real in seen:
             folders.clear()
             continue
-        seen_folders.add(real)
+        seen.add(real)
         folders[:] = [name for name in folders if not is_hidden(name)]
         names = [name for name in names if not is_hidden(name)]
-        videos = [name for name in names if is_video(name)]
-        others = [name for name in names if not is_video(name)]
-        new = [name for name in videos if os.path.join(real, name) not in seen_files]
-        seen_files.update(os.path.join(real, name) for name in new)
-        if parent != str(folder) and not videos and not folders:
-            pictures = [name for name in others if is_picture(name)]
-            if pictures or is_video(os.path.basename(parent)):
-                yield [parent], [name for name in others if name not in pictures]
-                continue
-        yield [os.path.join(parent, name) for name in new], others
+        videos = {name for name in names if is_video(name) or is_moving_webp(os.path.join(parent, name))}
+        others = [name for name in names if name not in videos]
+        if parent == str(folder) or videos or folders:
+            yield [os.path.join(parent, name) for name in names if name in videos], None, others
+            continue
+        name, pictures = os.path.basename(parent), [name for name in others if is_picture(name)]
+        is_clip = (pictures or is_video(name)) and not is_beside_frames(name)
+        others = [name for name in others if not is_picture(name)]
+        yield [parent] if is_clip else [], (name, pictures) if pictures else None, others
+
+
+def _beside(folder: str, pictures: list[str]) -> dict[str, int]:
+    """How many pictures of a folder of frames are no frames: optical flow and thumbnails."""
+    ending = os.path.splitext(pictures[0])[1].lower()
+    if is_beside_frames(folder):
+        return {f"{folder}/*{ending}": len(pictures)}
+    try:
+        return {f"{pattern}{ending}": count for pattern, count in frames_among(pictures)[1].items()}
+    except ValueError:  # of several kinds, as whoever reads the folder will say
+        return {}
+
+
+def _kinds(names: Iterable[str]) -> list[str]:
+    """The endings of files that are no videos; without those of texts."""
+    endings = [os.path.splitext(name)[1].lower() or "no ending" for name in names]
+    return [ending for ending in endings if ending not in _COMPANIONS]
 
 
 def index_videos(folder: str | Path) -> dict[str, list[str]]:
@@ -91,9 +111,16 @@ def index_videos(folder: str | Path) -> dict[str, list[str]]:
     index: dict[str, list[str]] = {}
     for path in find_videos(folder):
         name = os.path.basename(path)
-        stem = os.path.splitext(name)[0] if is_video(name) else name
-        index.setdefault(stem, []).append(path)
-    return {stem: sorted(paths) for stem, paths in index.items()}
+        stem, ending = os.path.splitext(name)
+        while ending.lower() in _ENDINGS:  # several in `<id>.mp4.mkv`
+            name = stem
+            stem, ending = os.path.splitext(name)
+        index.setdefault(name, []).append(path)
+
+    def rank(path: str) -> tuple[bool, str]:  # frames before the optical flow of the same video
+        return any(map(is_beside_frames, Path(path).parts)), path
+
+    return {stem: sorted(paths, key=rank) for stem, paths in index.items()}
 
 
 def in_folder(paths: list[str], folder: str) -> str:

@@ -144,7 +144,7 @@ def _names(clips: list[Path]) -> dict[Path, str]:
 def _targets(clips: list[Path], out: Path | None, format: str | None) -> dict[Path, Path]:
     """clip -> the file to draw it into."""
     from softpool3d.visual.output import FORMATS
-    from softpool3d.visual.source import PICTURES
+    from softpool3d.visual.source import is_still
 
     known = ", ".join(suffix[1:] for suffix in FORMATS)
     if format is not None and f".{format.lower()}" not in FORMATS:
@@ -157,7 +157,7 @@ def _targets(clips: list[Path], out: Path | None, format: str | None) -> dict[Pa
         if out is not None and folder is None:
             targets[clip] = out
             continue
-        suffix = f".{format.lower()}" if format else ".png" if clip.suffix.lower() in PICTURES else ".mp4"
+        suffix = f".{format.lower()}" if format else ".png" if is_still(clip) else ".mp4"
         names = (clip.stem, clip.name, "_".join(clip.parts[-2:]), "_".join(clip.absolute().parts[1:]))
         free = (Path(folder or ".") / f"{name}_pooled{suffix}" for name in names)
         targets[clip] = next(path for path in free if path not in targets.values())
@@ -166,7 +166,7 @@ def _targets(clips: list[Path], out: Path | None, format: str | None) -> dict[Pa
             raise UsageError(f"--out {target}: unknown format {target.suffix!r} (known: {known})")
         if format and target.suffix.lower() != f".{format.lower()}":
             raise UsageError(f"--out {target} is not what --format {format} says; give one of the two")
-        if clip.suffix.lower() in PICTURES and target.suffix.lower() not in (".png", ".jpg"):
+        if is_still(clip) and target.suffix.lower() not in (".png", ".jpg"):
             raise UsageError(f"{target}: a picture has one frame and makes a .png, not a {target.suffix}")
     return targets
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softpool3d.datasets.decoder import DecodeError, check_file, open_video
+from softpool3d.datasets.decoder import check_file, open_video
+from softpool3d.datasets.pictures import is_moving_webp, is_picture, read_picture
 from softpool3d.datasets.pyav_reader import scaled
 from softpool3d.errors import UsageError
 
-PICTURES = frozenset([".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"])
 _TIMEOUT_S = 600.0  # of a read; somebody is waiting for it, and can press Ctrl-C
 _MOST_BYTES = 1 << 30  # of frames; their pooled forms and floats take several times as much
 
@@ -49,7 +49,7 @@ def read_source(path: Path, start: float = 0.0, seconds: float = 10.0, short_sid
         DecodeError: if it cannot be read.
         UsageError: if the video ends before `start`, or so much of it does not fit into memory.
     """
-    if path.suffix.lower() in PICTURES and not path.is_dir():
+    if is_still(path):
         return Source(path, _read_picture(path, short_side), 1.0, is_picture=True)
     with open_video(path, timeout_s=_TIMEOUT_S) as video:
         # half a millisecond of tolerance: 0.4 s at 25 frames a second is frame 10, though 10 / 25 is a little less
@@ -75,17 +75,16 @@ def _check_memory(path: Path, frames: int, width: int, height: int) -> None:
         )
 
 
+def is_still(path: Path) -> bool:
+    """Whether it is one picture: no folder, and no moving WebP."""
+    return is_picture(path.name) and not path.is_dir() and not is_moving_webp(path)
+
+
 def _read_picture(path: Path, short_side: int) -> Tensor:
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     check_file(path)
-    try:
-        with Image.open(path) as opened:
-            picture = ImageOps.exif_transpose(opened).convert("RGB")
-    except Image.UnidentifiedImageError:
-        raise DecodeError(path, "it is no picture that Pillow knows") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DecodeError(path, (getattr(error, "strerror", None) or str(error)).lower()) from None
+    picture = read_picture(path)
     size = scaled(*picture.size, min(short_side, *picture.size))
     if size != picture.size:
         picture = picture.resize(size, Image.Resampling.BILINEAR)
