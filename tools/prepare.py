@@ -7,6 +7,7 @@ python tools/prepare.py folder --root videos --reencode --short-side 256 --gop 1
 
 import csv
 import io
+import os
 import shlex
 from enum import Enum
 from pathlib import Path
@@ -41,6 +42,7 @@ def main(
     """Find a data set's clips, check them, write the manifest that training reads."""
     from softpool3d.config import DataConfig
     from softpool3d.datasets import official_manifests, prepared_folder, unpack_archives
+    from softpool3d.datasets.overview import check_learnable
     from softpool3d.datasets.reencode import Encoding
     from softpool3d.datasets.reencode import reencode as make_copies
     from softpool3d.datasets.verify import bad_files, obviously_bad
@@ -56,6 +58,7 @@ def main(
         for archive in unpack_archives(data):
             print(f"unpacked {archive}")
         manifests = official_manifests(data)
+        check_learnable(manifests)
         folder = prepared_folder(data.model_copy(update={"root": str(out)}))
         paths = {clip.path for manifest in manifests.values() for clip in manifest.clips}
         bad = obviously_bad(paths)
@@ -67,58 +70,61 @@ def main(
             bad |= undecodable
     except KeyboardInterrupt:
         raise Interrupted("stopped; the same command goes on where it was") from None
-    _write(folder, manifests, bad)
-    _report(dataset.value, out, folder, manifests, bad, split)
+    _write_lists(folder, manifests, bad)
+    notes = _write_manifest(root, out, folder, manifests, bad, data)
+    _report(data, out, folder, manifests, bad, notes)
 
 
-def _write(folder: Path, manifests: dict, bad: dict[str, str]) -> None:
-    from softpool3d.datasets.manifest import write_manifests
-    from softpool3d.files import write_atomically
-
-    for name, manifest in manifests.items():
-        if not len(manifest):
-            raise UsageError(f"none of the {name} clips can be used; see {folder / 'bad_files.csv'}")
+def _write_lists(folder: Path, manifests: dict, bad: dict[str, str]) -> None:
+    """What is not used, and why: whoever has no clips left is sent there."""
     for file, header, rows in (
         ("missing.csv", ["split", "clip"], [(s, clip) for s, m in manifests.items() for clip in m.missing]),
         ("bad_files.csv", ["path", "reason"], sorted(bad.items())),
     ):
-        text = io.StringIO(newline="")
-        csv.writer(text, lineterminator="\n").writerows([header, *rows])
-        write_atomically(folder / file, text.getvalue().encode(errors="surrogateescape"))
+        _write_csv(folder / file, [header, *rows])
+    for name, manifest in manifests.items():
+        if not len(manifest):
+            raise UsageError(f"none of the {name} clips can be used; see {folder / 'bad_files.csv'}")
+
+
+def _write_manifest(root: Path, out: Path, folder: Path, manifests: dict, bad: dict[str, str], data) -> list[str]:
+    """The manifest, and the videos beside it that it leaves out; returns what is odd about those and others."""
+    from softpool3d.datasets.manifest import write_manifests
+    from softpool3d.datasets.overview import UNUSED, check_learnable, left_out_note, unused_videos
+    from softpool3d.datasets.videos import survey
+
+    check_learnable(manifests)
+    videos, endings = survey(root)
+    unused = unused_videos(out, videos if out == root else survey(out)[0], manifests)
+    _write_csv(folder / UNUSED, [["path"], *([path] for path in unused)])
     write_manifests(folder, manifests)
+    unnamed = [path for path in unused if os.path.abspath(out / path) not in bad]
+    note = [f"{len(unnamed)} videos below {out} are in no split ({unnamed[0]} first)"] if unnamed else []
+    return [*left_out_note(endings, data), *note]
 
 
-def _report(dataset: str, root: Path, folder: Path, manifests: dict, bad: dict[str, str], split: int) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _write_csv(path: Path, rows: list) -> None:
+    from softpool3d.files import write_atomically
 
-    table = Table(box=None, pad_edge=False)
-    table.add_column("split")
-    for name in ("clips", "missing", "classes"):
-        table.add_column(name, justify="right")
-    for name, manifest in manifests.items():
-        used = int((manifest.class_counts() > 0).sum())
-        table.add_row(name, str(len(manifest)), str(len(manifest.missing)), f"{used} of {len(manifest.classes)}")
-    console = Console()
-    console.print(table)
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_atomically(path, text.getvalue().encode(errors="surrogateescape"))
 
-    def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    train = {clip.path for clip in manifests["train"].clips}
-    for name, manifest in manifests.items():
-        both = train & {clip.path for clip in manifest.clips} if name != "train" else ()
-        if both:
-            say(f"warning: {len(both)} files are in train and in {name}, {sorted(both)[0]} first")
+def _report(data, out: Path, folder: Path, manifests: dict, bad: dict[str, str], notes: list[str]) -> None:
+    from softpool3d.datasets.overview import odd_files, odd_labels, split_lines
+
+    print(*split_lines(manifests, data), *odd_labels(manifests), *odd_files(manifests), *notes, sep="\n")
     if any(manifest.missing for manifest in manifests.values()):
-        say(f"the missing ones are listed in {folder / 'missing.csv'}")
+        print(f"the missing ones are listed in {folder / 'missing.csv'}")
     if bad:
         path, reason = sorted(bad.items())[0]
-        say(f"{len(bad)} bad files left out ({path}: {reason}), all listed in {folder / 'bad_files.csv'}")
-    say(f"written: {folder}")
-    overrides = [f"data.dataset={dataset}", f"data.root={root}"]
-    overrides += [f"data.official_split={split}"] if dataset in ("hmdb51", "ucf101") and split != 1 else []
-    say(f"train with: softpool3d train --cfg CONFIG {shlex.join(overrides)}")
+        print(f"{len(bad)} bad files left out ({path}: {reason}), all listed in {folder / 'bad_files.csv'}")
+    print(f"written: {folder}")
+    overrides = [f"data.dataset={data.dataset}", f"data.root={out}"]
+    if data.dataset in ("hmdb51", "ucf101") and data.official_split != 1:
+        overrides.append(f"data.official_split={data.official_split}")
+    print(f"train with: softpool3d train --cfg CONFIG {shlex.join(overrides)}")
 
 
 if __name__ == "__main__":

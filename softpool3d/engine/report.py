@@ -7,24 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from torch import nn
 
 from softpool3d.config import Config
-from softpool3d.datasets.manifest import Manifest
 from softpool3d.datasets.multigrid import Multigrid
+from softpool3d.datasets.overview import Overview
 from softpool3d.datasets.sampling import share_of
 from softpool3d.engine.meter import PARTS
 from softpool3d.engine.scores import Scores
 
 
-def few(names: Sequence[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+def show_data(console: Console, found: Overview) -> None:
+    """What there is, and in yellow what is odd about it."""
+    for style, lines in ((None, found.lines), ("yellow", found.notes)):
+        for line in lines:
+            console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def header(
     config: Config,
     folder: Path,
-    manifests: dict[str, Manifest],
     model: nn.Module,
     device: torch.device,
     multigrid: Multigrid,
@@ -32,12 +35,8 @@ def header(
     pool = config.model.pool
     pooling = f"{pool.kind} pooling at {', '.join(pool.where)}" if pool.where else "its own pooling"
     millions = sum(p.numel() for p in model.parameters()) / 1e6
-    sizes = ", ".join(f"{len(manifest)} {name}" for name, manifest in manifests.items())
-    classes = manifests["train"].classes
-    source = f", from {manifests['train'].source}" if config.data.root else ""
     return (
         f"{config.model.name} with {pooling}, {millions:.2f} M parameters, on {device}\n"
-        f"{config.data.dataset}: {sizes} clips, {len(classes)} classes ({few(classes)}){source}\n"
         f"{_cycles(config, multigrid)}writing to {folder}"
     )
 

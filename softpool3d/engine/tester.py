@@ -29,6 +29,7 @@ from softpool3d.datasets import read_manifests
 from softpool3d.datasets.decoder import DecodeError
 from softpool3d.datasets.loader import eval_loader, num_views
 from softpool3d.datasets.manifest import Manifest
+from softpool3d.datasets.overview import absent_classes, few
 from softpool3d.engine.checkpoint import load_into, load_weights
 from softpool3d.engine.devices import MEMORY_FORMATS, make_accelerator
 from softpool3d.engine.evaluator import joined, scored_batches
@@ -39,7 +40,6 @@ from softpool3d.engine.metrics import Metrics, measure
 from softpool3d.engine.pretrained import adopt_statistics, name_classes
 from softpool3d.engine.processes import Processes
 from softpool3d.engine.progress import Progression
-from softpool3d.engine.report import few
 from softpool3d.engine.results import RESULTS, show, write_csv, write_results
 from softpool3d.engine.scores import FILE, Scores, VideoScores, video_names
 from softpool3d.errors import UsageError
@@ -167,6 +167,8 @@ def test(
         f"view{'s' if views > 1 else ''}, on {accelerator.device}"
         + (f", {processes.count} processes" if processes.count > 1 else "")
     )
+    if absent := absent_classes(split, classes, manifest.class_counts() == 0):
+        say(absent)
     if kept is not None:
         say(f"going on: {len(kept.index)} of them were tested before the interruption")
 

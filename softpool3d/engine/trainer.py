@@ -17,6 +17,7 @@ from softpool3d.config import Config, MultigridConfig
 from softpool3d.datasets import read_manifests
 from softpool3d.datasets.loader import eval_loader, num_views, to_device, train_loader
 from softpool3d.datasets.manifest import Manifest
+from softpool3d.datasets.overview import few, overview
 from softpool3d.datasets.transforms import BatchMix, normalize
 from softpool3d.engine.bad_files import BadFiles, TooManyBadFiles, write_bad_files
 from softpool3d.engine.board import Board
@@ -45,7 +46,7 @@ from softpool3d.engine.pretrained import adopt_statistics, name_classes
 from softpool3d.engine.processes import Processes
 from softpool3d.engine.progress import Display
 from softpool3d.engine.provenance import write_provenance
-from softpool3d.engine.report import epoch_line, few, header, metrics_row, summary_lines
+from softpool3d.engine.report import epoch_line, header, metrics_row, show_data, summary_lines
 from softpool3d.engine.resume import begin, finished
 from softpool3d.engine.run import Run
 from softpool3d.engine.schedule import Schedule
@@ -115,6 +116,9 @@ def _train(
     """`state` is None for a run that begins, `run` for one without a folder yet."""
     seed_everything(config.seed)
     manifests = read_manifests(config.data)
+    found = processes.first(lambda: overview(manifests, config.data))
+    if processes.is_first:
+        show_data(console, found)
     config, classes = choose_loss(config, manifests["train"]), manifests["train"].classes
     memory_format = MEMORY_FORMATS[config.train.memory_format]
     resumed, state = state is not None, state or _fresh_state(classes)
@@ -239,7 +243,7 @@ def _train(
         )
         for name, manifest in manifests.items()
     }
-    display.line(header(config, run.folder, manifests, network, accelerator.device, batches.multigrid))
+    display.line(header(config, run.folder, network, accelerator.device, batches.multigrid))
     started = state["seconds"] - time.perf_counter()
     processes.first(lambda: start_trackers(run.folder, config, accelerator))
     if accelerator.is_main_process:  # before the board, whose thread has no clear words for a disk that is full

@@ -1,0 +1,314 @@
+"""What a data set holds, and what is odd about it, in a handful of lines: said before training, and by `prepare`.
+
+folder: 26 classes (A, B, C, ...), from letters/train.csv
+  train  240 clips of 26 classes: 8 (K) to 10 (A)
+  val    52 clips of 26 classes: 2 of each
+left out by their ending: 3 .heic, 1 .zip
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import shlex
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from softpool3d.datasets import prepared_folder
+from softpool3d.datasets.manifest import Clip, Manifest
+from softpool3d.datasets.remote import is_address
+from softpool3d.datasets.videos import survey
+from softpool3d.errors import UsageError
+
+if TYPE_CHECKING:
+    from softpool3d.config import DataConfig
+
+UNUSED = "unused.csv"  # beside the manifest: the videos that `prepare` saw and put into no split
+_ARCHIVED = ("hmdb51", "ucf101")  # these come in archives, which lie beside the videos
+
+
+class Overview(NamedTuple):
+    """lines: what there is; notes: a sentence for each thing that is odd."""
+
+    lines: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def overview(manifests: dict[str, Manifest], data: DataConfig) -> Overview:
+    """What to say of the data before a training.
+
+    The root is looked through once. Lists of the user's own name what they want, so only whether it is there is looked
+    at; the root is not.
+
+    Raises:
+        UsageError: as `check_learnable`; or if more files are gone than may be bad.
+    """
+    check_learnable(manifests)
+    if data.root is None or data.dataset == "motion":
+        sizes = ", ".join(f"{len(manifest)} {split}" for split, manifest in manifests.items())
+        classes = manifests["train"].classes
+        return Overview((f"{data.dataset}: {sizes} clips, {len(classes)} classes ({few(classes)})",), ())
+    prepared, listed = prepared_folder(data), any(Path(m.source).is_file() for m in manifests.values())
+    videos, endings = survey(data.root) if prepared.is_dir() or not listed else ((), {})
+    gone = _gone(manifests, videos) if listed else {}
+    _check_gone(gone, manifests, data)
+    notes = [*odd_labels(manifests), *odd_files(manifests), *left_out_note(endings, data)]
+    if prepared.is_dir():
+        notes += _changes(manifests, data, videos, gone)
+    else:
+        notes += [
+            f"not on the disk: {len(lost)} of the {len(manifests[split])} {split} clips ({lost[0]} first)"
+            for split, lost in gone.items()
+        ]
+    return Overview(split_lines(manifests, data), tuple(notes))
+
+
+def few(names: Sequence[str], most: int = 3) -> str:
+    """The first of the names, for a sentence."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def check_learnable(manifests: dict[str, Manifest]) -> None:
+    """Raises UsageError for a split without clips, or training clips that all have the same label."""
+    for split, manifest in manifests.items():
+        if not len(manifest):
+            raise UsageError(f"data.root: the {split} split has no clips ({manifest.source})")
+    train = manifests["train"]
+    counts = train.class_counts()
+    if train.multi_label and np.isin(counts, (0, len(train))).all():
+        raise UsageError(f"{train.source}: every training clip has the same labels, so there is nothing to learn")
+    if not train.multi_label and counts.max() == len(train):
+        name, others = train.classes[int(counts.argmax())], len(train.classes) - 1
+        rest = f" (of {others + 1}: {few([c for c in train.classes if c != name])} have none)" if others else ""
+        raise UsageError(
+            f"{train.source}: all {len(train)} training clips are of a single class, {name!r}{rest}; "
+            "there have to be two at least"
+        )
+
+
+def split_lines(manifests: dict[str, Manifest], data: DataConfig) -> tuple[str, ...]:
+    """A line for the data set and one for each split, the smallest and largest class named."""
+    train = manifests["train"]
+    lines = [f"{data.dataset}: {len(train.classes)} classes ({few(train.classes)}), from {train.source}"]
+    test_is_val = "test" in manifests and manifests["test"].clips == manifests["val"].clips
+    for split, manifest in manifests.items():
+        if split == "test" and test_is_val:
+            continue
+        missing = f"; {len(manifest.missing)} missing" if manifest.missing else ""
+        same = "; test is the same clips" if split == "val" and test_is_val else ""
+        lines.append(f"  {split:5}  {len(manifest)} clips of {_spread(manifest)}{missing}{same}")
+    return tuple(lines)
+
+
+def _spread(manifest: Manifest) -> str:
+    counts = manifest.class_counts()
+    used = np.flatnonzero(counts)
+    if not used.size:
+        return "no class"
+    smallest, largest = used[counts[used].argmin()], used[counts[used].argmax()]
+    of = f"{len(used)} classes" if len(used) == len(counts) else f"{len(used)} of the {len(counts)} classes"
+    if counts[smallest] == counts[largest]:
+        return f"{of}: {counts[smallest]} of each"
+    ends = (f"{counts[label]} ({manifest.classes[label]})" for label in (smallest, largest))
+    return f"{of}: {' to '.join(ends)}"
+
+
+def odd_labels(manifests: dict[str, Manifest]) -> list[str]:
+    """Classes without clips: anywhere, in training, in the other splits."""
+    classes = manifests["train"].classes
+    counts = {split: manifest.class_counts() for split, manifest in manifests.items()}
+    total = sum(counts.values())
+    unlearned = np.flatnonzero((counts["train"] == 0) & (total > 0))
+    notes = _unused_labels(classes, np.flatnonzero(total == 0))
+    if unlearned.size:
+        names = few([classes[label] for label in unlearned])
+        notes.append(f"no training clips of {_some(unlearned.size, classes)} that other splits have: {names}")
+    notes += [
+        note
+        for split, found in counts.items()
+        if split != "train" and (note := absent_classes(split, classes, (found == 0) & (counts["train"] > 0)))
+    ]
+    return notes
+
+
+def absent_classes(split: str, classes: Sequence[str], absent: np.ndarray) -> str:
+    """A sentence on those classes of which a split has no clips; "" if there are none. absent: bool (C,)."""
+    labels = np.flatnonzero(absent)
+    names = few([classes[label] for label in labels])
+    return f"{split} has no clips of {_some(labels.size, classes)}: {names}" if labels.size else ""
+
+
+def _some(count: int, classes: Sequence[str]) -> str:
+    return f"{count} of the {len(classes)} classes"
+
+
+def _unused_labels(classes: Sequence[str], unused: np.ndarray) -> list[str]:
+    """On classes without clips in any split, which have an output of the network all the same."""
+    if not unused.size:
+        return []
+    numbered = tuple(classes) == tuple(map(str, range(len(classes))))
+    if numbered and np.array_equal(unused, np.arange(unused.size)):
+        which = "class 0 has" if unused.size == 1 else f"classes 0 to {unused.size - 1} have"
+        advice = "if your list counts from 1, subtract 1" if unused.size == 1 else "number them from 0"
+        return [f"labels start at {unused.size}: {which} no clips, and an output of the network; {advice}"]
+    if numbered:
+        used = len(classes) - unused.size
+        return [
+            f"labels have gaps: of 0 to {len(classes) - 1} only {used} have clips, and each has an output of the "
+            f"network; number them from 0 to {used - 1}, or write names"
+        ]
+    return [f"no clips in any split of {_some(unused.size, classes)}: {few([classes[label] for label in unused])}"]
+
+
+def odd_files(manifests: dict[str, Manifest]) -> list[str]:
+    """Files that are in two splits, and files that stand in one with two labels."""
+    notes = []
+    for one, other in combinations(manifests, 2):
+        a, b = manifests[one].clips, manifests[other].clips
+        if (one, other) == ("val", "test") and a == b:
+            continue
+        same, parts = _shared(manifests[one], manifests[other])
+        if same:
+            notes.append(f"{_files(len(same))} in {one} and in {other} too ({same[0]} first): {other} says too much")
+        if parts:
+            notes.append(f"{_files(len(parts))} in {one} and in {other} too, with other times ({parts[0]} first)")
+    for split, manifest in manifests.items():
+        if split == "test" and manifest.clips == manifests["val"].clips:
+            continue
+        twice = _two_labels(manifest)
+        if twice:
+            notes.append(f"{_files(len(twice))} in {split} with two labels ({twice[0]} first)")
+    return notes
+
+
+def _files(count: int) -> str:
+    return "1 file is" if count == 1 else f"{count} files are"
+
+
+def _shared(one: Manifest, other: Manifest) -> tuple[list[str], list[str]]:
+    """Files of both: those of which both have the same seconds, and the others; sorted."""
+    both = set(one.clips.paths()).intersection(other.clips.paths())
+    mine, theirs = _clips_of(both, one), _clips_of(both, other)
+    same = {path for path in both if any(_overlap(a, b) for a in mine[path] for b in theirs[path])}
+    return sorted(same), sorted(both - same)
+
+
+def _two_labels(manifest: Manifest) -> list[str]:
+    """Files of which a part stands there with two labels, sorted."""
+    seen: set[str] = set()
+    again = {path for path in manifest.clips.paths() if path in seen or seen.add(path)}
+    found = []
+    for path, clips in _clips_of(again, manifest).items():
+        labels: dict[tuple, set] = {}
+        for clip in clips:
+            labels.setdefault((clip.start, clip.end), set()).add(clip.label)
+        if any(len(some) > 1 for some in labels.values()):
+            found.append(path)
+    return sorted(found)
+
+
+def _clips_of(paths: set[str], manifest: Manifest) -> dict[str, list[Clip]]:
+    """Path -> its clips, of these few paths: a clip is an object, and a data set has a quarter of a million."""
+    found: dict[str, list[Clip]] = {path: [] for path in paths}
+    for index, path in enumerate(manifest.clips.paths() if paths else ()):
+        if path in found:
+            found[path].append(manifest.clips[index])
+    return found
+
+
+def _overlap(a: Clip, b: Clip) -> bool:
+    ends = (float("inf") if clip.end is None else clip.end for clip in (b, a))
+    return (a.start or 0) < next(ends) and (b.start or 0) < next(ends)
+
+
+def left_out_note(endings: dict[str, int], data: DataConfig) -> list[str]:
+    """On files that are no videos by their ending, and no texts beside them."""
+    counted = [
+        f"{count} {ending}"
+        for ending, count in endings.items()
+        if not (data.dataset in _ARCHIVED and ending in (".rar", ".zip"))
+    ]
+    return [f"left out by their ending: {few(counted, 6)}"] if counted else []
+
+
+def unused_videos(root: str | Path, videos: Iterable[str], manifests: dict[str, Manifest]) -> list[str]:
+    """Of the videos below a root those that no split names, relative to it, sorted."""
+    named = {os.path.abspath(path) for manifest in manifests.values() for path in manifest.clips.paths()}
+    return sorted(os.path.relpath(path, root) for path in map(os.path.abspath, videos) if path not in named)
+
+
+def _gone(manifests: dict[str, Manifest], there: Iterable[str]) -> dict[str, list[str]]:
+    """Split -> paths of its clips that are not on the disk, where there are any.
+
+    Folders are listed rather than files asked for: there are a thousand times fewer of them.
+
+    Args:
+        there: paths that are known to be.
+    """
+    known, listed = set(there), {}
+    lost: dict[str, list[str]] = {}
+    for split, manifest in manifests.items():
+        for path in manifest.clips.paths():
+            if path in known or is_address(path):
+                continue
+            folder, name = os.path.split(path)
+            if folder not in listed:
+                listed[folder] = _names(folder)
+            if name not in listed[folder] and not os.path.lexists(path):  # the disk may not tell a.MP4 from a.mp4
+                lost.setdefault(split, []).append(path)
+    return lost
+
+
+def _names(folder: str) -> frozenset[str]:
+    try:
+        return frozenset(os.listdir(folder))
+    except OSError:
+        return frozenset()
+
+
+def _check_gone(gone: dict[str, list[str]], manifests: dict[str, Manifest], data: DataConfig) -> None:
+    for split, lost in gone.items():
+        total, source = len(manifests[split]), manifests[split].source
+        if len(lost) == total:
+            prefix = "; data.path_prefix goes before them" if "path_prefix" in type(data).model_fields else ""
+            raise UsageError(
+                f"{source}: none of its {total} {split} clips is on the disk ({lost[0]} was looked for first); "
+                f"relative paths are relative to the list's folder{prefix}"
+            )
+        if len(lost) > data.max_bad_fraction * total:
+            raise UsageError(
+                f"{source}: {len(lost)} of its {total} {split} clips are not on the disk ({lost[0]} first), more than "
+                f"data.max_bad_fraction={data.max_bad_fraction:g} allows"
+            )
+
+
+def _paths_in(table: Path) -> set[str]:
+    with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return {row["path"] for row in csv.DictReader(file)}
+
+
+def _changes(
+    manifests: dict[str, Manifest], data: DataConfig, videos: Iterable[str], gone: dict[str, list[str]]
+) -> list[str]:
+    """On what came or went since `prepare` wrote its manifest."""
+    folder = prepared_folder(data)
+    changes = []
+    lost = sorted({path for some in gone.values() for path in some})
+    if lost:
+        changes.append(f"{len(lost)} of the manifest's files went ({lost[0]} first)")
+    if (folder / UNUSED).is_file():
+        before = _paths_in(folder / UNUSED)
+        new = [path for path in unused_videos(data.root, videos, manifests) if path not in before]
+        if new:
+            changes.append(f"{len(new)} came that it does not name ({new[0]} first)")
+    if not changes:
+        return []
+    command = ["softpool3d", "prepare", data.dataset, "--root", data.root]
+    command += ["--split", str(data.official_split)] if data.dataset in _ARCHIVED and data.official_split != 1 else []
+    copies = (Path(data.root) / "reencoding.json").is_file()
+    again = "the command that made the copies" if copies else shlex.join(command)
+    return [f"since `softpool3d prepare` {' and '.join(changes)}; to take that up: {again}"]
