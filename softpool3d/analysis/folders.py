@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
@@ -12,6 +11,7 @@ from typing import Any
 
 from softpool3d.config import Config, load_config
 from softpool3d.errors import UsageError
+from softpool3d.foreign import parse_json
 
 
 @dataclass
@@ -76,7 +76,7 @@ def _summary(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary = parse_json(path.read_text(encoding="utf-8"))
         return summary | {"test_top1": float(summary["test_top1"]), "seconds": float(summary["seconds"])}
     except (OSError, ValueError, KeyError, TypeError):
         raise UsageError(f"{path} is damaged") from None
@@ -85,7 +85,7 @@ def _summary(path: Path) -> dict[str, Any] | None:
 def _tests(folder: Path) -> Iterator[dict[str, Any]]:
     for path in sorted(folder.glob("test*/results.json")):
         try:
-            result = json.loads(path.read_text(encoding="utf-8"))
+            result = parse_json(path.read_text(encoding="utf-8"))
             if result.get("split") == "test":
                 yield {key: result[key] for key in ("top1", "num_clips", "num_crops")}
         except (OSError, ValueError, KeyError, AttributeError):
@@ -103,7 +103,7 @@ def _sizes(weights: Path) -> tuple[int | None, int | None]:
         with safe_open(weights, "pt") as file:
             names = [name for name in file.keys() if not name.endswith(statistics)]  # noqa: SIM118 (it is not a dict)
             parameters = sum(prod(file.get_slice(name).get_shape()) for name in names)
-            classes = json.loads((file.metadata() or {}).get("classes", "[]"))
+            classes = parse_json((file.metadata() or {}).get("classes", "[]"))
     except (SafetensorError, OSError, ValueError) as error:
         raise UsageError(f"{weights} is damaged ({error})") from None
     return parameters, len(classes) or None

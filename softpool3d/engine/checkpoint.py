@@ -23,6 +23,7 @@ from softpool3d import __version__
 from softpool3d.config import Config, validate
 from softpool3d.errors import UsageError
 from softpool3d.files import write_atomically
+from softpool3d.foreign import parse_json
 
 FORMAT = "1"  # of weights files
 STATE_FORMAT = 2  # of a run's state
@@ -58,7 +59,10 @@ def read_description(metadata: Mapping[str, str], path: str | Path) -> tuple[Con
     if metadata["softpool3d"] != FORMAT:
         raise UsageError(f"{path} was written by a newer softpool3d ({metadata.get('version')}); update to read it")
     try:
-        return validate(json.loads(metadata["config"])), tuple(json.loads(metadata["classes"]))
+        config, classes = validate(parse_json(metadata["config"])), parse_json(metadata["classes"])
+        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+            raise ValueError("classes is not a list of names")
+        return config, tuple(classes)
     except (KeyError, ValueError, UsageError) as error:
         raise UsageError(f"{path}: its description cannot be read ({error})") from None
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from softpool3d.errors import UsageError
+from softpool3d.foreign import parse_json
 
 try:
     import fcntl
@@ -57,7 +58,7 @@ def release() -> None:
 def owner_of(folder: Path) -> dict[str, object]:
     """Who holds the lock, or held it last: pid, host, job."""
     with suppress(OSError, ValueError):
-        owner = json.loads((folder / ".lock").read_text(encoding="utf-8"))
+        owner = parse_json((folder / ".lock").read_text(encoding="utf-8"))
         if isinstance(owner, dict):
             return owner
     return {}

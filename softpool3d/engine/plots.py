@@ -19,7 +19,7 @@ def confusion_figure(confusion: Tensor, classes: Sequence[str], title: str = "")
     from matplotlib.figure import Figure
 
     count = len(classes)
-    names = [_literal(name) for name in classes] if count <= _NAMED else []
+    names = [literal(name) for name in classes] if count <= _NAMED else []
     margin = 0.8 + 0.08 * min(max(map(len, names), default=0), 40)  # inches, for the names
     side = max(3.0, 0.3 * count) if names else 10.0
     figure = Figure((side + margin + 1, side + margin), layout="constrained")
@@ -47,5 +47,6 @@ def png(figure: Figure, dpi: int = 110) -> bytes:
     return content.getvalue()
 
 
-def _literal(text: str) -> str:
-    return text.replace("$", r"\$")  # else matplotlib reads formulas
+def literal(text: str) -> str:
+    """The text for matplotlib, which reads formulas between dollars."""
+    return text.replace("$", r"\$")

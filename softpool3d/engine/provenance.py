@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from softpool3d import __version__
 from softpool3d.datasets.manifest import Manifest
 from softpool3d.files import write_atomically
+from softpool3d.foreign import parse_json
 
 FILE = "run.json"
 _LIBRARIES = (
@@ -32,7 +33,7 @@ def write_provenance(folder: Path, manifests: dict[str, Manifest], accelerator: 
     """Adds one entry for each time that the run was started or went on."""
     path = folder / FILE
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         entries = []
     entries.append(

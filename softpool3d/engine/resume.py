@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from softpool3d.engine.checkpoint import load_last_state
 from softpool3d.engine.run import Run
 from softpool3d.errors import UsageError
 from softpool3d.files import remove_abandoned
+from softpool3d.foreign import parse_json
 
 # What may be changed when a run is resumed: none of it changes what is learned. The sizes of batches are compared as
 # clips of an update.
@@ -96,7 +96,13 @@ def finished(run: Run) -> dict[str, Any] | None:
     path = run.folder / "summary.json"
     if not path.is_file() or path.stat().st_mtime < run.checkpoint.stat().st_mtime:
         return None
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        summary = parse_json(path.read_text(encoding="utf-8"))
+    except ValueError:
+        summary = None
+    if not isinstance(summary, dict):
+        raise UsageError(f"{path} is damaged; remove it, and the run's last epoch is tested again")
+    return summary
 
 
 def check_changes(state: dict[str, Any], config: Config, processes: int, force: bool) -> tuple[Config, list[str]]:

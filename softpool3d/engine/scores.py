@@ -30,6 +30,7 @@ from torch import Tensor
 from softpool3d.datasets.manifest import Clip
 from softpool3d.errors import UsageError
 from softpool3d.files import write_atomically
+from softpool3d.foreign import parse_json
 
 FILE = "scores.npz"
 
@@ -123,7 +124,7 @@ class VideoScores:
             with np.load(path, allow_pickle=False) as file:
                 probabilities, labels = torch.from_numpy(file["probabilities"]), torch.from_numpy(file["labels"])
                 videos, classes = tuple(file["videos"].tolist()), tuple(file["classes"].tolist())
-                about = json.loads(str(file["about"]))
+                about = parse_json(str(file["about"]))
         except KeyError as error:
             raise UsageError(f"{path} is no file of scores: {error.args[0]}") from None
         except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:

@@ -1,8 +1,8 @@
 """Networks that `softpool3d export` wrote: reading them back, and running them as the network that they came from.
 
 .onnx    ONNX Runtime runs it
-.pt2     an exported program of torch.export, which unpickles, or a package of AOTInductor, which is machine code: loaded
-         only with `trust`
+.pt2     an exported program of torch.export, which unpickles, or a package of AOTInductor, which is machine code; only
+         with `trust`
 """
 
 from __future__ import annotations

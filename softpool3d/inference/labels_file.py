@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from softpool3d.errors import UsageError, WorkError
+from softpool3d.foreign import parse_json
 from softpool3d.inference.bulk import Failure
 from softpool3d.inference.classifier import Prediction
 
@@ -249,7 +250,7 @@ def _csv_line(values: Iterable[Any]) -> str:
 
 def _parsed(line: str, where: str) -> dict[str, Any]:
     try:
-        values = json.loads(line)
+        values = parse_json(line)
         if isinstance(values, dict) and "file" in values:
             return values
     except ValueError:

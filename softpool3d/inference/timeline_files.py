@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from softpool3d.engine.plots import literal
 from softpool3d.errors import UsageError
 from softpool3d.inference.timeline import Segment, VideoTimeline
 
@@ -81,7 +82,8 @@ def _srt(found: VideoTimeline) -> str:
 
 
 def _caption(segment: Segment) -> str:
-    return f"{segment.label} ({segment.score:.0%})"
+    label = " ".join(segment.label.split())  # a line end would end the cue
+    return f"{label} ({segment.score:.0%})"
 
 
 def _escaped(segment: Segment) -> str:
@@ -114,7 +116,7 @@ def draw_plot(path: Path, found: VideoTimeline, min_score: float) -> None:
     main = figure.add_subplot(rows[1])
     colours = {}
     for number, (label, scores) in curves.items():
-        (line,) = main.plot(middles, scores, marker="." if len(windows) < 60 else "", label=label)
+        (line,) = main.plot(middles, scores, marker="." if len(windows) < 60 else "", label=literal(label))
         colours[found.classes[number]] = line.get_color()
     main.axhline(min_score, color="grey", linewidth=0.8, linestyle="--")
     main.set(ylim=(0, 1.02), xlim=(0, max(found.duration, 1e-3)), ylabel="probability")
@@ -126,9 +128,11 @@ def draw_plot(path: Path, found: VideoTimeline, min_score: float) -> None:
         band.barh(0, width, left=segment.start, color=colours.get(segment.label, "lightgrey"), edgecolor="white")
         if width > 0.08 * found.duration:
             middle = (segment.start + segment.end) / 2
-            band.text(middle, 0, segment.label, ha="center", va="center", fontsize=8, color="white", clip_on=True)
+            band.text(
+                middle, 0, literal(segment.label), ha="center", va="center", fontsize=8, color="white", clip_on=True
+            )
     band.set_yticks([])
-    band.set_xlabel(Path(found.file).name)
+    band.set_xlabel(literal(Path(found.file).name))
     figure.savefig(path, dpi=110, format=path.suffix[1:].lower())
 
 
