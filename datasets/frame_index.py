@@ -4,22 +4,27 @@
     index.num_frames, index.times          # in the order in which they are shown
 
 Where packets do not tell (AVI stores no presentation times, MPEG-4 part 2 has packets without a frame), the whole file
-is decoded once instead.
+is decoded once instead. Time is what the timestamps say: a pause of 30 seconds is 30 seconds.
 """
 
 from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from softpool3d.errors import WorkError
+from softpool3d.datasets.damage import Count, Damage, is_cut_off
+from softpool3d.datasets.rate import PROBED, Rate, stream_rate
+from softpool3d.errors import SoftPool3dError, WorkError
 
 _KEPT = 4096  # indices of files read last; one of 300 frames takes 5 KB
+_CUT_S = 0.25  # a file that is shorter than it says by no more than this, or by two frames, is whole
 
 
 class DecodeError(WorkError):
@@ -45,37 +50,45 @@ class FrameIndex:
     """The frames of the default video stream, in the order in which they are shown.
 
     times: float64 (num_frames,), seconds from the first frame.
-    fps: frames a second, on average.
+    rate: frames a second, and whether they are evenly spaced.
     height, width: as stored, before any rotation.
     pts: int64 (num_frames,), the presentation timestamps by which decoded frames are recognised, ascending and each
         there once; None where frames have to be counted from the beginning.
     key_pts: int64, presentation timestamps of the key frames, ascending.
     decord_is_exact: whether decord 0.6 counts these frames as they are shown.
     may_be_turned: whether the container can ask for a rotation.
+    damage: what is missing of the file, as far as it is known.
+    shown: int64 (num_frames,), the frame that each shows, counted among those that can be decoded; None: itself.
     """
 
     times: np.ndarray
-    fps: float
+    rate: Rate
     height: int
     width: int
     pts: np.ndarray | None
     key_pts: np.ndarray
     decord_is_exact: bool
     may_be_turned: bool
+    damage: Damage
+    shown: np.ndarray | None = None
 
     @property
     def num_frames(self) -> int:
         return len(self.times)
+
+    @property
+    def fps(self) -> float:
+        return self.rate.fps
 
 
 _cache: OrderedDict[tuple[str, int, int], FrameIndex] = OrderedDict()
 
 
 def frame_index(path: str | Path, timeout_s: float = 30.0) -> FrameIndex:
-    """The index of a file; remembered until the file changes.
+    """Returns the index of a file; remembered until the file changes.
 
     Raises:
-        DecodeError: if the file cannot be opened, holds no video, or has lost its end.
+        DecodeError: if the file cannot be opened or holds no video.
     """
     path = str(path)
     key = _identity(path)
@@ -90,32 +103,147 @@ def frame_index(path: str | Path, timeout_s: float = 30.0) -> FrameIndex:
     return index
 
 
-def index_by_decoding(path: str, timeout_s: float = 30.0) -> FrameIndex:
-    """The index of a file whose packets do not tell its frames, or told them wrong; all of it is decoded."""
+def index_by_decoding(path: str, timeout_s: float = 30.0, promised: FrameIndex | None = None) -> FrameIndex:
+    """Returns the index of a file whose packets do not tell its frames, or told them wrong; all of it is decoded.
+
+    Args:
+        promised: what the packets told. Where frames of it cannot be decoded it stays, and each of those shows the
+            frame before it.
+    """
     with opened(path, timeout_s) as container:
         stream = video_stream(container)
-        fps = float(stream.average_rate or 25)
-        stamps = [frame.time for frame in container.decode(stream)]
-        context = stream.codec_context
-        times = _seconds(stamps, fps)
+        packets = Packets(path, container, stream)
+        stamps = [frame.time for frame in packets.decoded()]
         if not stamps:
             raise DecodeError(path, "its video stream has no frames")
-        index = FrameIndex(times, fps, context.height, context.width, None, np.empty(0, np.int64), False, True)
+        rate = stream_rate(stream, [time for time in stamps if time is not None])
+        damage = packets.damage(rate)
+        if promised is not None and damage.undecodable_s:
+            index = _of_what_decodes(promised, damage, np.array(stamps, np.float64), stream)
+        else:
+            context = stream.codec_context
+            times, keys = _seconds(stamps, rate.fps), np.empty(0, np.int64)
+            index = FrameIndex(times, rate, context.height, context.width, None, keys, False, True, damage)
     _remember(_identity(path), index)
     return index
 
 
+def _of_what_decodes(promised: FrameIndex, damage: Damage, stamps: np.ndarray, stream) -> FrameIndex:
+    """Each promised frame with the decoded one that is shown at its time."""
+    due = promised.pts * float(stream.time_base) + 0.25 / promised.fps
+    order = np.argsort(np.nan_to_num(stamps, nan=-np.inf))  # frames around damage may come late
+    shown = order[np.searchsorted(stamps[order], due, "right").clip(1) - 1]
+    return replace(promised, pts=None, damage=damage, decord_is_exact=False, shown=shown)
+
+
+class Packets:
+    """The packets of a container's video stream, from the beginning; afterwards, how whole the file is.
+
+    Args:
+        is_live: an error of reading is the source's end, and raised. In a file it is where the file breaks off.
+    """
+
+    def __init__(self, path: str, container, stream, is_live: bool = False) -> None:
+        self._path, self._container, self.stream, self._is_live = path, container, stream, is_live
+        self.codec = stream.codec_context.name
+        self.length_s, from_zero, of_stream = _length_of(container, stream)
+        # Where the length is that of the whole container, its sound counts too: it may go on longer than the pictures.
+        self._streams = [stream] if is_live or of_stream else list(container.streams.get())
+        self._first, self._end = (0.0 if from_zero else float("inf")), -float("inf")
+        self._count = Count()
+        self._probed: list = []
+
+    def __iter__(self) -> Iterator:
+        import av
+
+        yield from self._probed
+        self._probed = []
+        try:
+            for packet in self._container.demux(self._streams):
+                start = packet.dts if packet.pts is None else packet.pts
+                if start is not None and packet.time_base:
+                    self._first = min(self._first, float(start * packet.time_base))
+                    self._end = max(self._end, float((start + (packet.duration or 0)) * packet.time_base))
+                if packet.stream == self.stream:  # the empty last one has no index of its own
+                    yield packet
+        except av.error.InvalidDataError:
+            if self._is_live:
+                raise
+
+    def probe(self, count: int) -> list[float]:
+        """Returns the times of the first packets that promise frames, in seconds; they come again in the iteration."""
+        self._probed = list(islice(self, count))
+        return [float(p.pts * p.time_base) for p in self._probed if p.pts is not None and self.promises_a_frame(p)]
+
+    def promises_a_frame(self, packet) -> bool:
+        """Whether a frame is to be shown for a packet: not where it is only referred to (VP8), hidden by an edit list,
+        or where it may be empty (MPEG-4)."""
+        if not packet.size or packet.is_discard:
+            return False
+        if self.codec == "vp8":
+            return bool(bytes(memoryview(packet)[:1])[0] & 0x10)
+        return self.codec != "mpeg4" or packet.size >= 20
+
+    def decoded(self) -> Iterator:
+        """The frames, as PyAV decodes them; what cannot be decoded is left out and counted."""
+        import av
+
+        for packet in self:
+            self._count.promised += self.promises_a_frame(packet)
+            try:
+                frames = packet.decode()
+            except av.error.InvalidDataError:
+                continue
+            for frame in frames:
+                self._count.decoded += 1
+                yield frame
+
+    def damage(self, rate: Rate) -> Damage:
+        """What is missing, once all packets are out."""
+        there = max(self._end - self._first, 1 / rate.fps)
+        promised = self.length_s or 0.0
+        container_name = self._container.format.name
+        unfinished = not self._is_live and os.path.isfile(self._path)
+        unfinished = unfinished and (is_cut_off(self._path, container_name) or container_name == "asf" and not promised)
+        cut_s = promised - there
+        if self._is_live or cut_s <= max(_CUT_S, 2 / rate.fps):
+            promised, cut_s = there, 0.0
+        is_interlaced = self.stream.codec_context.field_order > 1
+        return Damage(promised, cut_s, self._count.undecodable_s(rate, is_interlaced), unfinished)
+
+
+def _length_of(container, stream) -> tuple[float | None, bool, bool]:
+    """Returns the seconds that the file says it has; whether they count from time 0, and not from the first frame; and
+    whether the stream says so, and not the container for all its streams together."""
+    if container.format.name == "avi" and stream.frames and stream.average_rate:
+        return float(stream.frames / stream.average_rate), False, True  # FFmpeg's duration shrinks with the file
+    if stream.duration:
+        return float(stream.duration * stream.time_base), False, True
+    with suppress(ValueError, KeyError):  # Matroska: 00:00:20.000000000
+        hours, minutes, seconds = stream.metadata["DURATION"].split(":")
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds), True, True
+    return (container.duration / 1e6 if container.duration else None), True, False
+
+
 @contextmanager
-def errors_of(path: str):
-    """What FFmpeg and PyAV raise becomes a DecodeError."""
+def errors_of(path: str) -> Iterator[None]:
+    """Turns whatever a reader raises into a DecodeError that names the file: no file's fault ends the work on others.
+
+    FFmpeg's and PyAV's own errors speak for themselves. What else is raised may be a mistake of ours: its type is named,
+    and it stays the DecodeError's cause.
+    """
     import av
 
     try:
         yield
+    except (SoftPool3dError, MemoryError):
+        raise
     except (av.error.FFmpegError, OSError) as error:
-        raise DecodeError(path, (error.strerror or str(error)).lower()) from None
+        raise DecodeError(path, (error.strerror or str(error)).lower()) from error
     except ValueError as error:  # damaged headers: pictures of no size, text in no encoding
-        raise DecodeError(path, " ".join(str(error).lower().split())) from None
+        raise DecodeError(path, " ".join(str(error).lower().split())) from error
+    except Exception as error:
+        raise DecodeError(path, f"reading it fails with {type(error).__name__}: {error}") from error
 
 
 @contextmanager
@@ -145,6 +273,14 @@ def video_stream(container):
     return stream
 
 
+def probed_rate(path: str, timeout_s: float = 30.0) -> Rate:
+    """Returns the rate of a file from its first packets, the same as its index has."""
+    with opened(path, timeout_s) as container:
+        stream = video_stream(container)
+        # those of the last frames may be stored late
+        return stream_rate(stream, Packets(path, container, stream).probe(PROBED + 32))
+
+
 def _from_packets(path: str, container) -> FrameIndex | None:
     """None where the packets do not tell.
 
@@ -154,28 +290,27 @@ def _from_packets(path: str, container) -> FrameIndex | None:
     transport stream.
     """
     stream = video_stream(container)
+    packets = Packets(path, container, stream)
     context, container_name = stream.codec_context, container.format.name
-    codec, reorders = context.name, context.has_b_frames
+    reorders = context.has_b_frames
     timed = any(name in container_name for name in ("mp4", "matroska", "flv", "mpegts"))
     told = timed or not reorders
     plain = context.format is None or context.format.components[0].bits <= 8  # its colours differ in 10 bit
     plain = plain and context.field_order in (0, 1)  # and in interlaced pictures
     alone = len(container.streams.video) == 1  # decord has its own idea of which is the default one
     decord_is_exact = told and plain and alone and container_name != "mpegts"
-    pts, keys, spans = [], [], []
+    pts, keys = [], []
     key = None
-    for packet in container.demux(stream):
+    for packet in packets:
         if packet.pts is None:
             told &= not packet.size  # an empty one is the end
             continue
-        spans += packet.pts, packet.pts + (packet.duration or 0)
-        if codec == "vp8" and packet.size and not bytes(memoryview(packet)[:1])[0] & 0x10:
+        promised = packets.promises_a_frame(packet)
+        if not promised and not packet.is_discard:
             decord_is_exact = False
-            continue  # a frame that is only referred to
-        if codec == "mpeg4" and packet.size < 20:
-            told = decord_is_exact = False  # it may hold no frame
-        if packet.is_discard:
-            decord_is_exact = False
+            told &= packets.codec != "mpeg4"  # it may hold a frame all the same
+            continue
+        decord_is_exact &= promised
         if packet.is_keyframe:
             key = packet.pts
             keys.append(key)
@@ -184,34 +319,24 @@ def _from_packets(path: str, container) -> FrameIndex | None:
         elif packet.pts < key:
             decord_is_exact = False
             told &= len(keys) > 1
-        if not packet.is_discard:
+        if promised:
             pts.append(packet.pts)
-    if spans:
-        _check_length(path, stream, spans)
     unique = np.unique(np.array(pts, np.int64))
     if not told or len(unique) != len(pts) or not len(pts):
         return None
-    fps = float(stream.average_rate or 25)
-    times = _seconds((unique * float(stream.time_base)).tolist(), fps)
+    times = unique * float(stream.time_base)
+    rate = stream_rate(stream, times)
     return FrameIndex(
-        times,
-        fps,
+        _seconds(times.tolist(), rate.fps),
+        rate,
         context.height,
         context.width,
         unique,
         np.array(sorted(keys), np.int64),
         decord_is_exact,
         container_name != "avi",
+        packets.damage(rate),
     )
-
-
-def _check_length(path: str, stream, spans: list[int]) -> None:
-    if not stream.duration:
-        return
-    length = float(stream.duration * stream.time_base)
-    there = float((max(spans) - min(spans)) * stream.time_base)
-    if there < 0.9 * length - 1:
-        raise DecodeError(path, f"it breaks off after {there:.1f} of {length:.1f} seconds")
 
 
 def _seconds(stamps: list[float | None], fps: float) -> np.ndarray:

@@ -161,12 +161,12 @@ def num_views(data: DataConfig, num_clips: int, num_crops: int) -> int:
 
 
 def timeline_of(clip: Clip, video: Video, data: DataConfig) -> tuple[int, Timeline]:
-    """First frame, and the timeline, of the part of the video that belongs to the clip."""
-    first, end = 0, video.num_frames
-    if clip.start is not None:
-        first = min(int(np.searchsorted(video.times, clip.start - 1e-3)), end - 1)
-    if clip.end is not None:
-        end = max(int(np.searchsorted(video.times, clip.end - 1e-3)), first + 1)
+    """First frame, and the timeline, of the part of the video that belongs to the clip.
+
+    Raises:
+        DecodeError: if the video has no such part.
+    """
+    first, end = video.part(clip.start, clip.end)
     return first, Timeline(video.times[first:end], video.fps, data.sample_by == "time")
 
 
@@ -181,7 +181,7 @@ def _read_clips(clip: Clip, data: DataConfig, num_clips: int, cache: FileCache |
 
 def _opened(clip: Clip, data: DataConfig, short_side: int, cache: FileCache | None) -> Video:
     path = cache.path(clip.path) if cache else clip.path
-    return open_video(path, short_side, data.decode_timeout_s, data.decoder)
+    return open_video(path, short_side, data.decode_timeout_s, data.decoder, data.max_missing)
 
 
 @contextmanager

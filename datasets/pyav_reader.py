@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from softpool3d.datasets.frame_index import (
     open_container,
     video_stream,
 )
+from softpool3d.datasets.orientation import orientation_of
 
 _GAP = 8  # frames up to the next key frame from which on a seek to it pays
 
@@ -52,21 +54,9 @@ class PyAVReader:
             pictures = self._by_pts(indices) if self.index.pts is not None else None
             if pictures is None:
                 if self.index.pts is not None:  # the packets promised frames that do not come
-                    self.index = index_by_decoding(self._path, self._timeout_s)
+                    self.index = index_by_decoding(self._path, self._timeout_s, promised=self.index)
                 pictures = self._by_counting(indices)
         return np.stack([pictures[i] for i in indices.tolist()])
-
-    def all_frames(self) -> Iterator:
-        """Every frame as PyAV decodes it, from the beginning, with `timeout_s` for each."""
-        with errors_of(self._path):
-            self._open()
-            frames = self._frames(None, None)
-            while True:
-                self._deadline = time.monotonic() + self._timeout_s
-                frame = next(frames, None)
-                if frame is None:
-                    return
-                yield frame
 
     def close(self) -> None:
         if self._container is not None:
@@ -121,6 +111,8 @@ class PyAVReader:
 
         With `wanted` None it is all frames.
         """
+        from av.error import InvalidDataError
+
         if start is not None:
             self._container.seek(start, stream=self._stream, backward=True)
         elif not self._at_start:
@@ -129,32 +121,42 @@ class PyAVReader:
         context = self._stream.codec_context
         last = max(wanted) if wanted else None
         skipping = "DEFAULT"
-        for packet in self._container.demux(self._stream):
-            if time.monotonic() > self._deadline:
-                raise DecodeTimeout(
-                    self._path, f"decoding takes longer than {self._timeout_s:g} s (data.decode_timeout_s)"
-                )
+        for packet in self._packets():
             if wanted is not None:
                 needed = "DEFAULT" if packet.pts is None or packet.pts in wanted else "NONREF"
                 if needed != skipping:
                     context.skip_frame = skipping = needed
-            for frame in packet.decode():
-                yield frame
-                if wanted is not None and (not wanted or frame.pts is not None and frame.pts > last):
-                    return
+            with suppress(InvalidDataError):  # what cannot be decoded is missed by whoever wants it
+                for frame in packet.decode():
+                    yield frame
+                    if wanted is not None and (not wanted or frame.pts is not None and frame.pts > last):
+                        return
+
+    def _packets(self) -> Iterator:
+        """To where the file breaks off."""
+        from av.error import InvalidDataError
+
+        with suppress(InvalidDataError):
+            for packet in self._container.demux(self._stream):
+                if time.monotonic() > self._deadline:
+                    raise DecodeTimeout(
+                        self._path, f"decoding takes longer than {self._timeout_s:g} s (data.decode_timeout_s)"
+                    )
+                yield packet
 
     def _by_counting(self, indices: np.ndarray) -> dict[int, np.ndarray]:
         there = self.index.num_frames
         if len(indices) and indices[-1] >= there:
             raise DecodeError(self._path, f"only {there} of its frames can be decoded")
-        wanted = set(indices.tolist())
+        shown = indices if self.index.shown is None else self.index.shown[indices]
+        wanted = set(shown.tolist())
         pictures: dict[int, np.ndarray] = {}
         self._open()
         for number, frame in enumerate(self._frames(None, None)):
             if number in wanted:
                 pictures[number] = self._picture(frame)
                 if len(pictures) == len(wanted):
-                    return pictures
+                    return {index: pictures[number] for index, number in zip(indices.tolist(), shown.tolist())}
         raise DecodeError(self._path, f"only {len(pictures)} of {len(wanted)} frames could be decoded")
 
 
@@ -177,7 +179,7 @@ class Scaler:
             self._size = scaled(frame.width, frame.height, self._short_side)
         # one thread: handing slices of a small picture to others costs more than it saves, far more on busy cores
         picture = self._reformatter.reformat(frame, *self._size, format="rgb24", interpolation="BILINEAR", threads=1)
-        return np.rot90(picture.to_ndarray(), round(frame.rotation / 90) % 4)  # counter-clockwise, as numpy turns
+        return orientation_of(frame).upright(picture.to_ndarray())
 
 
 def scaled(width: int, height: int, short_side: int | None) -> tuple[int, int]:

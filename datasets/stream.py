@@ -15,72 +15,101 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from softpool3d.datasets.decoder import check_file
-from softpool3d.datasets.frame_index import DecodeError, errors_of, video_stream
+from softpool3d.datasets.damage import MAX_MISSING, Damage
+from softpool3d.datasets.decoder import check_damage, check_file
+from softpool3d.datasets.frame_index import DecodeError, Packets, errors_of, probed_rate, video_stream
+from softpool3d.datasets.rate import stream_rate
 from softpool3d.datasets.remote import is_address
 
 Item = TypeVar("Item")
 
-_LEAP_S = 10.0  # a pause longer than this between two frames is a clock that was set, not a picture that stood still
+_LEAP_S = 10.0  # a pause longer than this of a live stream is a clock that was set, not a picture that stood still
+_LATE_S = 1.0  # a frame whose time lies less than this before the last one's comes late, as after damage
+_PROBED = 64  # packets that the rate of a live stream is taken from
+_CLOSING_S = 1.0  # that closing waits for a thread that reads
 
 
 class FrameStream:
     """The frames of the default video stream as PyAV decodes them, with the time at which each is shown.
 
-    Packets that cannot be decoded are left out and counted in `broken`.
+    What cannot be decoded is left out, and counted in `damage`. One thread may read while another one closes.
 
     Args:
         source: a file, or an address that FFmpeg reads: http, rtsp, rtmp, udp, ...; a number is a camera's.
         timeout_s: seconds without an answer after which the source counts as gone.
+        max_missing: the share of a file that may be missing (damage.py).
+
+    Attributes:
+        is_live: whether it has no end that is known: a camera, or an address without a duration.
+        rate: frames a second, and whether they are evenly spaced.
+        duration: seconds, where that is known.
+        damage: what was missing, once all frames are out; None before, and for live sources.
 
     Raises:
         DecodeError: if it cannot be opened, or holds no video.
     """
 
-    def __init__(self, source: str | Path | int, timeout_s: float = 30.0) -> None:
+    def __init__(self, source: str | Path | int, timeout_s: float = 30.0, max_missing: float = MAX_MISSING) -> None:
         import av
 
         self.name = f"camera {source}" if isinstance(source, int) else str(source)
-        self.broken = 0
+        self.damage: Damage | None = None
+        self._max_missing = max_missing
+        self._lock, self._is_closed = threading.Lock(), False
         place, kind = _camera(source) if isinstance(source, int) else (str(source), None)
-        if not isinstance(source, int) and not is_address(source):
+        is_file = not isinstance(source, int) and not is_address(source)
+        if is_file:
             check_file(source)
         with errors_of(self.name):
             self._container = av.open(place, format=kind, metadata_errors="replace", timeout=timeout_s)
             if not self._container.streams.video:
                 self._container.close()
                 raise DecodeError(self.name, "it has no video stream")
-            self._stream = video_stream(self._container)
-        self.fps = float(self._stream.average_rate or self._stream.guessed_rate or 25)
-        self.duration = self._duration()
+            stream = video_stream(self._container)
+            self.is_live = not is_file and not self._container.duration
+            self._packets = Packets(self.name, self._container, stream, self.is_live)
+            if self.is_live:
+                self.rate = stream_rate(stream, self._packets.probe(_PROBED))
+            else:
+                self.rate = probed_rate(place, timeout_s)
+        self.fps = self.rate.fps
+        self.duration = self._packets.length_s
 
     def __iter__(self) -> Iterator[tuple[float, Any]]:
-        """(seconds from the first frame, PyAV's frame), in the order in which they are shown."""
-        import av
+        """(seconds from the first frame, PyAV's frame), in the order in which they are shown.
 
-        offset = last = None
-        with errors_of(self.name):
-            for packet in self._container.demux(self._stream):
-                try:
-                    frames = packet.decode()
-                except av.error.InvalidDataError:
-                    self.broken += 1
-                    continue
-                for frame in frames:
-                    time = frame.time
-                    if time is None:
-                        time = 0.0 if last is None else last + offset + 1 / self.fps
-                    if offset is None:
-                        offset = time
-                    elif not 0 < time - offset - last < _LEAP_S:  # a clock that was set: it goes on from here
-                        offset = time - last - 1 / self.fps
-                    last = time - offset
-                    yield last, frame
-        if last is None:
+        Raises:
+            DecodeError: at the end, where too much of a file was missing; for a live source also when it breaks off.
+        """
+        clock, frames = _Clock(self.fps, self.is_live, self.duration), self._packets.decoded()
+        while (frame := self._next(frames)) is not None:
+            time = clock.read(frame.time)
+            if time is not None:
+                yield time, frame
+        if self._is_closed:
+            return
+        if clock.last is None:
             raise DecodeError(self.name, "its video stream has no frames")
+        if not self.is_live:
+            self.damage = self._packets.damage(self.rate)
+            check_damage(self.name, self.damage, self._max_missing)
+
+    def _next(self, frames: Iterator) -> Any | None:
+        with self._lock, errors_of(self.name):
+            if not self._is_closed:
+                return next(frames, None)
+            self._container.close()  # whoever wanted to close it did not wait
+            return None
 
     def close(self) -> None:
-        self._container.close()
+        """Closes the source: not under a thread that reads it, which would crash the interpreter. Where that one waits
+        for a camera that says nothing, it closes the source itself when it wakes up."""
+        self._is_closed = True
+        if self._lock.acquire(timeout=_CLOSING_S):
+            try:
+                self._container.close()
+            finally:
+                self._lock.release()
 
     def __enter__(self) -> FrameStream:
         return self
@@ -88,22 +117,50 @@ class FrameStream:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _duration(self) -> float | None:
-        if self._stream.duration and self._stream.time_base:
-            return float(self._stream.duration * self._stream.time_base)
-        return self._container.duration / 1e6 if self._container.duration else None
+
+class _Clock:
+    """Timestamps -> seconds from the first frame, ascending.
+
+    In a file time is what the timestamps say, a long pause too; only a live stream's clock may have been set anew. In
+    both it goes on where timestamps begin again, as in files that were joined.
+    """
+
+    def __init__(self, fps: float, is_live: bool, duration: float | None) -> None:
+        self._frame_s = 1 / fps
+        self._leap_s = _LEAP_S if is_live else (duration or 3600.0) + _LEAP_S  # further on nothing of a file can be
+        self._offset = 0.0
+        self.last: float | None = None
+
+    def read(self, stamp: float | None) -> float | None:
+        """None for a frame that comes too late to be shown."""
+        if self.last is None:
+            self._offset, self.last = stamp or 0.0, 0.0
+            return self.last
+        step = self._frame_s if stamp is None else stamp - self._offset - self.last
+        if -_LATE_S < step <= 0:
+            return None
+        if not 0 < step < self._leap_s:
+            step = self._frame_s
+            self._offset = stamp - self.last - step
+        self.last += step
+        return self.last
 
 
-def steady(stream: FrameStream) -> Iterator[tuple[int, Any]]:
-    """(n, the frame that is shown n / fps seconds after the first): each once where the rate is constant."""
+def steady(stream: FrameStream, fps: float | None = None) -> Iterator[tuple[int, Any]]:
+    """(n, the frame that is shown n / fps seconds after the first): each once where the rate is constant.
+
+    Args:
+        fps: the stream's own rate if None.
+    """
+    fps = fps or stream.fps
     number, shown, time = 0, None, 0.0
     for next_time, frame in stream:
         # half a frame late, so that rounded timestamps do not show the frame before
-        while shown is not None and (number + 0.5) / stream.fps < next_time:
+        while shown is not None and (number + 0.5) / fps < next_time:
             yield number, shown
             number += 1
         shown, time = frame, next_time
-    while (number + 0.5) / stream.fps < time + 1 / stream.fps:
+    while (number + 0.5) / fps < time + 1 / stream.fps:
         yield number, shown
         number += 1
 

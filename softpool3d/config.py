@@ -111,6 +111,7 @@ class AugmentConfig(Section):
 class DataConfig(Section):
     dataset: str = "motion"
     root: str | None = None  # of a dataset on disk; `motion` makes its own
+    path_prefix: str | None = None  # the folder where relative paths of lists begin; if not set, the list's own
     num_frames: Positive = 16
     sampling_rate: Positive = 4  # every n-th frame of the video
     # dense: num_frames at sampling_rate from a random place; centred: from the middle; uniform: one frame of each of
@@ -141,6 +142,7 @@ class DataConfig(Section):
     cache_gb: Annotated[float, Field(gt=0)] = 8.0
     cache_folder: str | None = None
     decode_timeout_s: Annotated[float, Field(gt=0)] = 30.0  # a decoder that takes longer has hung
+    max_missing: Fraction = 0.1  # of a file's time: one that has lost more, or cannot be decoded for longer, is bad
     max_bad_fraction: Fraction = 0.1  # of a split's files that may turn out unreadable before the run stops
     split: Parts = [0.8, 0.1, 0.1]  # of a folder that is not split on disk: train, val, test
     split_seed: int = 0
@@ -148,7 +150,7 @@ class DataConfig(Section):
     motion_clips: Counts = [400, 80, 80]  # train, val, test
     motion_seed: Annotated[int, Field(ge=0)] = 0
 
-    @field_validator("root", "cache_folder")
+    @field_validator("root", "path_prefix", "cache_folder")
     @classmethod
     def _absolute(cls, folder: str | None) -> str | None:
         # so that a run can be resumed from another folder
@@ -429,6 +431,8 @@ def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any], 
         raise UsageError(f"{path}:{line}: not valid YAML: {error.problem}") from None
     except yaml.YAMLError as error:
         raise UsageError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except (RecursionError, ValueError):  # PyYAML's own limits: depth, and digits of a number
+        raise UsageError(f"{path}: no config is nested so deeply, or has a number so long") from None
     if values is None:
         values = {}
     if not isinstance(values, dict):
@@ -494,7 +498,7 @@ def _apply_override(values: dict[str, Any], origins: dict[tuple, str], override:
         raise UsageError(f"{override!r} is not an override; write key.path=value, as in optim.lr=0.05")
     try:
         value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError, ValueError):
         value = text
     target = values
     for part in path[:-1]:

@@ -103,8 +103,8 @@ def _one(classifier: Classifier, video: str, options: Options) -> None:
             options.min_score,
             lambda seconds: bar.update(task, completed=seconds),
         )
-    if found.broken:
-        print(f"{video}: {found.broken} packets could not be decoded and were left out", file=sys.stderr)
+    if found.damage:
+        print(f"note: {video}: {found.damage}", file=sys.stderr)
     if options.as_json:
         print(json.dumps(files.as_record(found), ensure_ascii=False), flush=True)
     else:

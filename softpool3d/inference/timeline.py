@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from softpool3d.config import DataConfig
+from softpool3d.datasets.damage import Damage
 from softpool3d.datasets.loader import crop_views
 from softpool3d.datasets.pyav_reader import Scaler
 from softpool3d.datasets.sampling import Timeline as Frames
@@ -70,8 +71,8 @@ class Windows:
 class VideoTimeline:
     """What `watch` found.
 
-    windows: smoothed. segments: where one label's score stays at or above the least. broken: packets left out because
-    they could not be decoded. thumbnails: (seconds, uint8 (H, W, 3)), evenly spaced.
+    windows: smoothed. segments: where one label's score stays at or above the least. damage: what is missing of the
+    file; None for a live source. thumbnails: (seconds, uint8 (H, W, 3)), evenly spaced.
     """
 
     file: str
@@ -79,7 +80,7 @@ class VideoTimeline:
     classes: tuple[str, ...]
     windows: Windows
     segments: list[Segment]
-    broken: int
+    damage: Damage | None
     thumbnails: list[tuple[float, np.ndarray]]
 
 
@@ -146,7 +147,7 @@ def clips_of_windows(
         views = crop_views(clips.permute(0, 1, 4, 2, 3), data, num_crops)
         return start / sliding.fps, stop / sliding.fps, views
 
-    for number, frame in steady(stream):  # noqa: B007 (used after the loop)
+    for number, frame in steady(stream, sliding.fps):  # noqa: B007 (used after the loop)
         if sliding.needs(number, window):
             if frame is not same:
                 picture, same = scale(frame), frame
@@ -183,12 +184,12 @@ def watch(
         on_window: is called with the time up to which the video has been seen.
 
     Raises:
-        DecodeError: if the source cannot be read.
+        DecodeError: if the source cannot be read, or too much of it is missing.
     """
     data, windows, thumbnails = classifier.config.data, Windows(), _Thumbnails()
-    with FrameStream(source, data.decode_timeout_s) as stream:
+    with FrameStream(source, data.decode_timeout_s, data.max_missing) as stream:
         num_clips = classifier.num_clips if classifier.clips_are_set else 1
-        sliding = Sliding(data, stream.fps, window_s, hop_s, num_clips)
+        sliding = Sliding(data, _steady_fps(stream, data), window_s, hop_s, num_clips)
         cut = clips_of_windows(stream, sliding, data, classifier.num_crops, thumbnails.add)
         end = 0.0
         for start, end, probabilities in _smoothed(_classified(classifier, ahead(cut, 4)), smooth):
@@ -196,7 +197,7 @@ def watch(
             on_window(end)
         segments = _segments(windows, classifier.classes, min_score)
         return VideoTimeline(
-            str(source), end, classifier.classes, windows, segments, stream.broken, thumbnails.evenly()
+            str(source), end, classifier.classes, windows, segments, stream.damage, thumbnails.evenly()
         )
 
 
@@ -220,13 +221,21 @@ def follow(
     """
     data = classifier.config.data
     with FrameStream(source, data.decode_timeout_s) as stream:
-        sliding = Sliding(data, stream.fps, window_s, hop_s)
+        sliding = Sliding(data, _steady_fps(stream, data), window_s, hop_s)
         cut = clips_of_windows(stream, sliding, data, 1, lambda *_: None)
         smooth = None
         for _, end, views in ahead(cut, 1, drop=True) if keep_up else ahead(cut, 4):
             probabilities = classifier.average(classifier.predictor(views))
             smooth = probabilities if smooth is None else inertia * smooth + (1 - inertia) * probabilities
             yield end, smooth
+
+
+def _steady_fps(stream: FrameStream, data: DataConfig) -> float:
+    """The constant rate that windows are cut from: the stream's own. Where that varies and the network was trained at a
+    rate of its own, frames that come faster than on average have to be seen too."""
+    if stream.rate.is_even or not data.target_fps:
+        return stream.fps
+    return max(stream.fps, data.target_fps)
 
 
 def _classified(

@@ -98,7 +98,7 @@ def explain(classifier: Classifier, source: Source, target: str | None = None, s
     if target is not None and target not in classes:
         raise UsageError(f"--class {target}: the weights know no such class (they know {_few(classes)})")
     data, total = config.data, len(source.frames)
-    with open_video(source.path, data.short_side, data.decode_timeout_s, data.decoder) as video:
+    with open_video(source.path, data.short_side, data.decode_timeout_s, data.decoder, data.max_missing) as video:
         timeline = Timeline(video.times[:total], video.fps, data.sample_by == "time")
         (single,) = view_indices(timeline, data, 1)
         indices = np.stack(view_indices(timeline, data, math.ceil(total / (np.ptp(single) + 1))))

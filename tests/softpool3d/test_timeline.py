@@ -134,7 +134,7 @@ def test_what_is_seen_when(match, tmp_path):
     found = watch(Classifier(), match, 1.4, 0.5)
     labels = [segment.label for segment in found.segments]
     assert labels[0] == "moving left" and labels[-1] == "moving right"
-    assert found.duration == pytest.approx(192 / 25) and found.broken == 0
+    assert found.duration == pytest.approx(192 / 25) and not found.damage
     assert all(0.5 <= segment.score <= 1 for segment in found.segments)
     assert 2 <= len(found.thumbnails) <= 10
 
