@@ -150,5 +150,6 @@ def _named(path: Path, video: str) -> Path:
 def _bar(text: str, total: float | None) -> Progress:
     console = Console(stderr=True)
     share = "{task.percentage:3.0f} %" if total else "{task.completed:.0f} s"
-    columns = (TextColumn(Path(text).name, markup=False), BarColumn(None), TextColumn(share), TimeRemainingColumn())
+    name = Path(text).name.replace("{", "{{").replace("}", "}}")  # TextColumn takes a format
+    columns = (TextColumn(name, markup=False), BarColumn(None), TextColumn(share), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -56,10 +56,13 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
 
 def _frames(sheet: Sheet, path: Path, times: range):
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import track
 
     console = Console(stderr=True)
-    for t in track(times, f"Writing {path.name}", console=console, transient=True, disable=not console.is_terminal):
+    for t in track(
+        times, f"Writing {escape(path.name)}", console=console, transient=True, disable=not console.is_terminal
+    ):
         yield sheet.frame(t)
 
 
