@@ -1,6 +1,6 @@
 """Clips: a folder on disk -> manifest -> decode -> sample frames -> transform -> batch.
 
-manifest.py        the one list of clips that every data set becomes
+manifest.py        the one list of clips that every data set becomes; lists.py, labels.py, text.py read lists
 kinetics.py hmdb51.py ucf101.py ssv2.py folder.py   each: a folder on disk -> manifests (videos.py finds files)
 motion.py          the embedded data set
 verify.py reencode.py archives.py                      what `softpool3d prepare` does; pool.py runs it on all cores
@@ -15,6 +15,7 @@ loader.py          data set, collation; batches.py: which clips make a batch; mu
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,8 @@ def read_manifests(data: DataConfig) -> dict[str, Manifest]:
         if prepared.is_dir():
             from softpool3d.datasets.manifest import read_manifests_in
 
+            if data.path_prefix is not None:
+                raise UsageError(f"data.path_prefix: {prepared} is read, whose paths are complete; leave the key out")
             return read_manifests_in(prepared)
     return official_manifests(data)
 
@@ -52,7 +55,22 @@ def official_manifests(data: DataConfig) -> dict[str, Manifest]:
         raise UsageError(
             f"data.dataset: unknown data set {data.dataset!r}{hint} (known: {', '.join(_READERS)})"
         ) from None
-    return read(data)
+    manifests = read(data)
+    if data.path_prefix is not None and not manifests["train"].clips[0].line:
+        raise UsageError(f"data.path_prefix: {data.dataset} is not read from lists of paths here; leave the key out")
+    return _found(manifests, data.path_prefix)
+
+
+def _found(manifests: dict[str, Manifest], prefix: str | None) -> dict[str, Manifest]:
+    """The manifests, unless none of their files is there: then relative paths begin in another folder."""
+    if any(os.path.lexists(path) for manifest in manifests.values() for path in manifest.clips.paths()):
+        return manifests
+    train = manifests["train"]
+    begin = f"in {prefix}" if prefix else "in the folder of their list"
+    raise UsageError(
+        f"{train.where(0)}: no file {train.clips[0].path}, and none of the others is there; relative paths begin "
+        f"{begin}, and data.path_prefix=FOLDER sets another one"
+    )
 
 
 def unpack_archives(data: DataConfig) -> list[Path]:
@@ -79,13 +97,13 @@ def _motion(data: DataConfig) -> dict[str, Manifest]:
 def _folder(data: DataConfig) -> dict[str, Manifest]:
     from softpool3d.datasets.folder import read_folder
 
-    return read_folder(data.root, data.split, data.split_seed)
+    return read_folder(data.root, data.split, data.split_seed, data.path_prefix)
 
 
 def _kinetics(data: DataConfig) -> dict[str, Manifest]:
     from softpool3d.datasets.kinetics import read_kinetics
 
-    return read_kinetics(data.root, int(data.dataset.removeprefix("kinetics")))
+    return read_kinetics(data.root, int(data.dataset.removeprefix("kinetics")), data.path_prefix)
 
 
 def _hmdb51(data: DataConfig) -> dict[str, Manifest]:

@@ -14,7 +14,8 @@ import re
 from pathlib import Path
 
 from softpool3d.datasets.archives import check_unpacked
-from softpool3d.datasets.manifest import Clip, Manifest, read_text
+from softpool3d.datasets.manifest import Clip, Manifest
+from softpool3d.datasets.text import read_text
 from softpool3d.datasets.videos import data_root, in_folder, index_videos
 from softpool3d.errors import UsageError
 

@@ -11,27 +11,29 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from softpool3d.datasets.lists import read_table
 from softpool3d.datasets.manifest import (
     LISTS,
     Clip,
     Manifest,
     read_classes,
     read_lists,
-    read_table,
 )
+from softpool3d.datasets.text import legible
 from softpool3d.datasets.videos import data_root, in_folder, index_videos
 from softpool3d.errors import UsageError
 
 _NAMES = {"train": r"train", "val": r"val(id(ate|ation)?)?", "test": r"test"}
 
 
-def read_kinetics(root: str | Path | None, classes: int = 400) -> dict[str, Manifest]:
+def read_kinetics(root: str | Path | None, classes: int = 400, path_prefix: str | None = None) -> dict[str, Manifest]:
     """The splits "train", "val" and, where its labels are there, "test".
 
     Videos that are named and not there are normal: they are counted in `Manifest.missing`.
 
     Args:
         classes: 400, 600 or 700: which of several lists below the folder.
+        path_prefix: the folder where relative paths of PySlowFast's lists begin, if not in that of the lists.
 
     Raises:
         UsageError: if the lists are missing, or wrong in some line, or there is none of the videos.
@@ -45,7 +47,7 @@ def read_kinetics(root: str | Path | None, classes: int = 400) -> dict[str, Mani
         )
     tables = {split: read_table(path) for split, path in lists.items()}
     if "youtube_id" not in tables["train"][0]:
-        return read_lists(lists, read_classes(lists["train"].parent / "classes.txt"))
+        return read_lists(lists, read_classes(lists["train"].parent / "classes.txt"), path_prefix)
     return _official(root, lists, tables, f"kinetics{classes}")
 
 
@@ -58,7 +60,11 @@ def _official(root: Path, lists: dict[str, Path], tables: dict, dataset: str) ->
                 raise UsageError(f"{lists[split]}:1: there is no column {name!r}")
     if "label" not in columns["train"]:
         raise UsageError(f"{lists['train']}:1: there is no column 'label'")
-    records = {split: list(table[1]) for split, table in tables.items() if "label" in columns[split]}
+    records = {
+        split: [(line, [legible(cell, lists[split], line) for cell in record]) for line, record in table[1]]
+        for split, table in tables.items()
+        if "label" in columns[split]
+    }
     own = read_classes(root / "classes.txt")
     column = columns["train"]["label"]
     classes = own or tuple(sorted({record[column] for _, record in records["train"] if len(record) > column}))

@@ -1,28 +1,28 @@
 """The manifest: the one list of clips that every data set becomes.
 
-On disk it is a CSV file for each split, with a header, and the class names in order beside it:
+On disk it is a list for each split (lists.py), and the class names in order beside it:
 
     train.csv    path,label[,start,end]      label: a class name or its number; start, end: seconds
     classes.txt  one name a line
 
 A column `labels` in place of `label` holds any number of classes for each clip, separated by semicolons.
-Paths are relative to the file's own folder. PySlowFast's lists (`path label` and `path,label`, with numbers) are read
-too.
+Paths are relative to the list's own folder, or to another one (`data.path_prefix`).
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import re
 from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
+from softpool3d.datasets.labels import Labels, told_apart
+from softpool3d.datasets.lists import Row, format_seconds, read_rows
+from softpool3d.datasets.text import legible, read_text
 from softpool3d.errors import UsageError
 from softpool3d.files import write_atomically
 
@@ -34,17 +34,19 @@ LISTS = (".csv", ".txt", ".list")
 class Clip:
     """One labelled video, or the part of it from `start` to `end` (seconds; None: from the beginning, to the end).
 
-    Where clips may have several labels, `label` is a tuple of them, of any length.
+    Where clips may have several labels, `label` is a tuple of them, of any length. `line` is the one of the list that
+    names it, 0 where none does; clips that differ in it alone are equal.
     """
 
     path: str
     label: int | tuple[int, ...]
     start: float | None = None
     end: float | None = None
+    line: int = field(default=0, compare=False, repr=False)
 
 
 class Clips(Sequence[Clip]):
-    """Clips in four arrays.
+    """Clips in a few arrays.
 
     Python objects would be counted, and so copied, page by page into the memory of every worker that looks at them.
     """
@@ -60,6 +62,7 @@ class Clips(Sequence[Clip]):
             self._label_ends = np.cumsum([0, *map(len, labels)])
             labels = [one for some in labels for one in some]
         self._labels = np.array(labels, np.int64)
+        self._lines = np.array([clip.line for clip in clips], np.int64)
         self._times = np.array([(clip.start, clip.end) for clip in clips], np.float64).reshape(-1, 2)  # None is nan
 
     def __len__(self) -> int:
@@ -71,7 +74,7 @@ class Clips(Sequence[Clip]):
         index = range(len(self))[index]
         path = os.fsdecode(self._paths[self._ends[index] : self._ends[index + 1]].tobytes())
         start, end = (None if np.isnan(time) else float(time) for time in self._times[index])
-        return Clip(path, self._label(index), start, end)
+        return Clip(path, self._label(index), start, end, int(self._lines[index]))
 
     def _label(self, index: int) -> int | tuple[int, ...]:
         if self.multi_label:
@@ -128,13 +131,21 @@ class Manifest:
         """How many clips each class has: int64 (C,)."""
         return self.clips.class_counts(len(self.classes))
 
+    def where(self, index: int) -> str:
+        """The list and the line that name a clip, `train.csv:3`; the clip's path where no list does."""
+        clip = self.clips[index]
+        return f"{self.source}:{clip.line}" if clip.line else clip.path
+
     def without(self, paths: Container[str]) -> Manifest:
         """The same, less the clips of these files."""
         return replace(self, clips=[clip for clip in self.clips if clip.path not in paths])
 
 
-def read_manifests_in(folder: str | Path) -> dict[str, Manifest]:
+def read_manifests_in(folder: str | Path, prefix: str | Path | None = None) -> dict[str, Manifest]:
     """The lists train, val and test (.csv, .txt, .list) of a folder; "train" has to be there.
+
+    Args:
+        prefix: the folder where relative paths begin, if not in that of the lists.
 
     Raises:
         UsageError: naming file and line of the first mistake.
@@ -143,7 +154,7 @@ def read_manifests_in(folder: str | Path) -> dict[str, Manifest]:
     lists = {split: path for split in SPLITS if (path := find_list(folder, split)) is not None}
     if "train" not in lists:
         raise UsageError(f"data.root: no train.csv in {folder}")
-    return read_lists(lists, read_classes(folder / "classes.txt"))
+    return read_lists(lists, read_classes(folder / "classes.txt"), prefix)
 
 
 def find_list(folder: Path, split: str) -> Path | None:
@@ -151,69 +162,87 @@ def find_list(folder: Path, split: str) -> Path | None:
     return next((p for ending in LISTS if (p := folder / f"{split}{ending}").is_file()), None)
 
 
-def read_lists(lists: dict[str, Path], classes: tuple[str, ...] | None = None) -> dict[str, Manifest]:
+def read_lists(
+    lists: dict[str, Path], classes: tuple[str, ...] | None = None, prefix: str | Path | None = None
+) -> dict[str, Manifest]:
     """Manifests from one list each. Without `classes`, they are the labels of the lists: names in order, or 0, 1, ...
+
+    A clip may stand in a list several times, to be seen more often.
 
     Raises:
         UsageError: naming file and line of the first mistake.
     """
-    rows = {split: list(_rows(path)) for split, path in lists.items()}
-    if classes is None:
-        labels = {label for some in rows.values() for row in some for label in row.labels}
-        if all(re.fullmatch(r"\d+", label) for label in labels):
-            classes = tuple(str(n) for n in range(max(map(int, labels)) + 1))
-        else:
-            classes = tuple(sorted({label for row in rows["train"] for label in row.labels}))
-    numbers = {name: number for number, name in enumerate(classes)}
-    manifests = {}
+    folders = {split: Path(prefix or path.parent) for split, path in lists.items()}
+    rows = {split: list(read_rows(path, folders[split], labelled=True)) for split, path in lists.items()}
+    for split, path in lists.items():
+        if not rows[split]:
+            raise UsageError(f"{path}: there are no clips in it")
+    rows = told_apart(rows, folders)
     if len({row.several for some in rows.values() for row in some}) > 1:
         raise UsageError(f"{', '.join(map(str, lists.values()))}: one has a column label, another a column labels")
-    for split, path in lists.items():
-        clips = []
-        seen: dict[tuple, str] = {}
-        for row in rows[split]:
-            key = (row.path, row.start, row.end)
-            if key in seen:
-                raise UsageError(f"{row.where}: {row.path} stands on line {seen[key]} already")
-            seen[key] = row.where.rpartition(":")[2]
-            place = os.path.normpath(path.parent / row.path)
-            found = tuple(_label(row.where, label, classes, numbers) for label in row.labels)
-            clips.append(Clip(place, tuple(sorted(set(found))) if row.several else found[0], row.start, row.end))
-        if not clips:
-            raise UsageError(f"{path}: there are no clips in it")
-        manifests[split] = Manifest(classes, tuple(clips), source=str(path))
-    return manifests
+    labels = Labels(rows, classes)
+    return {
+        split: Manifest(labels.classes, _clips(rows[split], folders[split], labels), source=str(path))
+        for split, path in lists.items()
+    }
+
+
+def _clips(rows: list[Row], folder: Path, labels: Labels) -> list[Clip]:
+    clips = []
+    seen: dict[tuple, Clip] = {}
+    for row in rows:
+        found = labels.of(row)
+        place = os.path.normpath(folder / row.path)
+        clip = Clip(place, found if row.several else found[0], row.start, row.end, row.line)
+        first = seen.setdefault((place, row.start, row.end), clip)
+        if first.label != clip.label:
+            raise UsageError(f"{row.where}: {row.path} stands on line {first.line} already, with another label")
+        clips.append(clip)
+    return clips
 
 
 def write_manifests(folder: Path, manifests: dict[str, Manifest]) -> None:
     """Writes `classes.txt` and a list for each split; paths below the folder's own parent become relative.
 
     Raises:
-        UsageError: for a class whose name has a line break.
+        UsageError: for a class whose name has a line break, or where clips have several labels a semicolon.
         WorkError: if the folder cannot be written.
     """
     classes = next(iter(manifests.values())).classes
+    several = any(manifest.multi_label for manifest in manifests.values())
     for name in classes:
         if "\n" in name or "\r" in name:
             raise UsageError(
                 f"the class name {name!r} has a line break, so it cannot stand in a classes.txt; rename it"
             )
-    parent = os.path.abspath(folder.parent)
+        if several and ";" in name:
+            raise UsageError(
+                f"the class name {name!r} has a semicolon, which separates the labels of a clip; rename it"
+            )
     write_atomically(folder / "classes.txt", "".join(f"{name}\n" for name in classes).encode())
     for split, manifest in manifests.items():
-        timed = any(clip.start is not None or clip.end is not None for clip in manifest.clips)
-        text = io.StringIO(newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        column = "labels" if manifest.multi_label else "label"
-        writer.writerow(["path", column, "start", "end"] if timed else ["path", column])
-        for clip in manifest.clips:
-            path = os.path.abspath(clip.path)
-            if os.path.commonpath([path, parent]) == parent:
-                path = os.path.relpath(path, os.path.abspath(folder))
-            times = ["" if time is None else f"{time:g}" for time in (clip.start, clip.end)] if timed else []
-            labels = clip.label if manifest.multi_label else (clip.label,)
-            writer.writerow([path, ";".join(classes[label] for label in labels), *times])
-        write_atomically(folder / f"{split}.csv", text.getvalue().encode(errors="surrogateescape"))
+        text = "".join(f"{line}\n" for line in _written(manifest, folder))
+        write_atomically(folder / f"{split}.csv", text.encode(errors="surrogateescape"))
+
+
+def _written(manifest: Manifest, folder: Path) -> Iterator[str]:
+    """Lines of a list, which read_lists reads as the same manifest."""
+    parent = os.path.abspath(folder.parent)
+    timed = any(clip.start is not None or clip.end is not None for clip in manifest.clips)
+    column = Labels.column(manifest.classes, manifest.multi_label)
+    yield f"path,{column},start,end" if timed else f"path,{column}"
+    for clip in manifest.clips:
+        path = os.path.abspath(clip.path)
+        if os.path.commonpath([path, parent]) == parent:
+            path = os.path.relpath(path, os.path.abspath(folder))
+        labels = clip.label if manifest.multi_label else (clip.label,)
+        times = [format_seconds(clip.start), format_seconds(clip.end)] if timed else []
+        yield ",".join(map(_cell, [path, ";".join(manifest.classes[label] for label in labels), *times]))
+
+
+def _cell(text: str) -> str:
+    """As CSV has it; a line that begins with # would be a comment."""
+    return '"{}"'.format(text.replace('"', '""')) if re.search(r'[",\r\n]|^#', text) else text
 
 
 def read_classes(path: Path) -> tuple[str, ...] | None:
@@ -226,7 +255,7 @@ def read_classes(path: Path) -> tuple[str, ...] | None:
         return None
     names: dict[str, int] = {}
     for number, line in enumerate(read_text(path).splitlines(), 1):
-        name = line.strip()
+        name = legible(line.strip(), path, number)
         if name in names:
             raise UsageError(f"{path}:{number}: the class {name!r} stands on line {names[name]} already")
         if name:
@@ -234,128 +263,3 @@ def read_classes(path: Path) -> tuple[str, ...] | None:
     if not names:
         raise UsageError(f"{path}: there are no class names in it")
     return tuple(names)
-
-
-def read_text(path: Path) -> str:
-    """A text file in UTF-8, with or without a byte order mark, lines ending in LF or CRLF.
-
-    Bytes that are no UTF-8 in the path of a file come out as Python's file names have them.
-
-    Raises:
-        UsageError: if it cannot be read.
-    """
-    try:
-        return path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
-
-
-def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
-    """Columns of a CSV file's header, and its records with the line that each begins on; empty ones are left out.
-
-    Raises:
-        UsageError: if it cannot be read or a quote is not closed.
-    """
-    records = _records(path, read_text(path))
-    _, header = next(records, (1, []))
-    return [name.strip().lower() for name in header], records
-
-
-@dataclass(frozen=True)
-class _Row:
-    where: str
-    path: str
-    labels: tuple[str, ...]
-    start: float | None = None
-    end: float | None = None
-    several: bool = False  # any number of labels
-
-
-def _rows(path: Path) -> Iterator[_Row]:
-    text = read_text(path)
-    if "\0" in text:
-        raise UsageError(f"{path}: this is no text file, but a list of clips is one")
-    columns, records = read_table(path)
-    if "path" in columns or "label" in columns or "labels" in columns:
-        several = "labels" in columns
-        for name in ("path", "labels" if several else "label"):
-            if name not in columns:
-                raise UsageError(f"{path}:1: there is no column {name!r}; the header has to be path,label[,start,end]")
-        for line, record in records:
-            where = f"{path}:{line}"
-            if len(record) != len(columns):
-                raise UsageError(
-                    f"{where}: {len(record)} values, but the header has {len(columns)} columns "
-                    '(a path with a comma stands in "quotes")'
-                )
-            values = dict(zip(columns, record, strict=True))
-            times = (parse_seconds(values.get(name, ""), f"{where}: {name}") for name in ("start", "end"))
-            if several:
-                labels = tuple(label.strip() for label in values["labels"].split(";") if label.strip())
-            else:
-                labels = (values["label"].strip(),)
-            yield _checked(_Row(where, values["path"], labels, *times, several))
-        return
-    spaced = next((line for line in text.splitlines() if line.strip()), "")
-    if re.search(r"\s\d+\s*$", spaced) and not re.search(r",\s*\d+\s*$", spaced):  # `path label`, and a path has spaces
-        for number, line in enumerate(text.splitlines(), 1):
-            if line.strip():
-                name, _, label = line.strip().rpartition(" " if "\t" not in line else "\t")
-                yield _checked(_Row(f"{path}:{number}", name.strip(), (label,)))
-        return
-    for number, record in _records(path, text):
-        where = f"{path}:{number}"
-        if len(record) != 2 or not record[1].strip().isdigit():
-            raise UsageError(
-                f"{where}: neither `path label` nor `path,label` with a number, and no header path,label before it"
-            )
-        yield _checked(_Row(where, record[0].strip(), (record[1].strip(),)))
-
-
-def _records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    before = 0
-    while True:
-        try:
-            record = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise UsageError(f"{path}:{before + 1}: not valid CSV ({error})") from None
-        if any(value.strip() for value in record):
-            yield before + 1, record
-        before = reader.line_num
-
-
-def parse_seconds(text: str, where: str) -> float | None:
-    """The cell of a list; None if it is empty.
-
-    Raises:
-        UsageError: saying `where`, if it is no number, below 0 or infinite.
-    """
-    try:
-        seconds = float(text) if text.strip() else None
-    except ValueError:
-        seconds = -1.0
-    if seconds is not None and not 0 <= seconds < float("inf"):
-        raise UsageError(f"{where} = {text!r} is not a number of seconds")
-    return seconds
-
-
-def _checked(row: _Row) -> _Row:
-    if not row.path or not all(row.labels):
-        raise UsageError(f"{row.where}: the {'label' if row.path else 'path'} is missing")
-    if row.start is not None and row.end is not None and row.start >= row.end:
-        raise UsageError(f"{row.where}: start {row.start:g} is not before end {row.end:g}")
-    return row
-
-
-def _label(where: str, label: str, classes: tuple[str, ...], numbers: dict[str, int]) -> int:
-    if label in numbers:
-        return numbers[label]
-    if re.fullmatch(r"-?\d+", label):
-        number = int(label)
-        if 0 <= number < len(classes):
-            return number
-        raise UsageError(f"{where}: label {number} is out of range: there are {len(classes)} classes, from 0")
-    raise UsageError(f"{where}: {label!r} is none of the {len(classes)} classes")

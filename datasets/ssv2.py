@@ -13,7 +13,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from softpool3d.datasets.manifest import Clip, Manifest, read_text
+from softpool3d.datasets.manifest import Clip, Manifest
+from softpool3d.datasets.text import legible, read_text
 from softpool3d.datasets.videos import data_root, index_videos
 from softpool3d.errors import UsageError
 
@@ -67,7 +68,7 @@ def read_ssv2(root: str | Path | None) -> dict[str, Manifest]:
 def _test_entries(root: Path) -> tuple[list[dict[str, str]], Path]:
     """The official test split came without labels; they were published later."""
     path = next(iter(sorted(root.rglob("*test-answers.csv"))), root)
-    lines = read_text(path).splitlines() if path != root else []
+    lines = legible(read_text(path), path).splitlines() if path != root else []
     pairs = (line.partition(";") for line in lines if line.strip())
     return [{"id": identity.strip(), "template": label.strip()} for identity, _, label in pairs], path
 
@@ -82,6 +83,8 @@ def _find(root: Path, name: str) -> Path:
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(read_text(path))
+        return json.loads(legible(read_text(path), path))
     except json.JSONDecodeError as error:
         raise UsageError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
+    except RecursionError:
+        raise UsageError(f"{path}: not a label file: its JSON is nested too deeply") from None

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from softpool3d.datasets.archives import check_unpacked
 from softpool3d.datasets.hmdb51 import official_splits
-from softpool3d.datasets.manifest import Clip, Manifest, read_text
+from softpool3d.datasets.manifest import Clip, Manifest
+from softpool3d.datasets.text import legible, read_text
 from softpool3d.datasets.videos import data_root, in_folder, index_videos
 from softpool3d.errors import UsageError
 
@@ -62,7 +63,7 @@ def read_ucf101(root: str | Path | None, split: int = 1) -> dict[str, Manifest]:
 
 def _class_names(path: Path) -> tuple[str, ...]:
     names = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(legible(read_text(path), path).splitlines(), 1):
         if line.strip():
             match = re.fullmatch(r"(\d+)\s+(\S.*?)\s*", line)
             if match is None or int(match[1]) != len(names) + 1:

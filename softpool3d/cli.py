@@ -12,6 +12,7 @@ from collections.abc import Callable
 import typer
 
 from softpool3d.errors import SoftPool3dError, UsageError
+from softpool3d.foreign import Shielded
 from softpool3d.tools import (
     classify,
     compare,
@@ -75,11 +76,26 @@ def _version(
         raise typer.Exit
 
 
+def _hint_at_dashes() -> None:
+    """Names that a shell made of *.mp4 may begin with a dash, as options do."""
+    words = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
+    name = next((word for word in words if word.startswith("-") and word != "-" and os.path.lexists(word)), None)
+    if name is not None:
+        print(f"a file whose name begins with - goes after --, as in: softpool3d classify -- {name}", file=sys.stderr)
+
+
 def _guard(app: typer.Typer) -> None:
     """Errors that the user can mend become one sentence and an exit code; anything else is a bug, with traceback."""
     sys.stdout.reconfigure(errors="replace")  # terminals that lack a letter of a class name still show the rest
+    for name in ("stdout", "stderr"):
+        if (stream := getattr(sys, name)).isatty():
+            setattr(sys, name, Shielded(stream))
     try:
         app()
+    except SystemExit as end:
+        if end.code == 2:  # the command line is not understood
+            _hint_at_dashes()
+        raise
     except SoftPool3dError as error:
         # of the processes that torchrun started on this machine, one says what is wrong with their request
         if not (error.told_elsewhere or (isinstance(error, UsageError) and os.environ.get("LOCAL_RANK", "0") != "0")):

@@ -12,10 +12,14 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from softpool3d.errors import UsageError
+
+if TYPE_CHECKING:
+    from softpool3d.datasets.manifest import Clip
 
 
 class Precision(str, Enum):
@@ -134,11 +138,20 @@ def main(
             return watch(classifier, source, length, distance, live or camera is not None, topk or 3, as_json)
         score = 0.5 if min_score is None else min_score
         options = Options(length, distance, smooth or 3, score, out, plot, annotate, overwrite, as_json)
-        return timelines(classifier, [clip.path for clip in inputs], options)
+        return timelines(classifier, [_whole(clip) for clip in inputs], options)
 
     from softpool3d.tools._classify_files import classify
 
     classify(classifier, inputs, topk, jobs, as_json, out or resume, resume is not None, overwrite)
+
+
+def _whole(clip: Clip) -> str:
+    """The clip's file, of which a timeline shows all."""
+    from softpool3d.datasets.inputs import clip_name
+
+    if clip.start is not None or clip.end is not None:
+        raise UsageError(f"--timeline is of whole files, and the list names a part: {clip_name(clip)}")
+    return clip.path
 
 
 def _belongs(to: str, given: bool, **options: object) -> None:

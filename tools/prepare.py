@@ -30,6 +30,9 @@ class DatasetName(str, Enum):
 def main(
     dataset: DatasetName = typer.Argument(help="The data set."),
     root: Path = typer.Option(help="The folder that holds its videos and lists."),
+    path_prefix: str | None = typer.Option(
+        None, help="Where relative paths of lists begin; without it beside the list."
+    ),
     split: int = typer.Option(1, min=1, max=3, help="Official split of HMDB51 or UCF101."),
     verify: bool = typer.Option(False, "--verify", help="Decode every file; the bad ones are listed and left out."),
     reencode: bool = typer.Option(False, "--reencode", help="Make copies for training, and a manifest of them."),
@@ -50,7 +53,7 @@ def main(
 
     if reencode and short_side % 2:
         raise UsageError(f"--short-side {short_side} has to be even: H.264 stores colours for squares of 2x2 pixels")
-    data = DataConfig(dataset=dataset.value, root=str(root), official_split=split)
+    data = DataConfig(dataset=dataset.value, root=str(root), official_split=split, path_prefix=path_prefix)
     root = Path(data.root)
     if out is None:
         out = root.with_name(f"{root.name}-{short_side}px") if reencode else root
@@ -90,7 +93,7 @@ def _write_lists(folder: Path, manifests: dict, bad: dict[str, str]) -> None:
 def _write_manifest(root: Path, out: Path, folder: Path, manifests: dict, bad: dict[str, str], data) -> list[str]:
     """The manifest, and the videos beside it that it leaves out; returns what is odd about those and others."""
     from softpool3d.datasets.manifest import write_manifests
-    from softpool3d.datasets.overview import UNUSED, check_learnable, left_out_note, unused_videos
+    from softpool3d.datasets.overview import UNUSED, check_learnable, few, left_out_note, unused_videos
     from softpool3d.datasets.videos import survey
 
     check_learnable(manifests)
@@ -99,7 +102,7 @@ def _write_manifest(root: Path, out: Path, folder: Path, manifests: dict, bad: d
     _write_csv(folder / UNUSED, [["path"], *([path] for path in unused)])
     write_manifests(folder, manifests)
     unnamed = [path for path in unused if os.path.abspath(out / path) not in bad]
-    note = [f"{len(unnamed)} videos below {out} are in no split ({unnamed[0]} first)"] if unnamed else []
+    note = [f"in no split: {len(unnamed)} of the videos below {out} ({few(unnamed, 1)})"] if unnamed else []
     return [*left_out_note(endings, data), *note]
 
 

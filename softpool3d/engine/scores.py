@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from softpool3d.datasets.lists import format_seconds
 from softpool3d.datasets.manifest import Clip
 from softpool3d.errors import UsageError
 from softpool3d.files import write_atomically
@@ -145,11 +146,9 @@ def video_names(clips: Sequence[Clip]) -> list[str]:
     paths = [clip.path for clip in clips]
     common = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
     names = [os.path.relpath(path, common or ".") for path in paths]
-    return [
-        name if clip.start is None and clip.end is None else f"{name}#{_seconds(clip.start)}-{_seconds(clip.end)}"
-        for name, clip in zip(names, clips, strict=True)
-    ]
+    return [f"{name}{_part(clip)}" for name, clip in zip(names, clips, strict=True)]
 
 
-def _seconds(time: float | None) -> str:
-    return "" if time is None else f"{time:g}"
+def _part(clip: Clip) -> str:
+    whole = clip.start is None and clip.end is None
+    return "" if whole else f"#{format_seconds(clip.start)}-{format_seconds(clip.end)}"

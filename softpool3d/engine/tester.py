@@ -53,7 +53,10 @@ _NAMED = 10  # unreadable files that are printed; all of them are in bad_files.c
 # what may differ from the weights' own configuration: the rest is the network, and how it was trained
 OVERRIDES = ("data.", "test.", "device", "train.precision", "train.memory_format")
 # settings that change no score
-_HOW = ("num_workers", "prefetch", "cache", "cache_gb", "cache_folder", "decode_timeout_s", "max_bad_fraction", "root")
+_HOW = (
+    *("num_workers", "prefetch", "cache", "cache_gb", "cache_folder", "decode_timeout_s", "max_bad_fraction"),
+    *("root", "path_prefix"),
+)
 
 
 @dataclass

@@ -56,7 +56,7 @@ def read_source(path: Path, start: float = 0.0, seconds: float = 10.0, short_sid
         begin, end = np.searchsorted(video.times, [start - 5e-4, start + seconds - 5e-4])
         chosen = np.arange(begin, max(end, begin + 1))[: video.num_frames - begin]
         if not len(chosen):
-            raise UsageError(f"--start {start:g}: {path} ends after {video.times[-1]:.2f} s")
+            raise UsageError(f"--start {start}: {path} ends after {video.times[-1]:.2f} s")
         height, width = video.frames(chosen[:1]).shape[-2:]
         fps = video.fps
     short_side = min(short_side, height, width)

@@ -42,7 +42,7 @@ def classify(monkeypatch, capsys):
         import io
 
         monkeypatch.setattr(sys, "argv", ["softpool3d", "classify", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(os.fsencode(stdin)))))
         monkeypatch.setattr(sys.stdout, "reconfigure", lambda **_: None, raising=False)
         with pytest.raises(SystemExit) as ended:
             cli.run()

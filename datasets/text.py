@@ -1,0 +1,116 @@
+"""Text as other people's programs save it: lists, class names, tables.
+
+UTF-8, with or without a byte order mark, or UTF-16 with one. Bytes that are no UTF-8 are kept, as Python keeps them in
+the names of files, because they may be part of one; `legible` makes text of them.
+"""
+
+from __future__ import annotations
+
+import codecs
+import functools
+import io
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from softpool3d.errors import UsageError
+
+_RAW = re.compile("[\udc80-\udcff]")  # bytes that are no UTF-8
+_CONTROL = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_read_as_windows_1252: set[str] = set()
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8, with or without a byte order mark, or in UTF-16 with one; line ends as they are.
+
+    Bytes that are no UTF-8 come out as Python's file names have them: `legible` makes text of them.
+
+    Raises:
+        UsageError: if it cannot be read, or is no text.
+    """
+    with opened(path) as file:
+        return "".join(lines_of(file, str(path)))
+
+
+def legible(text: str, file: str | Path, line: int = 1) -> str:
+    """The text, in which bytes that are no UTF-8 are read as Windows-1252; that is said, once for each file.
+
+    Args:
+        file, line: where it begins.
+
+    Raises:
+        UsageError: if they are not Windows-1252 either.
+    """
+    if not _RAW.search(text):
+        return text
+    number, odd = next((n, part) for n, part in enumerate(text.split("\n"), line) if _RAW.search(part))
+    read = windows_1252(text)
+    if read is None:
+        raise UsageError(f"{file}:{number}: {_bytes(odd)!r} is neither UTF-8 nor Windows-1252; save the file as UTF-8")
+    if str(file) not in _read_as_windows_1252:
+        _read_as_windows_1252.add(str(file))
+        note(f"{file} is not UTF-8; read as Windows-1252 (line {number}: {windows_1252(odd)!r})")
+    return read
+
+
+@functools.cache
+def note(text: str) -> None:
+    """Says how something was read that could be read otherwise: once, by the first of several processes."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"note: {text}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def opened(path: Path | None) -> Iterator[BinaryIO]:
+    """The file, or with None standard input, as bytes.
+
+    Raises:
+        UsageError: if it cannot be opened or read.
+    """
+    try:
+        if path is None:
+            yield sys.stdin.buffer
+        else:
+            with path.open("rb") as file:
+                yield file
+    except OSError as error:
+        raise UsageError(f"cannot read {path or 'standard input'}: {(error.strerror or str(error)).lower()}") from None
+
+
+def lines_of(file: BinaryIO, name: str) -> Iterator[str]:
+    """The lines of an open text, with their ends; bytes that are no UTF-8 as `read_text` has them.
+
+    Raises:
+        UsageError: if it is no text.
+    """
+    is_utf16 = file.peek(2).startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding = ("utf-16", "strict") if is_utf16 else ("utf-8-sig", "surrogateescape")
+    text = io.TextIOWrapper(file, *encoding, newline="")
+    try:
+        for line in text:
+            if "\0" in line:
+                raise UsageError(
+                    f"{name}: this is no text file, or it is UTF-16 without a byte order mark; save it as UTF-8"
+                )
+            yield line
+    except UnicodeError:
+        raise UsageError(f"{name}: it begins as UTF-16 does, and is not; save it as UTF-8") from None
+    finally:
+        text.detach()  # standard input stays open
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def windows_1252(text: str) -> str | None:
+    """A text with bytes that are no UTF-8, read as Windows-1252; None where it has none, or they mean no letters."""
+    try:
+        read = _bytes(text).decode("cp1252") if _RAW.search(text) else None
+    except UnicodeError:
+        return None
+    return None if read is None or _CONTROL.search(read) else read
