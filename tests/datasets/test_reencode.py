@@ -4,7 +4,9 @@ import os
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
+from charts import CHART, COLUMNS, ROWS, STANDARDS, decoders, patches, write_chart
 from videos import damaged_files, read_numbers, rotated, write_audio_only, write_numbered
 
 from softpool3d.datasets import pool
@@ -16,6 +18,7 @@ from softpool3d.datasets.verify import bad_files
 from softpool3d.errors import UsageError, WorkError
 
 SMALL = Encoding(short_side=48, gop=8, crf=15)
+FAULTS = Path(__file__).parents[1] / "data" / "faults"
 VARIABLE = [0, 1, 2, 9, 10, 14] + list(range(20, 74))
 
 
@@ -66,6 +69,56 @@ def test_a_turned_video_is_upright_and_a_part_is_cut_out(tmp_path):
     with open_video(copied(Clip(str(original), 0, 0.4, 1.2), tmp_path)) as video:
         assert read_numbers(video.frames(range(video.num_frames))) == list(range(10, 30))
         assert video.times[0] == 0
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("bits", [8, 10])
+@pytest.mark.parametrize("full_range", [False, True])
+@pytest.mark.parametrize("standard", STANDARDS)
+def test_a_copy_keeps_the_colours_of_the_original(tmp_path, standard, full_range, bits, turned):
+    original = write_chart(tmp_path / "a.mp4", standard, full_range, bits)
+    for name, decode in decoders().items():
+        assert np.abs(patches(decode(original)) - CHART).max() <= 3, name  # the chart is written as it should be
+    expected, rows, columns = CHART, ROWS, COLUMNS
+    if turned:
+        original = rotated(original, tmp_path / "turned.mp4", 90)
+        expected, rows, columns = np.rot90(CHART), COLUMNS, ROWS
+    copy = copied(Clip(str(original), 0), tmp_path)
+    for name, decode in decoders().items():
+        assert np.abs(patches(decode(copy), rows, columns) - expected).max() <= 4, name
+
+
+BARS = [(255, 255, 255), (0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255), (255, 0, 255)]
+BARS += [(128, 128, 128), (60, 60, 60)]
+
+
+@pytest.mark.parametrize("name", ["libx264_709_limited.mp4", "mjpeg_601_full.avi"])
+def test_copies_of_bars_keep_their_colours(tmp_path, name):
+    copy = copied(Clip(str(FAULTS / name), 0), tmp_path)
+    for decoder, decode in decoders().items():
+        original = patches(decode(FAULTS / name), 1, len(BARS))
+        assert np.abs(original - BARS).max() <= 4, decoder
+        assert np.abs(patches(decode(copy), 1, len(BARS)) - original).max() <= 4, decoder
+
+
+def test_a_copy_says_what_its_colours_are(tmp_path):
+    def tags(path):
+        with av.open(str(path)) as container:
+            frame = next(container.decode(video=0))
+            return frame.colorspace, frame.color_range, frame.color_primaries, frame.color_trc
+
+    hdr = write_chart(tmp_path / "hdr.mp4", "BT.2020", bits=10)
+    assert tags(copied(Clip(str(hdr), 0), tmp_path)) == (6, 1, 9, 14)  # BT.601's matrix, the original's primaries
+    unsaid = write_chart(tmp_path / "unsaid.mp4", "BT.601", tagged=False)
+    assert tags(unsaid) == (2, 0, 2, 2)
+    assert tags(copied(Clip(str(unsaid), 0), tmp_path)) == (6, 1, 1, 1)
+
+
+def test_a_copy_of_a_video_that_names_no_matrix_is_taken_for_bt601(tmp_path):
+    original = write_chart(tmp_path / "a.mp4", "BT.601", tagged=False)
+    copy = copied(Clip(str(original), 0), tmp_path)
+    for name, decode in decoders().items():
+        assert np.abs(patches(decode(copy)) - CHART).max() <= 4, name
 
 
 def test_copies_of_a_data_set(tmp_path):
