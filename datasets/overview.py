@@ -61,7 +61,7 @@ def overview(manifests: dict[str, Manifest], data: DataConfig) -> Overview:
         notes += _changes(manifests, data, videos, gone)
     else:
         notes += [
-            f"not on the disk: {len(lost)} of the {len(manifests[split])} {split} clips ({lost[0]} first)"
+            f"not on the disk: {len(lost)} of the {len(manifests[split])} {split} clips ({few(lost, 1)})"
             for split, lost in gone.items()
         ]
     return Overview(split_lines(manifests, data), tuple(notes))
@@ -94,7 +94,7 @@ def split_lines(manifests: dict[str, Manifest], data: DataConfig) -> tuple[str, 
     """A line for the data set and one for each split, the smallest and largest class named."""
     train = manifests["train"]
     lines = [f"{data.dataset}: {len(train.classes)} classes ({few(train.classes)}), from {train.source}"]
-    test_is_val = "test" in manifests and manifests["test"].clips == manifests["val"].clips
+    test_is_val = _test_is_val(manifests)
     for split, manifest in manifests.items():
         if split == "test" and test_is_val:
             continue
@@ -125,8 +125,7 @@ def odd_labels(manifests: dict[str, Manifest]) -> list[str]:
     unlearned = np.flatnonzero((counts["train"] == 0) & (total > 0))
     notes = _unused_labels(classes, np.flatnonzero(total == 0))
     if unlearned.size:
-        names = few([classes[label] for label in unlearned])
-        notes.append(f"no training clips of {_some(unlearned.size, classes)} that other splits have: {names}")
+        notes.append(f"without training clips, but in other splits: {_some(unlearned, classes)}")
     notes += [
         note
         for split, found in counts.items()
@@ -137,13 +136,11 @@ def odd_labels(manifests: dict[str, Manifest]) -> list[str]:
 
 def absent_classes(split: str, classes: Sequence[str], absent: np.ndarray) -> str:
     """A sentence on those classes of which a split has no clips; "" if there are none. absent: bool (C,)."""
-    labels = np.flatnonzero(absent)
-    names = few([classes[label] for label in labels])
-    return f"{split} has no clips of {_some(labels.size, classes)}: {names}" if labels.size else ""
+    return f"{split} has no clips of {_some(np.flatnonzero(absent), classes)}" if absent.any() else ""
 
 
-def _some(count: int, classes: Sequence[str]) -> str:
-    return f"{count} of the {len(classes)} classes"
+def _some(labels: np.ndarray, classes: Sequence[str]) -> str:
+    return f"{labels.size} of the {len(classes)} classes ({few([classes[label] for label in labels[:4]])})"
 
 
 def _unused_labels(classes: Sequence[str], unused: np.ndarray) -> list[str]:
@@ -161,48 +158,48 @@ def _unused_labels(classes: Sequence[str], unused: np.ndarray) -> list[str]:
             f"labels have gaps: of 0 to {len(classes) - 1} only {used} have clips, and each has an output of the "
             f"network; number them from 0 to {used - 1}, or write names"
         ]
-    return [f"no clips in any split of {_some(unused.size, classes)}: {few([classes[label] for label in unused])}"]
+    return [f"without clips in any split: {_some(unused, classes)}"]
 
 
 def odd_files(manifests: dict[str, Manifest]) -> list[str]:
     """Files that are in two splits, and files that stand in one with two labels."""
     notes = []
-    for one, other in combinations(manifests, 2):
-        a, b = manifests[one].clips, manifests[other].clips
-        if (one, other) == ("val", "test") and a == b:
-            continue
-        same, parts = _shared(manifests[one], manifests[other])
+    test_is_val = _test_is_val(manifests)
+    paths = {
+        split: manifest.clips.paths() for split, manifest in manifests.items() if split != "test" or not test_is_val
+    }
+    sets = {split: set(some) for split, some in paths.items()}
+    for one, other in combinations(paths, 2):
+        both = sets[one] & sets[other]
+        mine, theirs = (_clips_of(both, paths[split], manifests[split]) for split in (one, other))
+        same = sorted(path for path in both if any(_overlap(a, b) for a in mine[path] for b in theirs[path]))
+        parts = sorted(both.difference(same))
         if same:
-            notes.append(f"{_files(len(same))} in {one} and in {other} too ({same[0]} first): {other} says too much")
+            notes.append(f"in {one} and in {other}: {_some_files(same)}")
         if parts:
-            notes.append(f"{_files(len(parts))} in {one} and in {other} too, with other times ({parts[0]} first)")
-    for split, manifest in manifests.items():
-        if split == "test" and manifest.clips == manifests["val"].clips:
-            continue
-        twice = _two_labels(manifest)
+            notes.append(f"in {one} and in {other}, with other times: {_some_files(parts)}")
+    for split, some in paths.items():
+        twice = _two_labels(some, manifests[split]) if len(sets[split]) < len(some) else []
         if twice:
-            notes.append(f"{_files(len(twice))} in {split} with two labels ({twice[0]} first)")
+            notes.append(f"in {split} with two labels: {_some_files(twice)}")
     return notes
 
 
-def _files(count: int) -> str:
-    return "1 file is" if count == 1 else f"{count} files are"
+def _test_is_val(manifests: dict[str, Manifest]) -> bool:
+    """Whether the two are the same clips, as HMDB51 and UCF101 have it."""
+    return "test" in manifests and manifests["test"].clips == manifests["val"].clips
 
 
-def _shared(one: Manifest, other: Manifest) -> tuple[list[str], list[str]]:
-    """Files of both: those of which both have the same seconds, and the others; sorted."""
-    both = set(one.clips.paths()).intersection(other.clips.paths())
-    mine, theirs = _clips_of(both, one), _clips_of(both, other)
-    same = {path for path in both if any(_overlap(a, b) for a in mine[path] for b in theirs[path])}
-    return sorted(same), sorted(both - same)
+def _some_files(paths: Sequence[str]) -> str:
+    return f"{len(paths)} file{'s' if len(paths) > 1 else ''} ({few(paths, 1)})"
 
 
-def _two_labels(manifest: Manifest) -> list[str]:
-    """Files of which a part stands there with two labels, sorted."""
+def _two_labels(paths: list[str], manifest: Manifest) -> list[str]:
+    """Files of which the same part stands there with two labels, sorted."""
     seen: set[str] = set()
-    again = {path for path in manifest.clips.paths() if path in seen or seen.add(path)}
+    again = {path for path in paths if path in seen or seen.add(path)}
     found = []
-    for path, clips in _clips_of(again, manifest).items():
+    for path, clips in _clips_of(again, paths, manifest).items():
         labels: dict[tuple, set] = {}
         for clip in clips:
             labels.setdefault((clip.start, clip.end), set()).add(clip.label)
@@ -211,10 +208,10 @@ def _two_labels(manifest: Manifest) -> list[str]:
     return sorted(found)
 
 
-def _clips_of(paths: set[str], manifest: Manifest) -> dict[str, list[Clip]]:
-    """Path -> its clips, of these few paths: a clip is an object, and a data set has a quarter of a million."""
-    found: dict[str, list[Clip]] = {path: [] for path in paths}
-    for index, path in enumerate(manifest.clips.paths() if paths else ()):
+def _clips_of(wanted: set[str], paths: list[str], manifest: Manifest) -> dict[str, list[Clip]]:
+    """Path -> its clips, of the wanted paths alone: a clip is an object, and a data set has a quarter of a million."""
+    found: dict[str, list[Clip]] = {path: [] for path in wanted}
+    for index, path in enumerate(paths if wanted else ()):
         if path in found:
             found[path].append(manifest.clips[index])
     return found
@@ -281,14 +278,14 @@ def _check_gone(gone: dict[str, list[str]], manifests: dict[str, Manifest], data
             )
         if len(lost) > data.max_bad_fraction * total:
             raise UsageError(
-                f"{source}: {len(lost)} of its {total} {split} clips are not on the disk ({lost[0]} first), more than "
+                f"{source}: {len(lost)} of its {total} {split} clips are not on the disk ({few(lost, 1)}), more than "
                 f"data.max_bad_fraction={data.max_bad_fraction:g} allows"
             )
 
 
 def _paths_in(table: Path) -> set[str]:
     with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return {row["path"] for row in csv.DictReader(file)}
+        return {row[0] for row in csv.reader(file) if row}
 
 
 def _changes(
@@ -299,16 +296,16 @@ def _changes(
     changes = []
     lost = sorted({path for some in gone.values() for path in some})
     if lost:
-        changes.append(f"{len(lost)} of the manifest's files went ({lost[0]} first)")
+        changes.append(f"{len(lost)} gone ({few(lost, 1)})")
     if (folder / UNUSED).is_file():
         before = _paths_in(folder / UNUSED)
         new = [path for path in unused_videos(data.root, videos, manifests) if path not in before]
         if new:
-            changes.append(f"{len(new)} came that it does not name ({new[0]} first)")
+            changes.append(f"{len(new)} new ({few(new, 1)})")
     if not changes:
         return []
     command = ["softpool3d", "prepare", data.dataset, "--root", data.root]
     command += ["--split", str(data.official_split)] if data.dataset in _ARCHIVED and data.official_split != 1 else []
     copies = (Path(data.root) / "reencoding.json").is_file()
     again = "the command that made the copies" if copies else shlex.join(command)
-    return [f"since `softpool3d prepare` {' and '.join(changes)}; to take that up: {again}"]
+    return [f"files since `softpool3d prepare`: {', '.join(changes)}; to take that up: {again}"]
