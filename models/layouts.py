@@ -19,6 +19,12 @@ from torch import Tensor
 State = dict[str, Tensor]
 Layout = tuple[str, Callable[[State], State]]
 
+# How the name of a network's first layer begins, in any of the layouts: what stands before it is a wrapper's.
+FIRST_LAYERS = (
+    r"stem\.0\.|conv1\.weight$|features\.0\.|features\.conv0\.|conv_proj\.|"  # torchvision's, and Hara's conv1
+    r"blocks\.0\.|s1\.pathway0_stem\."  # PyTorchVideo's, PySlowFast's
+)
+
 
 def from_torchvision(state: State) -> State:
     """Names are ours, but for DenseNets' of before 2018: norm.1 for norm1, and so on (torchvision renames them too)."""

@@ -1,26 +1,23 @@
 """Weights that others published: their files read, loaded into a network, and a report of what was loaded.
 
-The layouts that a file may have, and how they become ours, are in layouts.py. Files are read without running pickled
-code.
+Files are read by checkpoints.py, without running pickled code. The layouts that they may have, and how those become
+ours, are in layouts.py.
 """
 
 from __future__ import annotations
 
 import json
-import pickle
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from softpool3d.errors import UsageError, WorkError
+from softpool3d.models.checkpoints import read_state
 from softpool3d.models.inflate import inflate_weight
 from softpool3d.models.layouts import State, fold_shortcut_norm, from_torchvision, layout_of
 from softpool3d.models.network import Staged
@@ -44,6 +41,7 @@ class Source:
     origin: str  # the file or the name, for messages
     layout: str
     adapted: tuple[tuple[str, str], ...] = ()  # (name, how) of what the translation changed
+    notes: tuple[str, ...] = ()  # of what was seen through: prefixes, an average of weights
     classes: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
 
@@ -57,6 +55,7 @@ class WeightsReport:
         left_out: tensors of the file that were not, and why: the classifier where the number of classes differs.
         missing: tensors of the network that keep their initial values: such a classifier, parameters of poolings.
         adapted: tensors whose size was fitted, and how.
+        notes: what was seen through to get at the network: prefixes of names, an average of weights.
         classes, preprocessing: of the weights, where their library or run tells them.
     """
 
@@ -66,11 +65,13 @@ class WeightsReport:
     left_out: tuple[tuple[str, str], ...] = ()
     missing: tuple[str, ...] = ()
     adapted: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
 
     def __str__(self) -> str:
         lines = [f"{self.origin} ({self.layout}): {self.loaded} tensors loaded"]
+        lines += [f"  {note}" for note in self.notes]
         lines += [f"  left out: {name} ({why})" for name, why in self.left_out]
         lines += [f"  not in the file, starts anew: {name}" for name in self.missing]
         lines += [f"  adapted: {name} ({how})" for name, how in self.adapted]
@@ -96,7 +97,7 @@ def read_weights(source: str | Path, name: str) -> Source:
     path = Path(source).expanduser()
     for file in (path, path / "best.safetensors"):
         if file.is_file():
-            return _read_file(file)
+            return read_file(file)
     published = torchvision_weights(str(source))
     if published is None:
         public = ", ".join(sorted(TORCHVISION))
@@ -110,42 +111,19 @@ def read_weights(source: str | Path, name: str) -> Source:
     return Source(from_torchvision(state), str(source), "torchvision", **_meta(published))
 
 
-def _read_file(path: Path) -> Source:
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the pickle's protocol; what matters is said below
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = found[1] if found else "they need code to be run"
-        raise UsageError(
-            f"weights: {path} holds Python objects beside tensors, and those are not run ({what}); save the network's "
-            "state_dict() alone with torch.save"
-        ) from None
-    except Exception as error:  # damaged bytes surface as any of a dozen types
-        raise UsageError(f"weights: {path} is no file of torch.save, or it is damaged ({_first_line(error)})") from None
-    state = _find_state(content)
-    if state is None:
-        names = ", ".join(map(str, list(content)[:4])) if isinstance(content, Mapping) else ""
-        what = f"a dict of {names}" if names else f"a {type(content).__name__}"
-        raise UsageError(f"weights: {path} is no state dict of a network: it holds {what}")
-    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    layout, translate = layout_of(state)
-    state = translate(state)
+def read_file(path: Path) -> Source:
+    """Weights of a file, whatever network they are of, under our names.
+
+    Raises:
+        UsageError: if it holds no weights, or those of several networks.
+    """
+    found = read_state(path)
+    if "softpool3d" in found.metadata:
+        return Source(found.state, str(path), "softpool3d", **_of_a_run(found.metadata))
+    layout, translate = layout_of(found.state)
+    state = translate(found.state)
     adapted = fold_shortcut_norm(state) if layout == "pyslowfast" else ()
-    return Source(state, str(path), layout, adapted, **_torchvision_file(path.name))
-
-
-def _read_safetensors(path: Path) -> Source:
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
-    except (SafetensorError, OSError) as error:
-        raise UsageError(f"weights: {path} is not a safetensors file, or it is damaged ({error})") from None
-    return Source(state, str(path), "softpool3d", **_of_a_run(metadata))
+    return Source(state, str(path), layout, adapted, tuple(found.notes), **_torchvision_file(path.name))
 
 
 def _of_a_run(metadata: dict[str, str]) -> dict[str, Any]:
@@ -156,22 +134,6 @@ def _of_a_run(metadata: dict[str, str]) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError):
         return {}
     return {"classes": classes, "preprocessing": preprocessing}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
-
-
-def _find_state(content: Any) -> State | None:
-    """The dict of tensors in a checkpoint, itself or under one of the usual keys."""
-    if not isinstance(content, Mapping):
-        return None
-    for key in ("model_state", "state_dict", "model"):
-        if isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
-    return tensors if tensors and len(tensors) == len(content) else None
 
 
 # --- torchvision's own ------------------------------------------------------------------------------------------------
@@ -216,13 +178,23 @@ def load_public(network: Staged, source: Source, name: str) -> WeightsReport:
     Raises:
         UsageError: a layer of the body is missing or has another shape; names the layer and both shapes.
     """
-    own = network.state_dict()
-    logits = (f"{network.logits_layer()}.weight", f"{network.logits_layer()}.bias")
+    state, report = fit(network, source, name)
+    network.load_state_dict(state, strict=False)
+    return report
+
+
+def fit(network: Staged, source: Source, name: str) -> tuple[State, WeightsReport]:
+    """What `load_public` loads, and its report; the network may be without values, on the device `meta`."""
+    own, path = network.state_dict(), network.logits_layer()
+    logits = (f"{path}.weight", f"{path}.bias")
+    theirs, wrapped, left_out = _plain_head(source.state, own, path)
     pooling = {f"{path}." for path, module in network.named_modules() if _belongs_to_pooling(path, module)}
-    state, left_out, missing, adapted = {}, [], [], list(source.adapted)
+    state, missing, adapted = {}, [], [*source.adapted, *wrapped]
     for key, wanted in own.items():
-        tensor = source.state.get(key)
+        tensor = theirs.get(key)
         if tensor is None:
+            if key.endswith(".num_batches_tracked"):  # files of before PyTorch 0.4.1 have none
+                continue
             if not key.startswith(tuple(pooling)) and key not in logits:
                 raise UsageError(_another(source, name, f"it lacks {key} {tuple(wanted.shape)}"))
             missing.append(key)
@@ -230,33 +202,48 @@ def load_public(network: Staged, source: Source, name: str) -> WeightsReport:
         if tensor.shape != wanted.shape:
             tensor, how = _fit(key, tensor, wanted)
             if tensor is None and key in logits:
-                shapes = f"{tuple(source.state[key].shape)} there, {tuple(wanted.shape)} here"
+                shapes = f"{tuple(theirs[key].shape)} there, {tuple(wanted.shape)} here"
                 left_out.append((key, f"head of another size: {shapes}"))
                 missing.append(key)
                 continue
             if tensor is None:
-                there = tuple(source.state[key].shape)
+                there = tuple(theirs[key].shape)
                 raise UsageError(_another(source, name, f"{key} is {there} there and {tuple(wanted.shape)} here"))
             adapted.append((key, how))
         state[key] = tensor
-    attention = [key for key in source.state if key not in own and _of_replaced_attention(network, key)]
+    attention = [key for key in theirs if key not in own and _of_replaced_attention(network, key)]
     left_out += [(key, "a pooling without weights stands there") for key in attention]
-    left_out += [(key, "no such classifier here") for key in source.state if key in logits and key not in own]
+    left_out += [(key, "no such classifier here") for key in theirs if key in logits and key not in own]
     known = {*own, *attention, *logits}
-    extra = next((key for key in source.state if key not in known), None)
+    extra = next((key for key in theirs if key not in known), None)
     if extra is not None:
         raise UsageError(_another(source, name, f"it has {extra}, which {name} lacks"))
-    network.load_state_dict(state, strict=False)
-    return WeightsReport(
-        source.origin,
-        source.layout,
-        len(state),
-        tuple(left_out),
-        tuple(missing),
-        tuple(adapted),
-        source.classes,
-        source.preprocessing,
+    told = (source.notes, source.classes, source.preprocessing)
+    report = WeightsReport(
+        source.origin, source.layout, len(state), tuple(left_out), tuple(missing), tuple(adapted), *told
     )
+    return state, report
+
+
+def _plain_head(
+    theirs: State, own: Mapping[str, Tensor], path: str
+) -> tuple[State, list[tuple[str, str]], list[tuple[str, str]]]:
+    """A state dict whose classifier has our name, what was renamed, and what was left out.
+
+    torchvision's users put nn.Sequential(Dropout, Linear) in the classifier's place: fc.1.weight, ours fc.weight; or a
+    single layer in that of such a sequence: head.weight, ours head.1.weight. Several layers are another head.
+    """
+    root = re.sub(r"\.\d+$", "", path)
+    head = [key for key in theirs if re.fullmatch(rf"{re.escape(root)}(\.\d+)*\.(weight|bias)", key) and key not in own]
+    if not head or f"{path}.weight" in theirs:
+        return theirs, [], []
+    layers = sorted({key.rpartition(".")[0] for key in head})
+    if len(layers) > 1:
+        several = f"a head of several layers, {', '.join(layers)}; here it is {path}"
+        return {k: t for k, t in theirs.items() if k not in head}, [], [(key, several) for key in head]
+    renamed = {key: f"{path}.{key.rpartition('.')[2]}" for key in head}
+    adapted = [(new, f"it is {key} in the file") for key, new in renamed.items()]
+    return {renamed.get(key, key): tensor for key, tensor in theirs.items()}, adapted, []
 
 
 def _another(source: Source, name: str, why: str) -> str:
