@@ -6,14 +6,26 @@ Videos come from strangers, and FFmpeg follows what it finds in them: a playlist
 from __future__ import annotations
 
 import os
+import re
+import sys
 from typing import Any
 
 _FROM_FILES = "file"
 _FROM_ADDRESSES = (
-    "crypto,data,ftp,hls,http,httpproxy,https,mmsh,mmst,rtmp,rtmpe,rtmps,rtmpt,rtmpte,rtmpts,rtp,rtsp,sctp,srt,srtp,"
+    "crypto,data,ftp,hls,http,httpproxy,https,mmsh,mmst,rtmp,rtmpe,rtmps,rtmpt,rtmpte,rtmpts,rtp,rtsp,rtsps,sctp,srt,srtp,"
     "tcp,tls,udp,udplite"
 )
 _LISTS = frozenset(["concat", "dash", "hls", "imf"])  # FFmpeg's formats whose files hold no video but name others
+
+
+def is_address(path: str | os.PathLike) -> bool:
+    """Whether this names something on a network: scheme://..."""
+    return re.match(r"[a-z][a-z0-9+.-]*://", str(path), re.IGNORECASE) is not None
+
+
+def open_place(place: str, timeout_s: float | None = None) -> Any:
+    """An address, or a file: `open_address` or `open_file`."""
+    return open_address(place, timeout_s) if is_address(place) else open_file(place, timeout_s)
 
 
 def open_file(path: str | os.PathLike, timeout_s: float | None = None) -> Any:
@@ -39,9 +51,34 @@ def open_address(address: str, timeout_s: float | None = None) -> Any:
     """PyAV's container of what lies at an address: scheme://...
 
     Raises:
-        av.error.FFmpegError: if it cannot be opened, or is no address of a network (file://..., pipe://...).
+        ValueError: if it is no address of a network: file://..., pipe://...
+        av.error.FFmpegError: if it cannot be opened.
     """
     import av
 
+    scheme = address.partition("://")[0].lower()
+    if scheme not in _FROM_ADDRESSES.split(","):
+        raise ValueError(f"{scheme}:// is no network that is read; a file on this machine is named by its path alone")
     options = {"protocol_whitelist": _FROM_ADDRESSES}
     return av.open(address, options=options, metadata_errors="replace", timeout=timeout_s)
+
+
+def open_camera(number: int, timeout_s: float | None = None) -> Any:
+    """PyAV's container of a camera of this machine.
+
+    Raises:
+        av.error.FFmpegError: if it cannot be opened.
+    """
+    import av
+
+    name, kind = _camera(number)
+    return av.open(name, format=kind, metadata_errors="replace", timeout=timeout_s)
+
+
+def _camera(number: int) -> tuple[str, str]:
+    """FFmpeg's name of a camera, and of what reads it."""
+    if sys.platform == "darwin":
+        return str(number), "avfoundation"
+    if sys.platform == "win32":
+        return f"video={number}", "dshow"
+    return f"/dev/video{number}", "v4l2"

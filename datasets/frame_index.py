@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from softpool3d.datasets.containers import open_file, open_place
 from softpool3d.datasets.damage import Count, Damage, is_cut_off
 from softpool3d.datasets.rate import PROBED, Rate, stream_rate
 from softpool3d.errors import SoftPool3dError, WorkError
@@ -113,7 +114,7 @@ def index_by_decoding(path: str, timeout_s: float = 30.0, promised: FrameIndex |
     with opened(path, timeout_s) as container:
         stream = video_stream(container)
         packets = Packets(path, container, stream)
-        stamps = [frame.time for frame in packets.decoded()]
+        stamps = [packets.time(frame) for frame in packets.decoded()]
         if not stamps:
             raise DecodeError(path, "its video stream has no frames")
         rate = stream_rate(stream, [time for time in stamps if time is not None])
@@ -183,6 +184,12 @@ class Packets:
         if self.codec == "vp8":
             return bool(bytes(memoryview(packet)[:1])[0] & 0x10)
         return self.codec != "mpeg4" or packet.size >= 20
+
+    def time(self, frame) -> float | None:
+        """When a frame is shown; None where the container does not say. AVI has the order of decoding alone, and what
+        FFmpeg makes of it goes back and forth where that is not the order of showing."""
+        reorders = self._container.format.name == "avi" and self.stream.codec_context.has_b_frames
+        return None if reorders else frame.time
 
     def decoded(self) -> Iterator:
         """The frames, as PyAV decodes them; what cannot be decoded is left out and counted."""
@@ -254,12 +261,15 @@ def opened(path: str, timeout_s: float):
 
 
 def open_container(path: str, timeout_s: float):
-    import av
+    """The same, to be closed by the caller."""
+    return with_video(path, open_file(path, timeout_s))
 
-    container = av.open(path, metadata_errors="replace", timeout=timeout_s)
+
+def with_video(name: str, container):
+    """The container; raises DecodeError if it holds no video."""
     if not container.streams.video:
         container.close()
-        raise DecodeError(path, "it has no video stream")
+        raise DecodeError(name, "it has no video stream")
     return container
 
 
@@ -274,8 +284,8 @@ def video_stream(container):
 
 
 def probed_rate(path: str, timeout_s: float = 30.0) -> Rate:
-    """Returns the rate of a file from its first packets, the same as its index has."""
-    with opened(path, timeout_s) as container:
+    """Returns the rate of a file, or of one at an address, from its first packets, the same as its index has."""
+    with errors_of(path), with_video(path, open_place(path, timeout_s)) as container:
         stream = video_stream(container)
         # those of the last frames may be stored late
         return stream_rate(stream, Packets(path, container, stream).probe(PROBED + 32))

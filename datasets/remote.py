@@ -12,17 +12,12 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
+from softpool3d.datasets.containers import is_address
 from softpool3d.datasets.frame_index import DecodeError
 
 _TIMEOUT_S = 30.0  # without a byte
 _PLAYLISTS = (".m3u8", ".mpd")
-
-
-def is_address(path: str | Path) -> bool:
-    """Whether this names something on a network: scheme://..."""
-    return re.match(r"[a-z][a-z0-9+.-]*://", str(path), re.IGNORECASE) is not None
 
 
 def _web() -> urllib.request.OpenerDirector:

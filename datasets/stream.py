@@ -8,18 +8,17 @@ for number, frame in steady(stream):    # a frame for each 1 / stream.fps second
 from __future__ import annotations
 
 import queue
-import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from softpool3d.datasets.containers import is_address, open_camera, open_place
 from softpool3d.datasets.damage import MAX_MISSING, Damage
 from softpool3d.datasets.decoder import check_damage, check_file
-from softpool3d.datasets.frame_index import DecodeError, Packets, errors_of, probed_rate, video_stream
+from softpool3d.datasets.frame_index import DecodeError, Packets, errors_of, probed_rate, video_stream, with_video
 from softpool3d.datasets.rate import stream_rate
-from softpool3d.datasets.remote import is_address
 
 Item = TypeVar("Item")
 
@@ -50,28 +49,24 @@ class FrameStream:
     """
 
     def __init__(self, source: str | Path | int, timeout_s: float = 30.0, max_missing: float = MAX_MISSING) -> None:
-        import av
-
         self.name = f"camera {source}" if isinstance(source, int) else str(source)
         self.damage: Damage | None = None
         self._max_missing = max_missing
         self._lock, self._is_closed = threading.Lock(), False
-        place, kind = _camera(source) if isinstance(source, int) else (str(source), None)
-        is_file = not isinstance(source, int) and not is_address(source)
+        is_camera = isinstance(source, int)
+        is_file = not is_camera and not is_address(source)
         if is_file:
             check_file(source)
         with errors_of(self.name):
-            self._container = av.open(place, format=kind, metadata_errors="replace", timeout=timeout_s)
-            if not self._container.streams.video:
-                self._container.close()
-                raise DecodeError(self.name, "it has no video stream")
+            container = open_camera(source, timeout_s) if is_camera else open_place(str(source), timeout_s)
+            self._container = with_video(self.name, container)
             stream = video_stream(self._container)
             self.is_live = not is_file and not self._container.duration
             self._packets = Packets(self.name, self._container, stream, self.is_live)
             if self.is_live:
                 self.rate = stream_rate(stream, self._packets.probe(_PROBED))
             else:
-                self.rate = probed_rate(place, timeout_s)
+                self.rate = probed_rate(str(source), timeout_s)
         self.fps = self.rate.fps
         self.duration = self._packets.length_s
 
@@ -83,7 +78,7 @@ class FrameStream:
         """
         clock, frames = _Clock(self.fps, self.is_live, self.duration), self._packets.decoded()
         while (frame := self._next(frames)) is not None:
-            time = clock.read(frame.time)
+            time = clock.read(self._packets.time(frame))
             if time is not None:
                 yield time, frame
         if self._is_closed:
@@ -203,12 +198,3 @@ def ahead(items: Iterable[Item], count: int, drop: bool = False) -> Iterator[Ite
     finally:
         stop.set()
         thread.join(timeout=1.0)  # it may wait for a camera that says nothing
-
-
-def _camera(number: int) -> tuple[str, str]:
-    """FFmpeg's name of a camera, and of what reads it."""
-    if sys.platform == "darwin":
-        return str(number), "avfoundation"
-    if sys.platform == "win32":
-        return f"video={number}", "dshow"
-    return f"/dev/video{number}", "v4l2"
