@@ -16,7 +16,7 @@ from pathlib import Path
 from softpool3d.datasets.archives import check_unpacked
 from softpool3d.datasets.manifest import Clip, Manifest
 from softpool3d.datasets.text import read_text
-from softpool3d.datasets.videos import data_root, in_folder, index_videos
+from softpool3d.datasets.videos import data_root, find_named, in_folder, index_videos
 from softpool3d.errors import UsageError
 
 ARCHIVES = [  # as archives.py takes them: a RAR of RARs, and the splits
@@ -34,7 +34,7 @@ def read_hmdb51(root: str | Path | None, split: int = 1) -> dict[str, Manifest]:
     """
     root = data_root(root, "hmdb51")
     check_unpacked(root, ARCHIVES, "hmdb51")
-    lists = sorted(root.rglob(f"*_test_split{split}.txt"))
+    lists = find_named(root, f"*_test_split{split}.txt")
     if not lists:
         raise UsageError(
             f"data.root: no *_test_split{split}.txt of HMDB51 below {root}; put testTrainMulti_7030_splits/ there "

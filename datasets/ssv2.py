@@ -9,13 +9,11 @@ Left and right are classes here: `Manifest`'s names of such classes say so, and 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from softpool3d.datasets.manifest import Clip, Manifest
-from softpool3d.datasets.text import legible, read_text
-from softpool3d.datasets.videos import data_root, index_videos
+from softpool3d.datasets.text import legible, read_json, read_text
+from softpool3d.datasets.videos import data_root, find_named, index_videos
 from softpool3d.errors import UsageError
 
 _FILES = {"train": "train", "val": "validation", "test": "test"}
@@ -29,7 +27,7 @@ def read_ssv2(root: str | Path | None) -> dict[str, Manifest]:
     """
     root = data_root(root, "ssv2")
     path = _find(root, "labels")
-    numbers = _read(path)
+    numbers = read_json(path)
     if not isinstance(numbers, dict) or not numbers:
         raise UsageError(f"{path}: not a JSON object of template: number")
     classes = tuple(sorted(numbers, key=lambda name: int(numbers[name])))
@@ -41,7 +39,7 @@ def read_ssv2(root: str | Path | None) -> dict[str, Manifest]:
             entries, path = _test_entries(root)
         else:
             path = _find(root, name)
-            entries = _read(path)
+            entries = read_json(path)
         clips, missing = [], []
         for number, entry in enumerate(entries, 1):
             try:
@@ -67,7 +65,7 @@ def read_ssv2(root: str | Path | None) -> dict[str, Manifest]:
 
 def _test_entries(root: Path) -> tuple[list[dict[str, str]], Path]:
     """The official test split came without labels; they were published later."""
-    path = next(iter(sorted(root.rglob("*test-answers.csv"))), root)
+    path = next(iter(find_named(root, "*test-answers.csv")), root)
     lines = legible(read_text(path), path).splitlines() if path != root else []
     pairs = (line.partition(";") for line in lines if line.strip())
     return [{"id": identity.strip(), "template": label.strip()} for identity, _, label in pairs], path
@@ -75,16 +73,7 @@ def _test_entries(root: Path) -> tuple[list[dict[str, str]], Path]:
 
 def _find(root: Path, name: str) -> Path:
     for candidate in (f"{name}.json", f"something-something-v2-{name}.json"):
-        found = sorted(root.rglob(candidate))
+        found = find_named(root, candidate)
         if found:
             return found[0]
     raise UsageError(f"data.root: no {name}.json (or something-something-v2-{name}.json) below {root}")
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(legible(read_text(path), path))
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
-    except RecursionError:
-        raise UsageError(f"{path}: not a label file: its JSON is nested too deeply") from None

@@ -9,13 +9,14 @@ from __future__ import annotations
 import codecs
 import functools
 import io
+import json
 import os
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from softpool3d.errors import UsageError
 
@@ -34,6 +35,20 @@ def read_text(path: Path) -> str:
     """
     with opened(path) as file:
         return "".join(lines_of(file, str(path)))
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        UsageError: if it cannot be read, naming the line of a mistake.
+    """
+    try:
+        return json.loads(legible(read_text(path), path))
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
+    except RecursionError:
+        raise UsageError(f"{path}: its JSON is nested too deeply") from None
 
 
 def legible(text: str, file: str | Path, line: int = 1) -> str:

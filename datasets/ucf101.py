@@ -18,7 +18,7 @@ from softpool3d.datasets.archives import check_unpacked
 from softpool3d.datasets.hmdb51 import official_splits
 from softpool3d.datasets.manifest import Clip, Manifest
 from softpool3d.datasets.text import legible, read_text
-from softpool3d.datasets.videos import data_root, in_folder, index_videos
+from softpool3d.datasets.videos import data_root, find_named, in_folder, index_videos
 from softpool3d.errors import UsageError
 
 ARCHIVES = [  # as archives.py takes them
@@ -73,7 +73,7 @@ def _class_names(path: Path) -> tuple[str, ...]:
 
 
 def _only(root: Path, name: str) -> Path:
-    found = sorted(root.rglob(name))
+    found = find_named(root, name)
     if not found:
         raise UsageError(
             f"data.root: no {name} below {root}; put ucfTrainTestlist/ there "

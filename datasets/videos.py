@@ -123,6 +123,12 @@ def index_videos(folder: str | Path) -> dict[str, list[str]]:
     return {stem: sorted(paths, key=rank) for stem, paths in index.items()}
 
 
+def find_named(folder: Path, pattern: str) -> list[Path]:
+    """Files below a folder whose name is like `pattern`, sorted; none that is hidden, or in a hidden folder."""
+    found = folder.rglob(pattern)
+    return sorted(path for path in found if not any(map(is_hidden, path.relative_to(folder).parts)))
+
+
 def in_folder(paths: list[str], folder: str) -> str:
     """Of several videos of the same name, the one that lies in a folder of that name; else the first one."""
 

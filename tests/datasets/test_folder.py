@@ -71,9 +71,117 @@ def test_links_in_a_circle_count_no_file_twice(tmp_path):
     assert sum(len(manifest) for manifest in read_folder(tmp_path).values()) == 10
 
 
-def test_a_class_may_be_called_train(tmp_path):
+def test_a_class_may_be_called_train_where_classes_txt_says_so(tmp_path):
     make(tmp_path, *(f"{label}/{i}.mp4" for label in ("bus", "train") for i in range(5)))
-    assert read_folder(tmp_path)["train"].classes == ("bus", "train")
+    with pytest.raises(UsageError, match="holds train/, named as splits are, beside bus/; .* classes.txt"):
+        read_folder(tmp_path)
+    (tmp_path / "classes.txt").write_text("train\nbus\n")
+    assert read_folder(tmp_path)["train"].classes == ("train", "bus")
+
+
+def test_a_class_of_a_split_may_be_called_train(tmp_path):
+    make(tmp_path, *(f"{split}/{label}/1.mp4" for split in ("train", "val") for label in ("bus", "train")))
+    (tmp_path / "classes.txt").write_text("train\nbus\n")
+    assert names(read_folder(tmp_path)["train"]) == {("1.mp4", "bus"), ("1.mp4", "train")}
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [("Train", "Validation", "Test"), ("training", "validation", "testing"), ("train", "valid", "TEST")]
+    + [("TRAINING", "Eval", None), ("train", "dev", None), ("train", "Val", None)],
+)
+def test_splits_go_by_their_usual_names_in_any_case(tmp_path, train, val, test):
+    expected = {split: name for split, name in (("train", train), ("val", val), ("test", test)) if name}
+    make(tmp_path, *(f"{name}/{label}/{split}.mp4" for split, name in expected.items() for label in "ab"))
+    splits = read_folder(tmp_path)
+    assert list(splits) == list(expected)
+    for split, manifest in splits.items():
+        assert manifest.classes == ("a", "b") and names(manifest) == {(f"{split}.mp4", "a"), (f"{split}.mp4", "b")}
+
+
+@pytest.mark.parametrize(
+    ("train", "val"), [("Train.csv", "Validation.csv"), ("training.txt", "dev.txt"), ("train.csv", "valid.list")]
+)
+def test_lists_of_splits_go_by_the_same_names(tmp_path, train, val):
+    make(tmp_path, "1.mp4", "2.mp4", "3.mp4")
+    (tmp_path / train).write_text("1.mp4 0\n2.mp4 1\n")
+    (tmp_path / val).write_text("3.mp4 1\n")
+    assert {split: len(manifest) for split, manifest in read_folder(tmp_path).items()} == {"train": 2, "val": 1}
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            ["train/1.mp4", "train/2.mp4", "val/3.mp4"],
+            r"no videos in class folders of .*train, but 2 in no class folder",
+        ),
+        (["train/a/1.mp4", "train/b/1.mp4", "val/1.mp4"], r"no videos in class folders of .*val, but 1 in no class"),
+        (["train/a/1.mp4", "val/a/1.mp4", "validation/a/1.mp4"], "val and validation in .* both mean the split 'val'"),
+        (["Test/a/1.mp4", "test/a/1.mp4", "train/a/1.mp4"], "Test and test in .* both mean the split 'test'"),
+        (["test/1.mp4", "walk/1.mp4", "run/1.mp4"], "holds test/, named as splits are, beside run/, walk/; move"),
+        (["train/1.mp4", "jumping/1.mp4"], "holds train/, named as splits are, beside jumping/"),
+        (["val/a/1.mp4", "test/a/1.mp4"], "holds val/, test/, but no training split"),
+        (
+            ["train/a/1.mp4", "train/b/1.mp4", "val/A/1.mp4"],
+            r"class 'A' is in .*val but not in .*train \(there it is 'a'",
+        ),
+        (
+            ["walk/1.jpg", "walk/2.jpg", "run/1.jpg"],
+            r"no videos in .* \(run/ holds pictures; a class folder holds folders",
+        ),
+        (["1.mp4", "2.mp4"], r"no videos in .*, but 2 in no class folder \(1.mp4 first\); it has to hold <class>/"),
+    ],
+)
+def test_split_folders_are_never_ignored_and_never_become_classes(tmp_path, files, message):
+    with pytest.raises(UsageError, match=message):
+        read_folder(make(tmp_path, *files))
+
+
+def test_what_lies_beside_splits_and_classes_is_said(tmp_path, capsys):
+    make(tmp_path, *(f"{split}/{label}/1.mp4" for split in ("train", "val") for label in "ab"))
+    make(tmp_path, "raw/1.mp4", "train/c/notes.txt", "val/2.mp4", "manifest/train.csv", "docs/readme.txt")
+    assert read_folder(tmp_path)["train"].classes == ("a", "b")
+    said = capsys.readouterr().err
+    assert "note: the videos in raw/ are in no split" in said
+    assert f"note: no videos in c/ of {tmp_path / 'train'}: not taken for classes" in said
+    assert f"note: videos in no class folder of {tmp_path / 'val'} are left out: 2.mp4" in said
+    assert "docs" not in said
+
+
+# --- Hugging Face ----------------------------------------------------------------------------------------------------
+
+
+def test_metadata_of_hugging_face_in_each_split(tmp_path):
+    make(tmp_path, "train/1.mp4", "train/2.mp4", "validation/3.mp4")
+    (tmp_path / "train" / "metadata.csv").write_text("file_name,label\n1.mp4,walk\n2.mp4,run\n")
+    with pytest.raises(UsageError, match=r"no metadata.csv \(file_name,label\) in .*validation, but one in .*train"):
+        read_folder(tmp_path)
+    (tmp_path / "validation" / "metadata.csv").write_text("file_name,label\n3.mp4,run\n")
+    splits = read_folder(tmp_path)
+    assert splits["train"].classes == ("run", "walk")
+    assert names(splits["train"]) == {("1.mp4", "walk"), ("2.mp4", "run")}
+    assert names(splits["val"]) == {("3.mp4", "run")}
+    assert all(Path(clip.path).exists() for manifest in splits.values() for clip in manifest.clips)
+
+
+def test_one_metadata_of_hugging_face_for_all(tmp_path):
+    make(tmp_path, *(f"{folder}/{i}.mp4" for folder in ("train", "val", "videos") for i in range(10)))
+
+    def write(*folders):
+        rows = [f"{folder}/{i}.mp4,{'ab'[i % 2]}" for folder in folders for i in range(10)]
+        (tmp_path / "metadata.csv").write_text("\n".join(["file_name,label", *rows]))
+        return {split: len(manifest) for split, manifest in read_folder(tmp_path).items()}
+
+    assert write("train", "val") == {"train": 10, "val": 10}
+    with pytest.raises(UsageError, match="metadata.csv: some of its files are in folders of splits, but not all"):
+        write("train", "videos")
+
+
+def test_a_table_of_something_else_is_no_list(tmp_path):
+    make(tmp_path, *(f"{label}/{i}.mp4" for label in "ab" for i in range(5)))
+    (tmp_path / "metadata.csv").write_text("subject,age\n1,30\n")
+    assert read_folder(tmp_path)["train"].classes == ("a", "b")
 
 
 def test_a_class_name_that_is_no_text(tmp_path):
@@ -102,7 +210,25 @@ def test_data_sets_by_name(tmp_path):
         read_manifests(load_config("r3d_softpool", ["data.dataset=folder"]).data)
 
 
-MORE_ENDINGS = "3g2 apng asf divx dv f4v gif m2ts m2v MTS mxf ogg ogv qt rm rmvb vob".split()
+MORE_ENDINGS = [
+    "3g2",
+    "apng",
+    "asf",
+    "divx",
+    "dv",
+    "f4v",
+    "gif",
+    "m2ts",
+    "m2v",
+    "MTS",
+    "mxf",
+    "ogg",
+    "ogv",
+    "qt",
+    "rm",
+    "rmvb",
+    "vob",
+]
 
 
 def test_videos_of_many_endings_are_found(tmp_path):

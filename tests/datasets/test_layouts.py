@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from layouts import HMDB51, files, hmdb51, kinetics, ssv2, texts, ucf101
+from layouts import HMDB51, files, hmdb51, kinetics, kinetics_json, ssv2, texts, ucf101
 from videos import write_numbered
 
 from softpool3d.config import DataConfig
@@ -172,6 +172,80 @@ def test_kinetics_in_the_lists_of_pyslowfast(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        "{}_{:06d}_{:06d}.mp4",
+        "{}_{}_{}.mp4",
+        "{}_{:.1f}_{:.1f}.mp4",
+        "{}_{:06d}_{:06d}.mp4.mkv",
+        "{}_{:06d}_{:06d}.webm",
+    ]
+    + ["{}_{}_{}.MP4.WEBM", "{}.mp4"],
+)
+def test_kinetics_by_the_names_of_every_downloader(tmp_path, name):
+    splits = read("kinetics400", kinetics(tmp_path, name=name))
+    assert (len(splits["train"]), len(splits["val"])) == (3, 2)
+    assert ("-3B32lodo2M" in str(clips(splits["train"]))) and on_disk(splits["train"])
+    assert splits["train"].missing == ("zzzzzzzzzzz_000003_000013",)
+    assert all(clip.start is None for clip in splits["train"].clips)
+
+
+def test_kinetics_frames_of_a_clip_in_a_folder(tmp_path):
+    kinetics(tmp_path, name="{}_{:.1f}_{:.1f}/frame_0001.jpg")
+    files(tmp_path, ["flow/0347ZoDXyP0_95.0_105.0/0001.jpg"])
+    assert {Path(clip.path).parent.name for clip in read("kinetics400", tmp_path)["train"].clips} == {
+        "abseiling",
+        "making a cake, slowly",
+    }
+
+
+@pytest.mark.parametrize("style", ["hara", "activitynet", "deepmind"])
+def test_kinetics_in_json(tmp_path, style):
+    splits = read("kinetics400", kinetics_json(kinetics(tmp_path), style))
+    ordered = ("making a cake, slowly", "abseiling") if style == "hara" else ("abseiling", "making a cake, slowly")
+    assert splits["train"].classes == ordered
+    assert clips(splits["train"]) == {
+        ("0347ZoDXyP0_000095_000105.mp4", "abseiling"),
+        ("-3B32lodo2M_000059_000069.mp4", "abseiling"),
+        ("A_2_b-c__d0_000000_000010.mp4", "making a cake, slowly"),
+    }
+    assert splits["train"].missing == ("zzzzzzzzzzz_000003_000013",)
+    assert set(splits) == {"train", "val"} and len(splits["val"]) == 2
+
+
+def test_kinetics_in_json_of_whole_videos(tmp_path):
+    kinetics_json(kinetics(tmp_path, timed=False), "activitynet")
+    write_numbered(tmp_path / "train" / "abseiling" / "0347ZoDXyP0.mp4", 120, rate=1)
+    by_name = {Path(clip.path).stem: clip for clip in read("kinetics400", tmp_path)["train"].clips}
+    assert (by_name["0347ZoDXyP0"].start, by_name["0347ZoDXyP0"].end) == (95, 105)
+
+
+def test_kinetics_csv_goes_before_json(tmp_path):
+    kinetics(tmp_path)
+    texts(tmp_path, {"kinetics.json": '{"a": {"subset": "training", "annotations": {"label": "no such class"}}}'})
+    assert read("kinetics400", tmp_path)["train"].classes == ("abseiling", "making a cake, slowly")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"a": {"subset": "some", "annotations": {}}}', "kinetics.json: 'a': the subset 'some' is none of training"),
+        ('{"a": {"subset": "train", "annotations": 3}}', "kinetics.json: 'a': annotations is not an object"),
+        ('{"a": {"subset": "train", "annotations": {"label": "b", "segment": [3]}}}', "segment .* is not .start, end"),
+        ('{"a": }', "kinetics.json:1: not valid JSON"),
+        ('{"short_side": 256}', "no list of training clips below"),
+        ("[1, 2]", "no list of training clips below"),
+    ],
+)
+def test_kinetics_mistakes_in_json(tmp_path, content, message):
+    for path in (kinetics(tmp_path) / "annotations").iterdir():
+        path.unlink()
+    texts(tmp_path, {"kinetics.json": content})
+    with pytest.raises(UsageError, match=message):
+        read("kinetics400", tmp_path)
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         ("label,youtube_id,time_start\n", r"train.csv:1: there is no column 'time_end'"),
@@ -190,6 +264,21 @@ def test_kinetics_mistakes(tmp_path, content, message):
 
 
 # --- all of them -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dataset", "make"), [("hmdb51", hmdb51), ("ucf101", ucf101), ("ssv2", ssv2), ("kinetics400", kinetics)]
+)
+def test_what_macos_leaves_beside_each_file_is_passed_over(tmp_path, dataset, make):
+    make(tmp_path)
+    expected = read(dataset, tmp_path)
+    for path in [path for path in tmp_path.rglob("*") if path.is_file()]:
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7\0")
+        copy = tmp_path / "__MACOSX" / path.relative_to(tmp_path)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7\0")
+        copy.write_bytes(b"\0\5\x16\7\0")
+    assert read(dataset, tmp_path) == expected
 
 
 @pytest.mark.parametrize("dataset", ["hmdb51", "ucf101", "ssv2", "kinetics400", "folder"])

@@ -107,14 +107,39 @@ KINETICS = {
 }
 
 
-def kinetics(root: Path, make: Make = placeholder, flat: bool = False, timed: bool = True) -> Path:
-    """The official lists, and all videos but the last of training."""
+def kinetics(root: Path, make: Make = placeholder, flat: bool = False, timed: bool = True, name: str = "") -> Path:
+    """The official lists, and all videos but the last of training; name: how they are called, of id, start and end."""
+    name = name or ("{}_{:06d}_{:06d}.mp4" if timed else "{}.mp4")
     for split, clips in KINETICS.items():
         lines = ["label,youtube_id,time_start,time_end,split"]
         lines += [f'"{label}",{identity},{start},{end},{split}' for label, identity, start, end in clips]
         texts(root, {f"annotations/{split}.csv": "\n".join(lines) + "\n"})
         for label, identity, start, end in clips:
             if identity != "zzzzzzzzzzz":
-                name = f"{identity}_{start:06d}_{end:06d}.mp4" if timed else f"{identity}.mp4"
-                files(root / split, [name if flat else f"{label}/{name}"], make)
+                called = name.format(identity, start, end)
+                files(root / split, [called if flat else f"{label}/{called}"], make)
+    return root
+
+
+def kinetics_json(root: Path, style: str) -> Path:
+    """JSON in place of the official lists: "hara" and "activitynet" in one file, "deepmind" in one for each split."""
+    subsets = {"train": "training", "val": "validation"}
+    databases: dict[str, dict] = {split: {} for split in KINETICS}
+    for split, clips in KINETICS.items():
+        (root / "annotations" / f"{split}.csv").unlink()
+        for label, identity, start, end in clips:
+            key = f"{identity}_{start:06d}_{end:06d}" if style == "hara" else identity
+            annotations = {"label": label, "segment": [1, 301] if style == "hara" else [float(start), float(end)]}
+            databases[split][key] = {
+                "subset": split if style == "deepmind" else subsets[split],
+                "annotations": [annotations] if style == "activitynet" else annotations,
+            }
+    if style == "deepmind":
+        databases["test"] = {"ttttttttttt": {"subset": "test", "duration": 10.0}}
+        texts(root, {f"annotations/{name}.json": json.dumps(some) for name, some in databases.items()})
+        return root
+    whole = {"database": databases["train"] | databases["val"] | {"t": {"subset": "testing", "annotations": {}}}}
+    if style == "hara":
+        whole["labels"] = ["making a cake, slowly", "abseiling"]
+    texts(root, {"kinetics.json": json.dumps(whole)})
     return root
