@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -36,6 +36,9 @@ from softpool3d.datasets.frame_index import (
 from softpool3d.datasets.orientation import UPRIGHT, orientation_of
 from softpool3d.datasets.picture_folder import open_pictures
 from softpool3d.datasets.pyav_reader import PyAVReader, scaled
+
+if TYPE_CHECKING:
+    from softpool3d.config import DataConfig
 
 __all__ = ["DecodeError", "Decoder", "Video", "open_video"]
 
@@ -189,6 +192,11 @@ def open_video(
     check_file(path)
     with errors_of(str(path)):
         return Video(path, short_side, timeout_s, decoder, max_missing)
+
+
+def open_as(data: DataConfig, path: str | Path, short_side: int | None = None) -> Video:
+    """Opens a video as a configuration says: its decoder and limits; `data.short_side` where no other is given."""
+    return open_video(path, short_side or data.short_side, data.decode_timeout_s, data.decoder, data.max_missing)
 
 
 def check_damage(path: str | Path, damage: Damage, max_missing: float) -> None:

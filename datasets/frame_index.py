@@ -174,6 +174,8 @@ class Packets:
     def probe(self, count: int) -> list[float]:
         """Returns the times of the first packets that promise frames, in seconds; they come again in the iteration."""
         self._probed = list(islice(self, count))
+        if self._hides_times:
+            return []
         return [float(p.pts * p.time_base) for p in self._probed if p.pts is not None and self.promises_a_frame(p)]
 
     def promises_a_frame(self, packet) -> bool:
@@ -186,10 +188,13 @@ class Packets:
         return self.codec != "mpeg4" or packet.size >= 20
 
     def time(self, frame) -> float | None:
-        """When a frame is shown; None where the container does not say. AVI has the order of decoding alone, and what
-        FFmpeg makes of it goes back and forth where that is not the order of showing."""
-        reorders = self._container.format.name == "avi" and self.stream.codec_context.has_b_frames
-        return None if reorders else frame.time
+        """When a frame is shown, in seconds; None where the container does not say."""
+        return None if self._hides_times else frame.time
+
+    @property
+    def _hides_times(self) -> bool:
+        """AVI has the order of decoding alone. Where frames are shown in another one, times go back and forth."""
+        return self._container.format.name == "avi" and self.stream.codec_context.has_b_frames > 0
 
     def decoded(self) -> Iterator:
         """The frames, as PyAV decodes them; what cannot be decoded is left out and counted."""
@@ -236,8 +241,8 @@ def _length_of(container, stream) -> tuple[float | None, bool, bool]:
 def errors_of(path: str) -> Iterator[None]:
     """Turns whatever a reader raises into a DecodeError that names the file: no file's fault ends the work on others.
 
-    FFmpeg's and PyAV's own errors speak for themselves. What else is raised may be a mistake of ours: its type is named,
-    and it stays the DecodeError's cause.
+    FFmpeg's and PyAV's own errors speak for themselves. What else is raised may be a mistake of ours: its type is
+    named, and it stays the DecodeError's cause.
     """
     import av
 

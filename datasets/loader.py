@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from softpool3d.config import Config, DataConfig
 from softpool3d.datasets.batches import EvalBatches, TrainBatches, TrainKey
 from softpool3d.datasets.cache import FileCache, make_cache
-from softpool3d.datasets.decoder import DecodeError, Video, open_video
+from softpool3d.datasets.decoder import DecodeError, Video, open_as
 from softpool3d.datasets.manifest import Clip, Manifest
 from softpool3d.datasets.multigrid import Multigrid
 from softpool3d.datasets.sampling import Timeline, train_indices, view_indices
@@ -181,7 +181,7 @@ def _read_clips(clip: Clip, data: DataConfig, num_clips: int, cache: FileCache |
 
 def _opened(clip: Clip, data: DataConfig, short_side: int, cache: FileCache | None) -> Video:
     path = cache.path(clip.path) if cache else clip.path
-    return open_video(path, short_side, data.decode_timeout_s, data.decoder, data.max_missing)
+    return open_as(data, path, short_side)
 
 
 @contextmanager

@@ -156,7 +156,7 @@ class PyAVReader:
             if number in wanted:
                 pictures[number] = self._picture(frame)
                 if len(pictures) == len(wanted):
-                    return {index: pictures[number] for index, number in zip(indices.tolist(), shown.tolist())}
+                    return dict(zip(indices.tolist(), map(pictures.__getitem__, shown.tolist()), strict=True))
         raise DecodeError(self._path, f"only {len(pictures)} of {len(wanted)} frames could be decoded")
 
 

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from softpool3d.datasets.decoder import open_video
+from softpool3d.datasets.damage import MAX_MISSING
+from softpool3d.datasets.decoder import Video, open_video
 from softpool3d.datasets.encoder import ToBT601, h264_stream
-from softpool3d.datasets.frame_index import DecodeError, errors_of, frame_index
+from softpool3d.datasets.frame_index import DecodeError
+from softpool3d.datasets.lists import format_seconds
 from softpool3d.datasets.manifest import Clip, Manifest
 from softpool3d.datasets.orientation import UPRIGHT, orientation_of
-from softpool3d.datasets.pictures import is_moving_webp
 from softpool3d.datasets.pool import Crashed, each
-from softpool3d.datasets.pyav_reader import PyAVReader, scaled
+from softpool3d.datasets.pyav_reader import scaled
+from softpool3d.datasets.stream import FrameStream
 from softpool3d.errors import UsageError, WorkError
 from softpool3d.files import write_atomically
 
@@ -34,17 +41,29 @@ class Encoding:
 
 
 def reencode(
-    manifests: dict[str, Manifest], root: Path, out: Path, encoding: Encoding, workers: int | None = None
+    manifests: dict[str, Manifest],
+    root: Path,
+    out: Path,
+    encoding: Encoding,
+    workers: int | None = None,
+    *,
+    max_missing: float = MAX_MISSING,
+    on_damage: Callable[[str, str], None] = lambda path, what: None,
 ) -> tuple[dict[str, Manifest], dict[str, str]]:
-    """Manifests of copies in `out`, which lie there as the originals below `root`, and path -> reason of those that
-    cannot be decoded. Copies that are there and are newer than their originals are not made again.
+    """Returns manifests of copies in `out`, which lie there as the originals below `root`, and path -> reason of those
+    of which some clip cannot be decoded: such clips are left out. Copies that are there and are newer than their
+    originals are not made again.
+
+    Args:
+        max_missing: the share of an original that may be missing (damage.py).
+        on_damage: is called with the path of an original of which a part is missing, and a sentence.
 
     Raises:
         UsageError: if `out` holds copies of another encoding.
         WorkError: if it cannot be written.
     """
     settings = out / "reencoding.json"
-    wish = json.dumps(asdict(encoding))
+    wish = json.dumps(asdict(encoding) | {"colours": "BT.601"})  # copies of before kept no colours
     if settings.is_file() and settings.read_text(encoding="utf-8") != wish:
         raise UsageError(
             f"{out} holds copies made with {settings.read_text(encoding='utf-8')}, and {wish} is asked for; "
@@ -52,29 +71,33 @@ def reencode(
         )
     write_atomically(settings, wish.encode())
     targets = _targets(manifests, root, out)
-    jobs = [(clip, target, encoding) for clip, target in targets.items() if not _is_newer(target, clip.path)]
-    bad: dict[str, str] = {}
-    for (clip, _, _), failure in each(_copy, jobs, "Encoding", workers):
-        if isinstance(failure, Crashed):
-            bad[clip.path] = "decoding it crashes the decoder"
-        elif isinstance(failure, DecodeError):
-            bad[clip.path] = failure.reason
-        elif failure is not None:
-            raise failure
+    todo = ((clip, target) for clip, target in targets.items() if not _is_newer(target, clip.path))
+    jobs = [(clip, target, encoding, max_missing) for clip, target in todo]
+    bad: dict[Clip, str] = {}
+    for (clip, *_), result in each(_copy, jobs, "Encoding", workers):
+        if isinstance(result, Crashed):
+            bad[clip] = "decoding it crashes the decoder"
+        elif isinstance(result, DecodeError):
+            bad[clip] = result.reason
+        elif isinstance(result, Exception):
+            raise result
+        elif result:
+            on_damage(clip.path, result)
     copies = {
         split: Manifest(
             manifest.classes,
-            [Clip(targets[_place(clip)], clip.label) for clip in manifest.clips if clip.path not in bad],
+            [Clip(targets[_place(clip)], clip.label) for clip in manifest.clips if _place(clip) not in bad],
             manifest.missing,
             str(out),
         )
         for split, manifest in manifests.items()
     }
-    return copies, bad
+    return copies, {clip.path: reason for clip, reason in bad.items()}
 
 
-def encode_copy(clip: Clip, target: str, encoding: Encoding) -> None:
-    """Writes one copy, whole or not at all: H.264 in 4:2:0, upright, every frame at its own time.
+def encode_copy(clip: Clip, target: str, encoding: Encoding, max_missing: float = MAX_MISSING) -> str:
+    """Writes one copy, whole or not at all: H.264 in 4:2:0, upright, every frame at its own time. Returns what of the
+    original is missing, as a sentence; empty where nothing is known to be.
 
     Three B-frames that nothing refers to lie between any two other frames: a clip that takes every fourth frame leaves
     most of them undecoded.
@@ -89,8 +112,8 @@ def encode_copy(clip: Clip, target: str, encoding: Encoding) -> None:
     os.makedirs(os.path.dirname(target), exist_ok=True)
     try:
         with av.open(partial, "w", format="mp4", options={"movflags": "faststart"}) as container:
-            stream = None
-            for time, frame, *_ in _frames(clip):
+            stream, part = None, _Part(clip, max_missing)
+            for time, frame in part:
                 if stream is None:
                     stream = _add_stream(container, frame, encoding)
                     upright = _Upright(stream.width, stream.height)
@@ -102,6 +125,7 @@ def encode_copy(clip: Clip, target: str, encoding: Encoding) -> None:
                 raise DecodeError(clip.path, "there are no frames in its part of the video")
             container.mux(stream.encode(None))
         os.replace(partial, target)
+        return part.damage
     finally:
         if os.path.exists(partial):
             os.unlink(partial)
@@ -143,55 +167,48 @@ def _add_stream(container, frame, encoding: Encoding):
     return stream
 
 
-def _frames(clip: Clip):
-    """(seconds, frame, quarter turns to the left) of the clip's part of its video."""
-    if os.path.isdir(clip.path) or is_moving_webp(clip.path):
-        yield from _pictures(clip)
-        return
-    index = frame_index(clip.path)
-    reader = PyAVReader(clip.path, index)
-    first, end = _part(clip, index.times)
-    number = -1
-    try:
-        with errors_of(clip.path):
-            for number, frame in enumerate(reader.all_frames()):
-                if number >= end:
+class _Part:
+    """The frames of the clip's part of its video, one after the other, as (seconds, PyAV's frame); afterwards, what of
+    the video is missing."""
+
+    def __init__(self, clip: Clip, max_missing: float) -> None:
+        self._clip, self._max_missing = clip, max_missing
+        self.damage = ""
+
+    def __iter__(self) -> Iterator[tuple[float, Any]]:
+        with open_video(self._clip.path, max_missing=self._max_missing) as video:
+            first, end = video.part(self._clip.start, self._clip.end)
+            times = video.times[first:end]
+            if video.decoder == "pictures":
+                yield from zip(times - times[0], _pictures(video, range(first, end)), strict=True)
+                return
+        with FrameStream(self._clip.path, max_missing=self._max_missing) as stream:
+            for time, frame in stream:
+                if time > times[-1] + 1e-3:
                     return
-                if number >= first:
-                    yield index.times[number] - index.times[first], frame, round(frame.rotation / 90) % 4
-    finally:
-        reader.close()
-    if number + 1 < end:
-        raise DecodeError(clip.path, f"only {number + 1} of its {index.num_frames} frames can be decoded")
+                if time >= times[0] - 1e-3:
+                    yield max(time - times[0], 0.0), frame
+            self.damage = str(stream.damage)
 
 
-def _part(clip: Clip, times: np.ndarray) -> tuple[int, int]:
-    """Numbers of the clip's first frame, and of the one after its last."""
-    first = 0 if clip.start is None else int(np.searchsorted(times, clip.start - 1e-3))
-    return first, len(times) if clip.end is None else int(np.searchsorted(times, clip.end - 1e-3))
-
-
-def _pictures(clip: Clip):
+def _pictures(video: Video, numbers: range) -> Iterator:
     import av
 
-    with open_video(clip.path) as video:
-        first, end = _part(clip, video.times)
-        for number in range(first, end):
-            picture = np.ascontiguousarray(video.frames([number])[0].permute(1, 2, 0).numpy())
-            yield video.times[number] - video.times[first], av.VideoFrame.from_ndarray(picture, format="rgb24"), 0
+    for number in numbers:
+        picture = np.ascontiguousarray(video.frames([number])[0].permute(1, 2, 0).numpy())
+        yield av.VideoFrame.from_ndarray(picture, format="rgb24")
 
 
-def _copy(job: tuple[Clip, str, Encoding]) -> DecodeError | WorkError | None:
+def _copy(job: tuple[Clip, str, Encoding, float]) -> str | DecodeError | WorkError:
     import av
 
-    clip, target, encoding = job
+    clip, target, encoding, max_missing = job
     try:
-        encode_copy(clip, target, encoding)
+        return encode_copy(clip, target, encoding, max_missing)
     except DecodeError as error:
         return error
     except (OSError, av.error.FFmpegError) as error:
         return WorkError(f"cannot write {target}: {(error.strerror or str(error)).lower()}")
-    return None
 
 
 def _place(clip: Clip) -> Clip:
@@ -199,20 +216,35 @@ def _place(clip: Clip) -> Clip:
 
 
 def _targets(manifests: dict[str, Manifest], root: Path, out: Path) -> dict[Clip, str]:
-    """Each clip, without its label -> its copy, no two the same."""
-    targets: dict[Clip, str] = {}
-    taken: set[str] = set()
-    for clip in sorted({_place(clip) for manifest in manifests.values() for clip in manifest.clips}, key=repr):
-        relative = os.path.relpath(clip.path, root)
-        if relative.startswith(os.pardir):
-            relative = os.path.join("elsewhere", os.path.abspath(clip.path).lstrip(os.sep))
-        part = "" if clip.start is None and clip.end is None else f"_{clip.start or 0:g}_{clip.end or 0:g}"
-        target = os.path.join(out, os.path.splitext(relative)[0] + part + ".mp4")
-        if target in taken:  # the same name with another ending
-            target = os.path.join(out, relative + part + ".mp4")
-        taken.add(target)
-        targets[clip] = target
-    return targets
+    """Each clip, without its label -> its copy: no two the same, on disks that do not tell a from A either."""
+    places = sorted({_place(clip) for manifest in manifests.values() for clip in manifest.clips}, key=repr)
+    names = {clip: _name(clip, root) for clip in places}
+    while shared := {name for name, count in Counter(map(_folded, names.values())).items() if count > 1}:
+        for clip, name in names.items():
+            if _folded(name) in shared:
+                place = repr((os.path.relpath(clip.path, root), clip.start, clip.end))
+                digest = hashlib.sha256(place.encode(errors="surrogateescape")).hexdigest()[:8]
+                names[clip] = f"{name.removesuffix('.mp4')}-{digest}.mp4"
+    return {clip: os.path.join(out, name) for clip, name in names.items()}
+
+
+def _name(clip: Clip, root: Path) -> str:
+    """The copy's path below the folder of copies: the original's, with the times of a part and .mp4 behind.
+
+    The original's ending stays in it, so that a name hardly ever depends on which other clips there are: a copy that
+    was made for one clip is not taken for another's when clips come or go.
+    """
+    name = os.path.relpath(clip.path, root)
+    if name.split(os.sep)[0] == os.pardir:
+        name = os.path.join("elsewhere", os.path.abspath(clip.path).lstrip(os.sep))
+    if clip.start is not None or clip.end is not None:
+        end = "end" if clip.end is None else format_seconds(clip.end)
+        return f"{name}_{format_seconds(clip.start or 0)}_{end}.mp4"
+    return name if name.endswith(".mp4") else f"{name}.mp4"
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name.casefold())
 
 
 def _is_newer(target: str, original: str) -> bool:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from softpool3d.datasets.damage import MAX_MISSING
 from softpool3d.datasets.decoder import DecodeError, check_file, open_video
 from softpool3d.datasets.pool import Crashed, each
+from softpool3d.datasets.stream import FrameStream
 from softpool3d.errors import WorkError
-
-_PORTION = 256  # frames read in one go
 
 
 def obviously_bad(paths: Iterable[str]) -> dict[str, str]:
@@ -26,52 +26,81 @@ def obviously_bad(paths: Iterable[str]) -> dict[str, str]:
     return bad
 
 
-def bad_files(paths: Iterable[str], log: Path, workers: int | None = None) -> dict[str, str]:
-    """Path -> what is wrong with it, of those that cannot be decoded.
+def bad_files(
+    paths: Iterable[str],
+    log: Path,
+    workers: int | None = None,
+    *,
+    max_missing: float = MAX_MISSING,
+    on_damage: Callable[[str, str], None] = lambda path, what: None,
+) -> dict[str, str]:
+    """Path -> what is wrong with it, of those that cannot be decoded, or of which too much is missing.
 
     Args:
-        log: a CSV file (path, size, modified, reason) that gets a line for each file as soon as it is done; files that
-            stand there already, and have not changed since, are not decoded again.
+        log: a CSV file (path, size, modified, missing seconds, seconds, what) that gets a line for each file as soon as
+            it is done; files that stand there already, and have not changed since, are not decoded again.
+        max_missing: the share of a file that may be missing (damage.py).
+        on_damage: is called with the path of a file of which a part is missing, and a sentence.
 
     Raises:
         WorkError: if the log cannot be written.
     """
     known = _read_log(log)
-    results: dict[str, str] = {}
+    results: dict[str, Checked] = {}
     todo = []
     for path in sorted(set(paths)):
-        reason = known.get((path, *_state(path)))
-        if reason is None:
+        checked = known.get((path, *_state(path)))
+        if checked is None:
             todo.append(path)
         else:
-            results[path] = reason
+            results[path] = checked
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file, lineterminator="\n")
             file.write("\n" if file.tell() else "")  # after what a killed run left of its last line
-            for path, reason in each(decode_whole, todo, "Decoding every file", workers):
-                if isinstance(reason, Crashed):
-                    reason = "decoding it crashes the decoder"
-                elif isinstance(reason, Exception):
-                    reason = f"{type(reason).__name__}: {reason}"
-                results[path] = reason
-                writer.writerow([path, *_state(path), reason])
+            for path, checked in each(decode_whole, todo, "Decoding every file", workers):
+                if isinstance(checked, Crashed):
+                    checked = _unreadable("decoding it crashes the decoder")
+                elif isinstance(checked, Exception):
+                    checked = _unreadable(f"{type(checked).__name__}: {checked}")
+                results[path] = checked
+                writer.writerow([path, *_state(path), *checked])
                 file.flush()
     except OSError as error:
         raise WorkError(f"cannot write {log}: {(error.strerror or str(error)).lower()}") from None
-    return {path: reason for path, reason in results.items() if reason}
+    bad = {}
+    for path, (missing_s, length_s, what) in results.items():
+        if missing_s > max_missing * length_s or not length_s:
+            bad[path] = what
+        elif what:
+            on_damage(path, what)
+    return bad
 
 
-def decode_whole(path: str) -> str:
-    """Decodes every frame; what is wrong, or nothing."""
+Checked = tuple[float, float, str]  # seconds that are missing, seconds in all (0: nothing can be read), what is wrong
+
+
+def decode_whole(path: str) -> Checked:
+    """Decodes every frame, one after the other."""
     try:
-        with open_video(path, short_side=32) as video:
-            for first in range(0, video.num_frames, _PORTION):
-                video.frames(range(first, min(first + _PORTION, video.num_frames)))
+        # the limit is the caller's: what is logged here holds for any
+        with open_video(path, short_side=32, max_missing=1.0) as video:
+            if video.decoder == "pictures":
+                for number in range(video.num_frames):
+                    video.frames([number])
+                return 0.0, video.num_frames / video.fps, ""
+        with FrameStream(path, max_missing=1.0) as stream:
+            for _ in stream:
+                pass
+        damage = stream.damage
+        return damage.missing_s, damage.length_s, str(damage)
     except DecodeError as error:
-        return error.reason
-    return ""
+        return _unreadable(error.reason)
+
+
+def _unreadable(what: str) -> Checked:
+    return 0.0, 0.0, what
 
 
 def _state(path: str) -> tuple[int, int]:
@@ -82,13 +111,13 @@ def _state(path: str) -> tuple[int, int]:
         return -1, -1
 
 
-def _read_log(log: Path) -> dict[tuple[str, int, int], str]:
+def _read_log(log: Path) -> dict[tuple[str, int, int], Checked]:
     if not log.is_file():
         return {}
     known = {}
     with log.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         for row in csv.reader(file):
-            with suppress(ValueError):  # the last line of a run that was killed
-                path, size, modified, reason = row
-                known[path, int(size), int(modified)] = reason
+            with suppress(ValueError):  # the last line of a run that was killed; a log of an earlier version
+                path, size, modified, missing_s, length_s, what = row
+                known[path, int(size), int(modified)] = float(missing_s), float(length_s), what
     return known

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from softpool3d.config import DataConfig
-from softpool3d.datasets.decoder import open_video
+from softpool3d.datasets.decoder import open_as
 from softpool3d.datasets.loader import crop_views, timeline_of
 from softpool3d.datasets.manifest import Clip
 from softpool3d.datasets.remote import fetched
@@ -35,7 +35,7 @@ def read_views(clip: Clip, data: DataConfig, num_clips: int, num_crops: int) -> 
     Raises:
         DecodeError: if it cannot be read.
     """
-    with fetched(clip.path) as path, open_video(path, data.short_side, data.decode_timeout_s, data.decoder, data.max_missing) as video:
+    with fetched(clip.path) as path, open_as(data, path) as video:
         first, timeline = timeline_of(clip, video, data)
         indices = first + np.stack(view_indices(timeline, data, num_clips))
         needed, places = np.unique(indices, return_inverse=True)

@@ -39,6 +39,9 @@ def main(
     short_side: int = typer.Option(256, min=16, help="Of the copies, in pixels; never enlarged."),
     gop: int = typer.Option(16, min=1, help="Of the copies: frames from one key frame to the next."),
     crf: int = typer.Option(20, min=0, max=51, help="Of the copies: x264's quality, the lower the better."),
+    max_missing: float = typer.Option(
+        0.1, min=0, max=1, help="Share of a file that may be missing or undecodable; more of it, and the file is bad."
+    ),
     out: Path | None = typer.Option(None, help="Where to write; without it ROOT, and for copies ROOT-<short side>px."),
     workers: int | None = typer.Option(None, min=1, help="Processes; without it one for each core."),
 ) -> None:
@@ -64,25 +67,28 @@ def main(
         check_learnable(manifests)
         folder = prepared_folder(data.model_copy(update={"root": str(out)}))
         paths = {clip.path for manifest in manifests.values() for clip in manifest.clips}
-        bad = obviously_bad(paths)
+        bad, damaged = obviously_bad(paths), {}
+        limit = {"max_missing": max_missing, "on_damage": damaged.__setitem__}
         if verify:
-            bad |= bad_files(paths - bad.keys(), folder / "checked.csv", workers)
+            bad |= bad_files(paths - bad.keys(), folder / "checked.csv", workers, **limit)
         manifests = {name: manifest.without(bad) for name, manifest in manifests.items()}
         if reencode:
-            manifests, undecodable = make_copies(manifests, root, out, Encoding(short_side, gop, crf), workers)
+            encoding = Encoding(short_side, gop, crf)
+            manifests, undecodable = make_copies(manifests, root, out, encoding, workers, **limit)
             bad |= undecodable
     except KeyboardInterrupt:
         raise Interrupted("stopped; the same command goes on where it was") from None
-    _write_lists(folder, manifests, bad)
+    _write_lists(folder, manifests, bad, damaged)
     notes = _write_manifest(root, out, folder, manifests, bad, data)
-    _report(data, out, folder, manifests, bad, notes)
+    _report(data, out, folder, manifests, bad, damaged, notes)
 
 
-def _write_lists(folder: Path, manifests: dict, bad: dict[str, str]) -> None:
+def _write_lists(folder: Path, manifests: dict, bad: dict[str, str], damaged: dict[str, str]) -> None:
     """What is not used, and why: whoever has no clips left is sent there."""
     for file, header, rows in (
         ("missing.csv", ["split", "clip"], [(s, clip) for s, m in manifests.items() for clip in m.missing]),
         ("bad_files.csv", ["path", "reason"], sorted(bad.items())),
+        ("damaged.csv", ["path", "what"], sorted(damaged.items())),
     ):
         _write_csv(folder / file, [header, *rows])
     for name, manifest in manifests.items():
@@ -114,7 +120,9 @@ def _write_csv(path: Path, rows: list) -> None:
     write_atomically(path, text.getvalue().encode(errors="surrogateescape"))
 
 
-def _report(data, out: Path, folder: Path, manifests: dict, bad: dict[str, str], notes: list[str]) -> None:
+def _report(
+    data, out: Path, folder: Path, manifests: dict, bad: dict[str, str], damaged: dict[str, str], notes: list[str]
+) -> None:
     from softpool3d.datasets.overview import odd_files, odd_labels, split_lines
 
     print(*split_lines(manifests, data), *odd_labels(manifests), *odd_files(manifests), *notes, sep="\n")
@@ -123,6 +131,9 @@ def _report(data, out: Path, folder: Path, manifests: dict, bad: dict[str, str],
     if bad:
         path, reason = sorted(bad.items())[0]
         print(f"{len(bad)} bad files left out ({path}: {reason}), all listed in {folder / 'bad_files.csv'}")
+    if damaged:
+        path, what = sorted(damaged.items())[0]
+        print(f"{len(damaged)} damaged files are used ({path}: {what}), all listed in {folder / 'damaged.csv'}")
     print(f"written: {folder}")
     overrides = [f"data.dataset={data.dataset}", f"data.root={out}"]
     if data.dataset in ("hmdb51", "ucf101") and data.official_split != 1:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from softpool3d.datasets.decoder import open_video
+from softpool3d.datasets.decoder import open_as
 from softpool3d.datasets.loader import crop_views
 from softpool3d.datasets.sampling import Timeline, view_indices
 from softpool3d.datasets.transforms import crop_boxes, normalize
@@ -98,7 +98,7 @@ def explain(classifier: Classifier, source: Source, target: str | None = None, s
     if target is not None and target not in classes:
         raise UsageError(f"--class {target}: the weights know no such class (they know {_few(classes)})")
     data, total = config.data, len(source.frames)
-    with open_video(source.path, data.short_side, data.decode_timeout_s, data.decoder, data.max_missing) as video:
+    with open_as(data, source.path) as video:
         timeline = Timeline(video.times[:total], video.fps, data.sample_by == "time")
         (single,) = view_indices(timeline, data, 1)
         indices = np.stack(view_indices(timeline, data, math.ceil(total / (np.ptp(single) + 1))))
