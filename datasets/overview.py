@@ -41,8 +41,8 @@ class Overview(NamedTuple):
 def overview(manifests: dict[str, Manifest], data: DataConfig) -> Overview:
     """What to say of the data before a training.
 
-    The root is looked through once. Lists of the user's own name what they want, so only whether it is there is looked
-    at; the root is not.
+    The root is looked through once, except for a user's own lists: they name what is wanted, and only that is looked
+    for.
 
     Raises:
         UsageError: as `check_learnable`; or if more files are gone than may be bad.
@@ -52,7 +52,7 @@ def overview(manifests: dict[str, Manifest], data: DataConfig) -> Overview:
         sizes = ", ".join(f"{len(manifest)} {split}" for split, manifest in manifests.items())
         classes = manifests["train"].classes
         return Overview((f"{data.dataset}: {sizes} clips, {len(classes)} classes ({few(classes)})",), ())
-    prepared, listed = prepared_folder(data), any(Path(m.source).is_file() for m in manifests.values())
+    prepared, listed = prepared_folder(data), any(manifest.clips[0].line for manifest in manifests.values())
     videos, endings = survey(data.root) if prepared.is_dir() or not listed else ((), {})
     gone = _gone(manifests, videos) if listed else {}
     _check_gone(gone, manifests, data)
@@ -268,19 +268,25 @@ def _names(folder: str) -> frozenset[str]:
 
 
 def _check_gone(gone: dict[str, list[str]], manifests: dict[str, Manifest], data: DataConfig) -> None:
+    prefix = "data.path_prefix=FOLDER sets where relative paths begin"
+    advice = f"run {_prepare_again(data)}" if prepared_folder(data).is_dir() else prefix
     for split, lost in gone.items():
-        total, source = len(manifests[split]), manifests[split].source
+        source, total = manifests[split].source, len(manifests[split])
         if len(lost) == total:
-            prefix = "; data.path_prefix goes before them" if "path_prefix" in type(data).model_fields else ""
-            raise UsageError(
-                f"{source}: none of its {total} {split} clips is on the disk ({lost[0]} was looked for first); "
-                f"relative paths are relative to the list's folder{prefix}"
-            )
+            raise UsageError(f"{source}: none of its {total} clips is on the disk (no file {lost[0]}); {advice}")
         if len(lost) > data.max_bad_fraction * total:
             raise UsageError(
-                f"{source}: {len(lost)} of its {total} {split} clips are not on the disk ({few(lost, 1)}), more than "
-                f"data.max_bad_fraction={data.max_bad_fraction:g} allows"
+                f"{source}: {len(lost)} of its {total} clips are not on the disk (no file {lost[0]}), more than "
+                f"data.max_bad_fraction={data.max_bad_fraction:g} allows; bring them back, or {advice}"
             )
+
+
+def _prepare_again(data: DataConfig) -> str:
+    if (Path(data.root) / "reencoding.json").is_file():
+        return "the `softpool3d prepare --reencode` that made the copies"
+    command = ["softpool3d", "prepare", data.dataset, "--root", data.root]
+    command += ["--split", str(data.official_split)] if data.dataset in _ARCHIVED and data.official_split != 1 else []
+    return shlex.join(command)
 
 
 def _paths_in(table: Path) -> set[str]:
@@ -304,8 +310,4 @@ def _changes(
             changes.append(f"{len(new)} new ({few(new, 1)})")
     if not changes:
         return []
-    command = ["softpool3d", "prepare", data.dataset, "--root", data.root]
-    command += ["--split", str(data.official_split)] if data.dataset in _ARCHIVED and data.official_split != 1 else []
-    copies = (Path(data.root) / "reencoding.json").is_file()
-    again = "the command that made the copies" if copies else shlex.join(command)
-    return [f"files since `softpool3d prepare`: {', '.join(changes)}; to take that up: {again}"]
+    return [f"files since `softpool3d prepare`: {', '.join(changes)}; to take that up: {_prepare_again(data)}"]
