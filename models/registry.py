@@ -18,7 +18,8 @@ from softpool3d.models.network import Options, Staged
 from softpool3d.models.pooling import place_pooling
 from softpool3d.models.weights import WeightsReport, load_public, read_weights
 
-_ZOO, _SLOWFAST, _TORCHVISION, _SEED = "PyTorchVideo zoo", "PySlowFast", "torchvision", "SoftPool's"
+PYTORCHVIDEO = "PyTorchVideo zoo"
+_SLOWFAST, _TORCHVISION, _SEED = "PySlowFast", "torchvision", "SoftPool's"
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ class Spec:
         return (1, channels, *time, crop, crop)
 
 
-_block = partial(Spec, width_step=1, least=(1, 32), weights=(_ZOO, _SLOWFAST))
-_x3d = partial(Spec, paper="arXiv 2004.04730", width=24, width_step=8, least=(1, 32), weights=(_ZOO, _SLOWFAST))
+_block = partial(Spec, width_step=1, least=(1, 32), weights=(PYTORCHVIDEO, _SLOWFAST))
+_x3d = partial(Spec, paper="arXiv 2004.04730", width=24, width_step=8, least=(1, 32), weights=(PYTORCHVIDEO, _SLOWFAST))
 _hara = partial(Spec, paper="arXiv 1711.09577", frames=16, crop=112, least=(1, 32), weights=("Hara",))
 _tran = partial(Spec, paper="arXiv 1711.11248", frames=16, crop=112, weights=(_TORCHVISION,))
 _image = partial(Spec, frames=None, crop=224, least=(1, 32), weights=(_TORCHVISION, _SEED))
@@ -93,9 +94,11 @@ SPECS: dict[str, Spec] = {
         millions=34.57,
         gflops=65.71,
     ),
-    "csn_r101": _block(blocknet.csn_r101, "arXiv 1904.02811", 32, 256, millions=22.21, gflops=75.62, weights=(_ZOO,)),
+    "csn_r101": _block(
+        blocknet.csn_r101, "arXiv 1904.02811", 32, 256, millions=22.21, gflops=75.62, weights=(PYTORCHVIDEO,)
+    ),
     "r2plus1d_r50": _block(
-        blocknet.r2plus1d_r50, "arXiv 1711.11248", 16, 256, millions=28.11, gflops=76.45, weights=(_ZOO,)
+        blocknet.r2plus1d_r50, "arXiv 1711.11248", 16, 256, millions=28.11, gflops=76.45, weights=(PYTORCHVIDEO,)
     ),
     "mvit_v2_s": Spec(
         mvit.MViT,

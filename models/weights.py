@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -131,7 +132,7 @@ def _of_a_run(metadata: dict[str, str]) -> dict[str, Any]:
     try:
         data, classes = json.loads(metadata["config"])["data"], tuple(json.loads(metadata["classes"]))
         preprocessing = Preprocessing(tuple(data["mean"]), tuple(data["std"]), data["short_side"], data["crop_size"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return {}
     return {"classes": classes, "preprocessing": preprocessing}
 
@@ -162,11 +163,15 @@ def _torchvision_file(name: str) -> dict[str, Any]:
     return next((_meta(weights) for weights in published if weights.url.endswith(f"/{name}")), {})
 
 
-def _meta(published: Any) -> dict[str, Any]:
+def preprocessing_of(published: Any) -> Preprocessing:
+    """What torchvision's own weights expect."""
     transforms = published.transforms()
     (crop, *_), (side, *_) = transforms.crop_size, transforms.resize_size
-    preprocessing = Preprocessing(tuple(transforms.mean), tuple(transforms.std), side, crop)
-    return {"classes": tuple(published.meta["categories"]), "preprocessing": preprocessing}
+    return Preprocessing(tuple(transforms.mean), tuple(transforms.std), side, crop)
+
+
+def _meta(published: Any) -> dict[str, Any]:
+    return {"classes": tuple(published.meta["categories"]), "preprocessing": preprocessing_of(published)}
 
 
 # --- into a network --------------------------------------------------------------------------------------------------
@@ -194,6 +199,7 @@ def fit(network: Staged, source: Source, name: str) -> tuple[State, WeightsRepor
         tensor = theirs.get(key)
         if tensor is None:
             if key.endswith(".num_batches_tracked"):  # files of before PyTorch 0.4.1 have none
+                state[key] = torch.zeros_like(wanted, device="cpu")
                 continue
             if not key.startswith(tuple(pooling)) and key not in logits:
                 raise UsageError(_another(source, name, f"it lacks {key} {tuple(wanted.shape)}"))
@@ -223,6 +229,12 @@ def fit(network: Staged, source: Source, name: str) -> tuple[State, WeightsRepor
         source.origin, source.layout, len(state), tuple(left_out), tuple(missing), tuple(adapted), *told
     )
     return state, report
+
+
+def classifier_of(theirs: State, network: Staged) -> Tensor | None:
+    """The weight of the classifier that `fit` would load, with an output for each class."""
+    path = network.logits_layer()
+    return _plain_head(theirs, network.state_dict(), path)[0].get(f"{path}.weight")
 
 
 def _plain_head(

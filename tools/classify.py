@@ -10,6 +10,8 @@ python tools/classify.py --camera 0
 
 from __future__ import annotations
 
+import os
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,8 +36,8 @@ def main(
     ),
     weights: str | None = typer.Option(
         None,
-        help="A weights file, or r3d_18:kinetics400 (torchvision's, fetched); if not given, the network that ships "
-        "with softpool3d, which knows the classes of `motion`.",
+        help="A weights file, ours or one that others published (or x3d_m:FILE), or r3d_18:kinetics400 (torchvision's, "
+        "fetched); if not given, the network that ships with softpool3d, which knows the classes of `motion`.",
     ),
     trust: bool = typer.Option(False, "--trust", help="Load a .pt2 file, which can run code."),
     manifest: Path | None = typer.Option(None, help="A CSV file with a column path (and start, end), or a list."),
@@ -121,6 +123,8 @@ def main(
             compile=compile,
             trust=trust,
         )
+        if made.note and os.environ.get("LOCAL_RANK", "0") == "0":
+            print(made.note, file=sys.stderr)
         if views and made.config.data.sampling == "uniform":
             raise UsageError(
                 "--views: this network samples frames from the whole video (sampling: uniform), in one view"

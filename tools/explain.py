@@ -5,6 +5,7 @@ python tools/explain.py clip.mp4 --weights best.safetensors --class "moving left
 python tools/explain.py clip.mp4 --weights best.safetensors --method features --out maps.png
 """
 
+import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def main(
     clip: Path = typer.Argument(help="A video file, or a folder of frames."),
     weights: str | None = typer.Option(
         None,
-        help="A weights file, or r3d_18:kinetics400, as for classify; if not given, the network that ships with us.",
+        help="A weights file, X3D_M.pyth, r3d_18:kinetics400, as for classify; if not given, the network that ships with us.",
     ),
     method: str = typer.Option("gradcam", help="gradcam, or features: maps before and after each pooling."),
     out: Path | None = typer.Option(None, help="What to write; gradcam: .mp4, .gif, .png; features: .png."),

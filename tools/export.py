@@ -5,6 +5,7 @@ python tools/export.py --weights best.safetensors --to torchexport --out model.p
 python tools/export.py --weights best.safetensors --to aoti --plain --out model.pt2
 """
 
+import sys
 from enum import Enum
 from pathlib import Path
 
@@ -20,7 +21,9 @@ class Format(str, Enum):
 
 
 def main(
-    weights: Path = typer.Option(help="A weights file from training (best.safetensors)."),
+    weights: str = typer.Option(
+        help="A weights file from training (best.safetensors), its run's folder, or one that others published."
+    ),
     out: Path = typer.Option(help="What to write: .onnx, or .pt2 for torchexport and aoti."),
     to: Format | None = typer.Option(None, help="The format; without it onnx or torchexport, as --out ends."),
     plain: bool = typer.Option(
@@ -43,6 +46,8 @@ def main(
     from softpool3d.inference.exporter import export_weights
 
     written = export_weights(weights, to.value, out, plain, tolerance)
+    if written.note:
+        print(written.note, file=sys.stderr)
     least, most = written.frames
     frames = str(least) if least == most else f"{least} or more" if most is None else f"{least} to {most}"
     print(f"{out}: {to.value}, {out.stat().st_size / 2**20:.1f} MB; any number of clips of {frames} frames")

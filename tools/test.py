@@ -16,7 +16,9 @@ def main(
     overrides: list[str] | None = typer.Argument(
         None, metavar="[KEY.PATH=VALUE]...", help="Settings, as in test.num_clips=10 data.root=/data/k400."
     ),
-    weights: Path | None = typer.Option(None, help="A weights file from training, or the run's folder."),
+    weights: str | None = typer.Option(
+        None, help="A weights file from training, the run's folder, or a file that others published (or x3d_m:FILE)."
+    ),
     cfg: str | None = typer.Option(None, help="For public weights: a YAML file, with model.weights=FILE."),
     split: str | None = typer.Option(None, help="train, val or test. [default: test, or val where there is no test]"),
     out: Path | None = typer.Option(None, help="Folder of the results. [default: test, beside the weights]"),
@@ -24,7 +26,7 @@ def main(
 ) -> None:
     """Test a network: top-1 and more, each class, confusion, scores of each video."""
     if (weights is None) == (cfg is None):
-        raise UsageError("give either --weights FILE of a run, or --cfg FILE with public weights in model.weights")
+        raise UsageError("give either --weights FILE, or --cfg FILE with public weights in model.weights")
 
     from softpool3d.engine.tester import subject_of_config, subject_of_weights, test
 

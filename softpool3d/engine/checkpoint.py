@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from softpool3d import __version__
 from softpool3d.config import Config, validate
 from softpool3d.errors import UsageError
+from softpool3d.file_kinds import what_is
 from softpool3d.files import write_atomically
 from softpool3d.foreign import parse_json
 
@@ -31,11 +32,19 @@ STATE_FORMAT = 2  # of a run's state
 
 @dataclass
 class Weights:
-    """What a weights file holds."""
+    """What a weights file holds.
+
+    origin: the file, or the name of public weights.
+    named: whether the classes have names; else they are 0, 1, ...
+    note: what was taken for granted of weights that do not describe themselves, for people.
+    """
 
     state: dict[str, Tensor]
     config: Config
     classes: tuple[str, ...]
+    origin: str = ""
+    named: bool = True
+    note: str = ""
 
 
 def describe(config: Config, classes: tuple[str, ...]) -> dict[str, str]:
@@ -92,8 +101,9 @@ def load_weights(path: str | Path) -> Weights:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
     except (SafetensorError, OSError) as error:
-        raise UsageError(f"{path} is not a safetensors file, or it is damaged ({error})") from None
-    return Weights(state, *read_description(metadata, path))
+        what = what_is(path) or f"not a safetensors file, or it is damaged ({error})"
+        raise UsageError(f"{path} is {what}") from None
+    return Weights(state, *read_description(metadata, path), str(path))
 
 
 def load_into(model: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
@@ -175,9 +185,9 @@ def load_state(path: str | Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
         written, version = int(state["softpool3d"]), state.get("version", "an early version")
     except Exception as error:  # damaged bytes surface as any of a dozen types
+        what = what_is(path) or f"damaged ({type(error).__name__})"
         raise Damaged(
-            f"checkpoint {path} is damaged ({type(error).__name__}); start anew, or from the run's best.safetensors "
-            "with model.weights=..."
+            f"checkpoint {path} is {what}; start anew, or from the run's best.safetensors with model.weights=..."
         ) from None
     if written > STATE_FORMAT:
         raise UsageError(f"checkpoint {path} was written by a newer softpool3d ({version}); update to go on with it")

@@ -30,7 +30,7 @@ from softpool3d.datasets.decoder import DecodeError
 from softpool3d.datasets.loader import eval_loader, num_views
 from softpool3d.datasets.manifest import Manifest
 from softpool3d.datasets.overview import absent_classes, few
-from softpool3d.engine.checkpoint import load_into, load_weights
+from softpool3d.engine.checkpoint import load_into
 from softpool3d.engine.devices import MEMORY_FORMATS, make_accelerator
 from softpool3d.engine.evaluator import joined, scored_batches
 from softpool3d.engine.interrupt import Interrupt, Interrupted
@@ -40,6 +40,7 @@ from softpool3d.engine.metrics import Metrics, measure
 from softpool3d.engine.pretrained import adopt_statistics, name_classes
 from softpool3d.engine.processes import Processes
 from softpool3d.engine.progress import Progression
+from softpool3d.engine.published import open_weights
 from softpool3d.engine.results import RESULTS, show, write_csv, write_results
 from softpool3d.engine.scores import FILE, Scores, VideoScores, video_names
 from softpool3d.errors import UsageError
@@ -71,7 +72,7 @@ class Subject:
 
 
 def subject_of_weights(path: str | Path, overrides: list[str]) -> Subject:
-    """The network of a weights file that training wrote.
+    """The network of weights of any origin (published.py).
 
     Raises:
         UsageError: if the file cannot be used, or an override is not among `OVERRIDES`.
@@ -82,13 +83,11 @@ def subject_of_weights(path: str | Path, overrides: list[str]) -> Subject:
                 f"the network is the weights' own: {override} cannot be changed "
                 f"(these can: {', '.join(key.rstrip('.') for key in OVERRIDES)})"
             )
-    path = Path(path)
-    if path.is_dir() and (path / "best.safetensors").is_file():
-        path = path / "best.safetensors"
-    loaded = load_weights(path)
+    loaded = open_weights(path)
     model = build_model(loaded.config, len(loaded.classes))
-    load_into(model, loaded.state, path)
-    return Subject(model, override_config(loaded.config, overrides), loaded.classes, path)
+    load_into(model, loaded.state, loaded.origin)
+    config, classes = override_config(loaded.config, overrides), loaded.classes if loaded.named else None
+    return Subject(model, config, classes, loaded.origin, loaded.note)
 
 
 def subject_of_config(cfg: str | Path, overrides: list[str]) -> Subject:
@@ -266,6 +265,13 @@ def _pick(manifests: dict[str, Manifest], split: str | None, subject: Subject) -
     if split not in manifests:
         raise UsageError(f"--split {split}: the data set has no such split (it has {', '.join(manifests)})")
     if subject.classes is None:
+        outputs = len(subject.model.get_parameter(f"{subject.model.logits_layer()}.weight"))
+        if len(manifests[split].classes) != outputs:
+            raise UsageError(
+                f"{subject.weights} tells {outputs} classes apart, and the data set has "
+                f"{len(manifests[split].classes)}; set data.dataset and data.root to the data set that it was trained "
+                "on"
+            )
         return split, manifests[split]
     manifest = name_classes(manifests, subject.classes)[split]
     if manifest.classes == subject.classes:

@@ -76,8 +76,9 @@ class Classifier:
 
     Args:
         weights: a weights file, or what `softpool3d export` wrote (.onnx, .pt2); a name like r3d_18:kinetics400 for
-            torchvision's; None for the network that ships with the package, which knows the eight classes of the data
-            set `motion`.
+            torchvision's; a file that others published, X3D_M.pyth, whose network and classes are recognised (`note`
+            says how), x3d_m:FILE where its layers do not tell; None for the network that ships with the package, which
+            knows the eight classes of the data set `motion`.
         device: auto, cpu, cuda, cuda:1.
         num_clips, num_crops: views whose probabilities are averaged; as in the run's own test if not given.
         precision: fp32, bf16, fp16; as in training if not given.
@@ -105,7 +106,7 @@ class Classifier:
         if (compile or precision not in (None, "fp32")) and isinstance(trained.network, ExportedNetwork):
             option = "--compile" if compile else f"--precision {precision}"
             raise UsageError(f"{option}: {weights} is an exported network, which runs as it was exported, in fp32")
-        self.config, self.classes = trained.config, trained.classes
+        self.config, self.classes, self.note = trained.config, trained.classes, trained.note
         self.clips_are_set = num_clips is not None
         self.num_clips = num_clips or self.config.test.num_clips
         self.num_crops = num_crops or self.config.test.num_crops

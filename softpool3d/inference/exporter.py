@@ -22,7 +22,8 @@ from torch.fx.experimental import _config as _tracing
 
 from softpool3d.config import Config, DataConfig
 from softpool3d.decomposition import decompositions
-from softpool3d.engine.checkpoint import describe, load_into, load_weights
+from softpool3d.engine.checkpoint import describe, load_into
+from softpool3d.engine.published import open_weights
 from softpool3d.errors import SoftPool3dError, UsageError, WorkError
 from softpool3d.files import replacing
 from softpool3d.inference.exported import INSTALL, PT2_METADATA, load_exported
@@ -42,6 +43,7 @@ class Export:
         difference: the largest of a logit, as a part of the largest logit, over all clips compared.
         compared: (batch, frames) of these.
         frames: the fewest and the most frames that it takes; None for no limit.
+        note: what was taken for granted of weights that do not describe themselves.
         own_operator: whether it holds softpool3d's operator, and needs its library where it is loaded.
     """
 
@@ -50,6 +52,7 @@ class Export:
     compared: tuple[tuple[int, int], ...]
     frames: Frames
     own_operator: bool
+    note: str = ""
 
 
 def export_weights(
@@ -73,10 +76,10 @@ def export_weights(
     if to == "onnx":
         _need_onnx()
     out, writer = Path(out), {"onnx": _write_onnx, "torchexport": _write_program, "aoti": _write_package}[to]
-    loaded = load_weights(weights)
+    loaded = open_weights(weights)
     name, data = loaded.config.model.name, loaded.config.data
     network = build_model(loaded.config, len(loaded.classes))
-    load_into(network, loaded.state, weights)
+    load_into(network, loaded.state, loaded.origin)
     network.eval()
     for parameter in network.parameters():
         parameter.requires_grad_(False)
@@ -93,7 +96,7 @@ def export_weights(
                 difference = max(_difference(network, exported, data, *size) for size in sizes)
                 if not difference <= tolerance:
                     raise _TooFar(f"{difference:.1e} of the largest, and {tolerance:.0e} is allowed (--tolerance)")
-            return Export(out, difference, tuple(sizes), frames, _holds_own_operator(program))
+            return Export(out, difference, tuple(sizes), frames, _holds_own_operator(program), loaded.note)
         except SoftPool3dError:
             raise
         except _TooFar as error:

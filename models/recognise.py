@@ -1,0 +1,54 @@
+"""Which network weights belong to, by the names and shapes of their layers."""
+
+from __future__ import annotations
+
+import torch
+
+from softpool3d.errors import UsageError
+from softpool3d.models.network import Staged
+from softpool3d.models.registry import PYTORCHVIDEO, SPECS, create
+from softpool3d.models.weights import Source, classifier_of, fit
+
+
+def recognise(source: Source) -> tuple[tuple[str, ...], str]:
+    """The networks for clips that have just these layers; where there is none, how the nearest one differs, if any is.
+
+    Several have the same layers where they differ in the clips that they are given: X3D XS, S and M.
+    """
+    in_blocks = source.layout in ("pytorchvideo", "pyslowfast")
+    found, nearest, why = [], 0.5, ""
+    for name, entry in SPECS.items():
+        if entry.is_image or in_blocks != (PYTORCHVIDEO in entry.weights):
+            continue
+        with torch.device("meta"):  # shapes alone: a few hundredths of a second
+            network = create(name, 1)
+        try:
+            fit(network, source, name)
+            difference = _other_input(network, source)
+        except UsageError as error:
+            difference = str(error).partition(f"than {name}: ")[2]
+        if not difference:
+            found.append(name)
+            continue
+        own = network.state_dict()
+        alike = sum(key in source.state and source.state[key].shape == own[key].shape for key in own) / len(own)
+        if alike > nearest:
+            nearest, why = alike, f"nearest is {name}, but {difference}"
+    return tuple(found), why
+
+
+def _other_input(network: Staged, source: Source) -> str:
+    """What `fit` would make fit by changing the network's input: weights for flow, for pictures."""
+    own, head = network.state_dict(), f"{network.logits_layer()}."
+    for key, tensor in source.state.items():
+        if tensor.dim() >= 4 and key in own and tensor.shape != own[key].shape and not key.startswith(head):
+            return f"{key} is {tuple(tensor.shape)} there and {tuple(own[key].shape)} here"
+    return ""
+
+
+def count_classes(name: str, source: Source) -> int:
+    """Outputs of the weights' classifier; 0 where they have none that the network could take."""
+    with torch.device("meta"):
+        network = create(name, 1)
+    weight = classifier_of(source.state, network)
+    return 0 if weight is None else len(weight)
