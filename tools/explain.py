@@ -20,7 +20,8 @@ def main(
     clip: Path = typer.Argument(help="A video file, or a folder of frames."),
     weights: str | None = typer.Option(
         None,
-        help="A weights file, X3D_M.pyth, r3d_18:kinetics400, as for classify; if not given, the network that ships with us.",
+        help="A weights file, X3D_M.pyth, r3d_18:kinetics400, as for classify; if not given, the network that ships "
+        "with us.",
     ),
     method: str = typer.Option("gradcam", help="gradcam, or features: maps before and after each pooling."),
     out: Path | None = typer.Option(None, help="What to write; gradcam: .mp4, .gif, .png; features: .png."),
@@ -45,6 +46,8 @@ def main(
     if weights is not None and is_exported(weights):  # and so nothing in it is loaded
         raise UsageError(f"{weights} was exported and hides its layers; give the weights file that it was made from")
     classifier = Classifier(weights, device)
+    if classifier.note:
+        print(classifier.note, file=sys.stderr)
     if method == "gradcam":
         _gradcam(classifier, clip, out, label, stage, seconds, short_side)
     else:
@@ -70,6 +73,8 @@ def _gradcam(classifier, clip: Path, out: Path, label: str | None, stage: str, s
     from softpool3d.visual.source import read_source
 
     source = read_source(clip, 0.0, seconds, short_side)
+    if source.damage:
+        print(f"note: {clip}: {source.damage}", file=sys.stderr)
     if source.is_picture:
         raise UsageError(f"{clip} is a picture; the networks take clips")
     found = explain(classifier, source, label, stage)

@@ -26,7 +26,7 @@ def main(
 ) -> None:
     """Test a network: top-1 and more, each class, confusion, scores of each video."""
     if (weights is None) == (cfg is None):
-        raise UsageError("give either --weights FILE, or --cfg FILE with public weights in model.weights")
+        raise UsageError("give either --weights FILE of a run, or --cfg FILE with public weights in model.weights")
 
     from softpool3d.engine.tester import subject_of_config, subject_of_weights, test
 
