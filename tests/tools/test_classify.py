@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -101,6 +102,25 @@ def test_inputs(clips, classify, tmp_path):
     result = json.loads(line)
     assert (result["label"], result["duration"]) == ("moving up", pytest.approx(0.8))
     assert result["file"].endswith("clip.mp4#t=0.2,1")
+
+
+def test_names_that_begin_with_a_dash(clips, classify, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(clips / "moving left" / "clip.mp4", "-clip.mp4")
+    code, _, err = classify("-clip.mp4")
+    assert code == 2 and err.splitlines()[-1] == (
+        "a file whose name begins with - goes after --, as in: softpool3d classify -- -clip.mp4"
+    )
+    code, out, _ = classify("--json", "--", "-clip.mp4")
+    assert code == 0 and json.loads(out)["label"] == "moving left"
+    code, _, err = classify("--clip", "--", "-clip.mp4")
+    assert code == 2 and "begins with -" not in err
+
+
+def test_the_timeline_of_a_part_is_refused(clips, classify, tmp_path):
+    (tmp_path / "list.csv").write_text(f"path,start\n{clips / 'moving left' / 'clip.mp4'},0.5\n")
+    code, _, err = classify("--manifest", tmp_path / "list.csv", "--timeline")
+    assert code == 2 and "--timeline is of whole files, and the list names a part: " in err and "#t=0.5" in err
 
 
 class _Quiet(SimpleHTTPRequestHandler):
