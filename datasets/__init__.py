@@ -1,11 +1,12 @@
 """Clips: a folder on disk -> manifest -> decode -> sample frames -> transform -> batch.
 
 manifest.py        the one list of clips that every data set becomes; lists.py, labels.py, text.py read lists
-kinetics.py hmdb51.py ucf101.py ssv2.py folder.py   each: a folder on disk -> manifests (videos.py finds files)
+kinetics.py hmdb51.py ucf101.py ssv2.py folder.py   each: a folder on disk -> manifests (videos.py finds files);
+                   kinetics_lists.py: what the lists of Kinetics name
 motion.py          the embedded data set
 verify.py reencode.py archives.py                      what `softpool3d prepare` does; pool.py runs it on all cores
 cache.py           copies of files that are faster to read
-decoder.py         frames of a file: frame_index.py, pyav_reader.py, decord_reader.py, picture_folder.py
+decoder.py         frames of a file: frame_index.py, pyav_reader.py, decord_reader.py, picture_folder.py (pictures.py)
 encoder.py         frames to a file
 sampling.py        which frames
 transforms.py      resize, crop, flip on uint8

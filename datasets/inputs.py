@@ -16,7 +16,7 @@ from softpool3d.datasets.lists import format_seconds, read_rows
 from softpool3d.datasets.manifest import LISTS, Clip
 from softpool3d.datasets.pictures import is_picture
 from softpool3d.datasets.remote import is_address
-from softpool3d.datasets.videos import find_videos
+from softpool3d.datasets.videos import videos_in
 from softpool3d.errors import UsageError
 
 
@@ -91,9 +91,7 @@ def _expanded(name: str) -> list[str]:
     if is_address(name) or os.path.isfile(name):
         return [name]
     if os.path.isdir(name):
-        videos = sorted(find_videos(name))
-        # a folder of pictures is a video
-        return videos or [name]
+        return videos_in(name)
     if glob.has_magic(name):
         found = sorted(path for path in glob.glob(name, recursive=True) if not os.path.isdir(path) or _pictures(path))
         return found or [name]

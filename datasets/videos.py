@@ -9,6 +9,7 @@ from pathlib import Path
 
 from softpool3d.datasets.picture_folder import frames_among, is_beside_frames
 from softpool3d.datasets.pictures import is_moving_webp, is_picture
+from softpool3d.datasets.text import note
 from softpool3d.errors import UsageError
 
 EXTENSIONS = frozenset(
@@ -65,6 +66,18 @@ def survey(folder: str | Path) -> tuple[list[str], dict[str, int]]:
         if pictures:
             counts.update(_beside(*pictures))
     return videos, dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def videos_in(folder: str | Path) -> list[str]:
+    """Sorted paths of the videos below a folder that a user names, or its own where it is one; what is left out is
+    said."""
+    videos, kinds = survey(folder)
+    if not videos:
+        pictures = [name for name in os.listdir(folder) if is_picture(name)]
+        kinds = _beside("", pictures) if pictures else {}
+    if kinds:
+        note(f"left out of {folder}: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}")
+    return sorted(videos) or [str(folder)]
 
 
 def _walk(folder: str | Path) -> Iterator[tuple[list[str], tuple[str, list[str]] | None, list[str]]]:

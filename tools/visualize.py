@@ -73,6 +73,8 @@ def main(
 
     def work(clip: Path, target: Path | None) -> None:
         source = read_source(clip, start, seconds, short_side)
+        if source.damage:
+            print(f"note: {clip}: {source.damage}", file=sys.stderr)
         size = (1, *windows[1:]) if source.is_picture else windows
         check_size(source, size, repeat)
         levels = [pool_clip(source.frames, layer, size, repeat) for layer in layers[size]]
@@ -123,12 +125,11 @@ def _betas(text: str) -> list[float]:
 
 def _expand(clips: list[Path]) -> list[Path]:
     """Folders of videos become those; a folder of frames is one clip."""
-    from softpool3d.datasets.videos import find_videos
+    from softpool3d.datasets.videos import videos_in
 
-    found = []
+    found: list[Path] = []
     for clip in clips:
-        inside = sorted(map(Path, find_videos(clip))) if clip.is_dir() else []
-        found += inside or [clip]
+        found += map(Path, videos_in(clip)) if clip.is_dir() else [clip]
     return list(dict.fromkeys(found))
 
 

@@ -1,11 +1,15 @@
 from pathlib import Path
 
 import pytest
+from videos import read_numbers, write_numbered
 
 from softpool3d.config import load_config
 from softpool3d.datasets import read_manifests
+from softpool3d.datasets.decoder import open_video
 from softpool3d.datasets.folder import read_folder
-from softpool3d.datasets.videos import find_videos, left_out
+from softpool3d.datasets.inputs import Inputs
+from softpool3d.datasets.manifest import Clip
+from softpool3d.datasets.videos import find_videos, left_out, videos_in
 from softpool3d.errors import UsageError
 
 
@@ -250,3 +254,29 @@ def test_files_of_macos_and_of_network_disks_are_passed_over(tmp_path):
     make(tmp_path, "a/._0.mp4", "__MACOSX/a/._0.mp4", "__MACOSX/a/0.mp4", "a/@eaDir/0.mp4/SYNOVIDEO_SCREENSHOT.jpg")
     splits = read_folder(tmp_path)
     assert splits["train"].classes == ("a", "b") and sum(map(len, splits.values())) == 10
+
+
+@pytest.mark.parametrize(
+    ("ending", "container", "codec"),
+    [("m2ts", "m2ts", "libx264"), ("MTS", "mts", "libx264"), ("vob", "vob", "mpeg2video"), ("asf", "asf", "msmpeg4")]
+    + [("mxf", "mxf", "mpeg2video"), ("3g2", "3g2", "libx264"), ("f4v", "f4v", "libx264"), ("m2v", "m2v", "mpeg2video")]
+    + [("divx", "avi", "mpeg4"), ("qt", "mov", "mpeg4"), ("ogg", "ogg", "libvpx"), ("rm", "rm", "rv20")],
+)
+def test_videos_of_these_endings_are_read(tmp_path, ending, container, codec):
+    (tmp_path / "a").mkdir()
+    path = write_numbered(tmp_path / f"made.{container}", 6, codec).rename(tmp_path / "a" / f"1.{ending}")
+    [found] = find_videos(tmp_path)
+    assert found == str(path)
+    with open_video(found) as video:
+        assert read_numbers(video.frames(range(video.num_frames))) == list(range(6))
+
+
+def test_a_folder_that_is_named_says_what_it_leaves_out(tmp_path, capsys):
+    make(tmp_path, "clips/1.mp4", "clips/2.braw", "clips/readme.txt", "frames/img_1.jpg", "frames/flow_x_1.jpg")
+    assert videos_in(tmp_path / "clips") == [str(tmp_path / "clips" / "1.mp4")]
+    assert capsys.readouterr().err == f"note: left out of {tmp_path / 'clips'}: 1 .braw\n"
+    assert videos_in(tmp_path / "frames") == [str(tmp_path / "frames")]
+    assert capsys.readouterr().err == f"note: left out of {tmp_path / 'frames'}: 1 flow_x_*.jpg\n"
+    make(tmp_path, "plain/frame1.jpg", "plain/frame2.jpg")
+    assert list(Inputs([str(tmp_path / "plain")])) == [Clip(str(tmp_path / "plain"), 0)]
+    assert not capsys.readouterr().err
