@@ -1,6 +1,8 @@
 """Copies for training, and files that are checked."""
 
 import os
+import re
+import unicodedata
 from pathlib import Path
 
 import av
@@ -13,7 +15,8 @@ from softpool3d.datasets import pool
 from softpool3d.datasets.cache import FileCache
 from softpool3d.datasets.decoder import open_video
 from softpool3d.datasets.manifest import Clip, Manifest
-from softpool3d.datasets.reencode import Encoding, encode_copy, reencode
+from softpool3d.datasets.orientation import UPRIGHT, orientation_of
+from softpool3d.datasets.reencode import Encoding, _targets, encode_copy, reencode
 from softpool3d.datasets.verify import bad_files
 from softpool3d.errors import UsageError, WorkError
 
@@ -83,7 +86,7 @@ def test_a_copy_keeps_the_colours_of_the_original(tmp_path, standard, full_range
     if turned:
         original = rotated(original, tmp_path / "turned.mp4", 90)
         expected, rows, columns = np.rot90(CHART), COLUMNS, ROWS
-    copy = copied(Clip(str(original), 0), tmp_path)
+    copy = copied(Clip(str(original), 0), tmp_path, Encoding())
     for name, decode in decoders().items():
         assert np.abs(patches(decode(copy), rows, columns) - expected).max() <= 4, name
 
@@ -94,11 +97,26 @@ BARS += [(128, 128, 128), (60, 60, 60)]
 
 @pytest.mark.parametrize("name", ["libx264_709_limited.mp4", "mjpeg_601_full.avi"])
 def test_copies_of_bars_keep_their_colours(tmp_path, name):
-    copy = copied(Clip(str(FAULTS / name), 0), tmp_path)
+    copy = copied(Clip(str(FAULTS / name), 0), tmp_path, Encoding())
     for decoder, decode in decoders().items():
         original = patches(decode(FAULTS / name), 1, len(BARS))
         assert np.abs(original - BARS).max() <= 4, decoder
         assert np.abs(patches(decode(copy), 1, len(BARS)) - original).max() <= 4, decoder
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("plain.mp4", lambda p: p), ("hflip.mp4", lambda p: p[:, ::-1]), ("rot90_mirror.mp4", lambda p: p.swapaxes(0, 1))],
+)
+def test_copies_of_turned_and_mirrored_videos_are_upright(tmp_path, name, shown):
+    by_our_reader, by_filters = list(decoders().values())[:2]
+    expected = shown(by_our_reader(FAULTS / "plain.mp4")).astype(int)
+    copy = copied(Clip(str(FAULTS / name), 0), tmp_path, Encoding())
+    for decode in (by_our_reader, by_filters):
+        assert np.abs(decode(copy) - expected).mean() < 4
+    assert np.abs(by_our_reader(FAULTS / name) - expected).max() == 0
+    with av.open(copy) as container:
+        assert orientation_of(next(container.decode(video=0))) == UPRIGHT  # players turn it no further
 
 
 def test_a_copy_says_what_its_colours_are(tmp_path):
@@ -116,7 +134,7 @@ def test_a_copy_says_what_its_colours_are(tmp_path):
 
 def test_a_copy_of_a_video_that_names_no_matrix_is_taken_for_bt601(tmp_path):
     original = write_chart(tmp_path / "a.mp4", "BT.601", tagged=False)
-    copy = copied(Clip(str(original), 0), tmp_path)
+    copy = copied(Clip(str(original), 0), tmp_path, Encoding())
     for name, decode in decoders().items():
         assert np.abs(patches(decode(copy)) - CHART).max() <= 4, name
 
@@ -218,3 +236,54 @@ def test_a_cache_in_memory_goes_with_its_process(tmp_path):
     assert result.returncode == 0, result.stderr
     place = result.stdout.strip()
     assert place != str(file) and not os.path.exists(os.path.dirname(place))
+
+
+# --- names of copies -------------------------------------------------------------------------------------------------
+
+
+def names_of(*clips: Clip) -> list[str]:
+    targets = _targets({"train": Manifest(("x",), clips)}, Path("/root"), Path("/out"))
+    assert len({unicodedata.normalize("NFC", target.casefold()) for target in targets.values()}) == len(targets)
+    return [targets[Clip(clip.path, 0, clip.start, clip.end)] for clip in clips]
+
+
+def test_copies_are_named_after_their_originals_and_all_digits_of_their_times():
+    assert names_of(
+        Clip("/root/a/b.mp4", 0),
+        Clip("/root/a/b.avi", 0),
+        Clip("/root/a/b.mp4", 0, 7265.123, 7275.1234567),
+        Clip("/root/a/b.mp4", 0, 12345.01, 12345.02),
+        Clip("/root/a/b.mp4", 0, 5.0),
+        Clip("/elsewhere/c.webm", 0, None, 1e-05),
+        Clip("/root/..d.mp4", 0),
+    ) == [
+        "/out/a/b.mp4",
+        "/out/a/b.avi.mp4",
+        "/out/a/b.mp4_7265.123_7275.1234567.mp4",
+        "/out/a/b.mp4_12345.01_12345.02.mp4",
+        "/out/a/b.mp4_5_end.mp4",
+        "/out/elsewhere/elsewhere/c.webm_0_0.00001.mp4",
+        "/out/..d.mp4",
+    ]
+
+
+def test_no_two_clips_have_a_copy_of_the_same_name():
+    names_of(*(Clip("/root/a.mp4", 0, 7265.123 + n / 1000, 7266.0) for n in range(3)))
+    names_of(Clip("/root/a.mp4", 0, 1, 2), Clip("/root/a_1_2.mp4", 0), Clip("/root/a.mp4_1_2.mp4", 0))
+    names_of(Clip("/root/a.mp4", 0), Clip("/root/A.mp4", 0), Clip("/root/a.MP4", 0), Clip("/root/a", 0))
+    names_of(Clip("/root/\u00e9.mp4", 0), Clip("/root/e\u0301.mp4", 0), Clip("/root/\udcff.mp4", 0))
+    names_of(Clip("/root/a.mp4", 0, None, 2.0), Clip("/root/a.mp4", 0, 0.0, 2.0), Clip("/root/a.mp4", 0, 0.0))
+    names_of(Clip("/b/a.mp4", 0), Clip("/root/elsewhere/b/a.mp4", 0))
+
+
+def test_a_name_that_looks_like_one_that_had_to_be_told_apart_is_told_apart_too():
+    a, folder = Clip("/root/a.mp4", 0), Clip("/root/a", 0)
+    told_apart = os.path.basename(names_of(a, folder)[0])
+    assert re.fullmatch(r"a-[0-9a-f]{8}\.mp4", told_apart)
+    names_of(a, folder, Clip(f"/root/{told_apart}", 0))
+
+
+def test_a_name_stays_its_clips_own_when_other_clips_come_and_go():
+    clips = [Clip("/root/a.avi", 0), Clip("/root/a.mkv", 0), Clip("/root/a.mp4", 0), Clip("/root/a.mp4", 0, 1.0, 2.0)]
+    together = names_of(*clips)
+    assert [names_of(clip)[0] for clip in clips] == together

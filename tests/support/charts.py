@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-ROWS, COLUMNS, CELL = 3, 4, 16
+ROWS, COLUMNS, CELL = 3, 4, 32
 GREYS = [(16, 16, 16), (60, 60, 60), (128, 128, 128), (235, 235, 235)]
 CHART = np.array(
     # white, black, red, green; blue, yellow, cyan, magenta
@@ -25,7 +25,7 @@ STANDARDS = {
 
 
 def chart_picture() -> np.ndarray:
-    """The chart: uint8 (48, 64, 3)."""
+    """The chart: uint8 (96, 128, 3)."""
     return _cells(CHART, CELL).astype(np.uint8)
 
 
@@ -66,7 +66,7 @@ def write_chart(
 
 
 def decoders() -> dict:
-    """Name -> function from a path to its first picture: our reader, FFmpeg's libraries, FFmpeg where it is installed."""
+    """Name -> function from a path to its first picture: our reader, FFmpeg's libraries, FFmpeg if it is installed."""
     import shutil
 
     known = {"our reader": by_our_reader, "FFmpeg's filters": by_filters}
