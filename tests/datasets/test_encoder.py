@@ -3,10 +3,15 @@
 import av
 import numpy as np
 import pytest
-from charts import CHART, chart_picture, decoders, patches
+from charts import CELL, CHART, COLUMNS, ROWS, chart_picture, decoders, patches, write_chart
 
 from softpool3d.datasets.decoder import open_video
 from softpool3d.datasets.encoder import write_video
+from softpool3d.inference.timeline import VideoTimeline
+from softpool3d.inference.timeline_files import annotated_frames
+from softpool3d.visual.output import write_sheet
+from softpool3d.visual.sheet import Sheet, original_panel
+from softpool3d.visual.source import read_source
 
 
 @pytest.mark.parametrize("options", [{}, {"crf": 12}, {"gop": 1}])
@@ -32,3 +37,15 @@ def test_an_odd_size_is_made_even_by_the_last_row_and_column(tmp_path):
     assert (
         np.abs(picture[:, -2:].astype(int) - 200).mean() < 6 and np.abs(picture[:, :40, :40].astype(int) - 90).max() < 4
     )
+
+
+def test_sheets_and_annotated_videos_show_the_colours_of_their_original(tmp_path):
+    original = write_chart(tmp_path / "a.mp4", "BT.709", full_range=True, bits=10)
+    source = read_source(original)
+    write_sheet(tmp_path / "sheet.mp4", Sheet([[original_panel(source)]], source, ""))
+    found = VideoTimeline(str(original), 0.08, ("x",), None, [], None, [])
+    write_video(tmp_path / "annotated.mp4", annotated_frames(found), 25)
+    for name, decode in decoders().items():
+        sheet = decode(tmp_path / "sheet.mp4")[32 : 32 + ROWS * CELL, : COLUMNS * CELL]  # below its title
+        for picture in (sheet, decode(tmp_path / "annotated.mp4")):
+            assert np.abs(patches(picture) - CHART).max() <= 4, name

@@ -167,6 +167,22 @@ def test_copies_of_a_data_set(tmp_path):
         reencode(manifests, root, root / names[0] / "below a file", SMALL, workers=1)
 
 
+def test_a_part_that_cannot_be_cut_out_leaves_the_others_of_its_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("softpool3d.datasets.reencode.each", lambda work, jobs, *_: ((job, work(job)) for job in jobs))
+    (tmp_path / "root").mkdir()
+    path = str(write_numbered(tmp_path / "root" / "a.mp4", 12))
+    clips = [Clip(path, 1, 0.0, 0.2), Clip(path, 0, 50.0, 51.0), Clip(path, 2, 0.2, 0.4)]
+    copies, bad = reencode({"train": Manifest(("x", "y", "z"), clips)}, tmp_path / "root", tmp_path / "out", SMALL)
+    assert [clip.label for clip in copies["train"].clips] == [1, 2]
+    assert bad.keys() == {path} and "the clip starts at 50.0 s" in bad[path]
+
+
+def test_copies_of_an_older_version_which_lost_colours_are_not_taken_for_new_ones(tmp_path):
+    (tmp_path / "reencoding.json").write_text('{"short_side": 48, "gop": 8, "crf": 15}')
+    with pytest.raises(UsageError, match='holds copies made with .*, and .*"colours": "BT.601"} is asked for'):
+        reencode({}, tmp_path, tmp_path, SMALL)
+
+
 def test_bad_files_are_found_and_good_ones_not_read_twice(tmp_path):
     good = write_numbered(tmp_path / "good.mp4", 20)
     damaged = damaged_files(tmp_path)
