@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -40,7 +39,7 @@ def told_apart(rows: dict[str, list[Row]], folders: dict[str, Path]) -> dict[str
     if not any(_is_bare(row, 2) for row in chain(*rows.values())):
         return rows
     return {
-        split: [replace(row, column="labels") if _is_bare(row) else row for row in some] for split, some in rows.items()
+        split: [row._replace(column="labels") if _is_bare(row) else row for row in some] for split, some in rows.items()
     }
 
 
@@ -52,7 +51,7 @@ def _is_bare(row: Row, least: int = 1) -> bool:
 def _without_count(row: Row) -> Row:
     if len(row.labels) == 1:
         raise UsageError(f"{row.where}: one number behind the path, where other lines have `path frames label`")
-    return replace(row, labels=row.labels[1:])
+    return row._replace(labels=row.labels[1:])
 
 
 def _counts_frames(rows: Iterable[tuple[Row, Path]]) -> bool:

@@ -20,9 +20,8 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -44,8 +43,7 @@ _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", " ": "spaces"}
 _NUMBER = re.compile(r"[ \t]*([,; \t])[ \t]*(-?[0-9]+)\Z")  # the last one of a line, and what stands before it
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """What a list says of a clip.
 
     where: the list and the line, `train.csv:3`.
@@ -86,7 +84,7 @@ def read_rows(path: Path | None, folder: Path, labelled: bool) -> Iterator[Row]:
     Raises:
         UsageError: naming file and line, for the first mistake.
     """
-    name = str(path or "standard input")
+    name, begin = str(path or "standard input"), str(folder)
     with opened(path) as file, closing(lines_of(file, name)) as text:
         if (
             path is None
@@ -96,15 +94,15 @@ def read_rows(path: Path | None, folder: Path, labelled: bool) -> Iterator[Row]:
             for number, item in enumerate(_between_nuls(file), 1):
                 yield Row(f"{name}:{number}", number, os.fsdecode(item))
             return
-        lines = _Lines(text, name, folder)
+        lines = _Lines(text, name, begin)
         first = next(lines, None)
         if first is None:
             return
-        header = _header(first, folder)
+        header = _header(first, begin)
         if header is not None:
-            yield from map(_checked, _table(lines, *header, folder, labelled))
+            yield from map(_checked, _table(lines, *header, begin, labelled))
         else:
-            yield from map(_checked, _bare(lines, first, folder, labelled))
+            yield from map(_checked, _bare(lines, first, begin, labelled))
 
 
 def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
@@ -142,7 +140,7 @@ class _Lines(Iterator[str]):
     folder: where paths begin, because a file may be called as a comment begins; None if there are no comments.
     """
 
-    def __init__(self, lines: Iterable[str], name: str, folder: Path | None = None) -> None:
+    def __init__(self, lines: Iterable[str], name: str, folder: str | None = None) -> None:
         self.name, self._lines, self._folder = name, iter(lines), folder
         self.first = self._number = 0
         self.begins = True  # a record, with the next line
@@ -186,7 +184,7 @@ def _columns(line: str, separator: str) -> list[str]:
     return [name.strip().lower() for name in next(csv.reader([line], delimiter=separator), [])]
 
 
-def _header(line: str, folder: Path) -> tuple[str, list[str]] | None:
+def _header(line: str, folder: str) -> tuple[str, list[str]] | None:
     """The separator and the columns, in lower case; None if this is the first row of a list without a header."""
     best, known = None, 0
     for separator in _CSV:
@@ -199,7 +197,7 @@ def _header(line: str, folder: Path) -> tuple[str, list[str]] | None:
     return best
 
 
-def _table(lines: _Lines, separator: str, columns: list[str], folder: Path, labelled: bool) -> Iterator[Row]:
+def _table(lines: _Lines, separator: str, columns: list[str], folder: str, labelled: bool) -> Iterator[Row]:
     """Rows of a list with a header."""
     path_at = _column(lines.where, columns, ("path",), _PATHS)
     labels_at = _column(lines.where, columns, ("labels", "label"), (*_LABELS, *_SEVERAL)) if labelled else None
@@ -231,7 +229,7 @@ def _column(where: str, columns: list[str], usual: tuple[str, ...], names: tuple
     return columns.index(found[0])
 
 
-def _bare(lines: _Lines, line: str | None, folder: Path, labelled: bool) -> Iterator[Row]:
+def _bare(lines: _Lines, line: str | None, folder: str, labelled: bool) -> Iterator[Row]:
     """Rows of a list without a header: a path, and numbers behind it."""
     usual = first = None  # what stands before the last number, and the line where it was seen first
     while line is not None:
@@ -256,19 +254,23 @@ def _bare(lines: _Lines, line: str | None, folder: Path, labelled: bool) -> Iter
         line = next(lines, None)
 
 
-def _split(line: str, folder: Path, least: int, where: str) -> tuple[str, tuple[str, ...], str]:
+def _split(line: str, folder: str, least: int, where: str) -> tuple[str, tuple[str, ...], str]:
     """The path, at least so many numbers behind it, and what separates them: a comma, a semicolon or space.
 
     The path of a folder may end in a number itself: the longest one that is there is meant, else the shortest.
     """
+    found = _last_number(line)
+    if found is None:
+        return _unquoted(line), (), ""
     paths, numbers, separator = [line], [], ""  # paths: without 0, 1, ... of the numbers
-    while found := _NUMBER.search(paths[-1].rstrip()):
+    while found:
         before = " " if found[1] == "\t" else found[1]
         if numbers and not before == separator == " ":
             break
         separator = before
         numbers.insert(0, found[2])
-        paths.append(paths[-1][: found.start()])
+        paths.append(line[: found.start()])
+        found = _last_number(paths[-1])
     paths = list(map(_unquoted, paths))
     count = next((n for n in range(least, len(numbers)) if _is_there(folder, paths[n])), len(numbers))
     if found and count and found[1] in ",;" and not _is_there(folder, paths[count]):
@@ -276,24 +278,35 @@ def _split(line: str, folder: Path, least: int, where: str) -> tuple[str, tuple[
     return paths[count], tuple(numbers[len(numbers) - count :]), separator
 
 
+def _last_number(line: str) -> re.Match[str] | None:
+    line = line.rstrip()
+    path = line.rstrip("0123456789").removesuffix("-")
+    if path[-1:] not in (" ", "\t", ",", ";"):
+        return None  # quickly: most lines of long lists have none
+    return _NUMBER.search(line, len(path.rstrip(" \t,;")))
+
+
 def _unquoted(path: str) -> str:
     bare = path.strip()
     return bare[1:-1].replace('""', '"') if len(bare) > 2 and bare[0] == bare[-1] == '"' else path
 
 
-def _is_there(folder: Path, path: str) -> bool:
+def _is_there(folder: str, path: str) -> bool:
     return os.path.lexists(os.path.join(folder, path))
 
 
-def _named(path: str, folder: Path) -> str:
+def _named(path: str, folder: str) -> str:
     """The path as it stands there, unless only a file without the spaces around it, or as Windows-1252, is there."""
-    tries = {path: None, path.strip(): None}
+    bare = path.strip()
+    if path == bare and path.isascii():
+        return path
+    tries = {path: None, bare: None}
     if read := windows_1252(path):
         tries |= {read: None, read.strip(): None}
     if len(tries) == 1:
         return path
-    if is_address(path.strip()):
-        return path.strip()
+    if is_address(bare):
+        return bare
     return next((name for name in tries if _is_there(folder, name)), path)
 
 
