@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from itertools import pairwise
 
 import numpy as np
 
@@ -16,6 +17,7 @@ FPS = 25.0  # a folder does not say
 _BESIDE = re.compile(
     r"[xyuv][_-]?\*|(.*[^a-z])?(flow[_-]?[xyuv]?|thumb(nail)?s?|cover|folder|poster|preview)([^a-z].*)?"
 )
+_NUMBER = re.compile(r"\d+")
 _FOLDER_BESIDE = re.compile(r"((opt|optical|tvl1)[_-]?)?flow([_-]?[xyuv])?|thumb(nail)?s?")
 
 
@@ -39,24 +41,24 @@ def frames_among(names: list[str]) -> tuple[list[str], dict[str, int]]:
     Raises:
         ValueError: if they are of several patterns that could all be the frames, or a frame is there twice.
     """
-    patterns: dict[str, list[str]] = {}
+    patterns: dict[str, list[tuple[tuple[int, ...], str]]] = {}  # the numbers in a name put it in order
     for name in names:
-        patterns.setdefault(_pattern(name), []).append(name)
-    kept = (
-        patterns if len(patterns) == 1 else {key: some for key, some in patterns.items() if not _BESIDE.fullmatch(key)}
-    )
-    if len(names) > 1 and not any(re.search(r"\d", name) for name in map(_stem, names)):
+        stem = os.path.splitext(name)[0]
+        numbers = tuple(map(int, _NUMBER.findall(stem)))
+        patterns.setdefault(_NUMBER.sub("*", stem).casefold(), []).append((numbers, name))
+    kept = {pattern for pattern in patterns if len(patterns) == 1 or not _BESIDE.fullmatch(pattern)}
+    if len(names) > 1 and not any("*" in pattern for pattern in patterns):
         raise ValueError(f"its pictures ({min(names)}, ...) have no numbers in their names that put them in order")
     if len(kept) != 1:
-        listed = sorted(patterns, key=lambda key: (-len(patterns[key]), key))
+        listed = sorted(patterns, key=lambda pattern: (-len(patterns[pattern]), pattern))
         some = ", ".join(f"{len(patterns[key])} {key}" for key in listed[:4]) + (", ..." if len(listed) > 4 else "")
         raise ValueError(f"its pictures are of several kinds ({some}); put each kind into a folder of its own")
-    [frames] = kept.values()
-    frames = sorted(frames, key=_natural)
-    for name, after in zip(frames, frames[1:], strict=False):
-        if _natural(_stem(name)) == _natural(_stem(after)):
+    [pattern] = kept
+    frames = sorted(patterns.pop(pattern))
+    for (number, name), (next_number, after) in pairwise(frames):
+        if number == next_number:
             raise ValueError(f"{name} and {after} are the same frame; put each kind into a folder of its own")
-    return frames, {key: len(some) for key, some in patterns.items() if key not in kept}
+    return [name for _, name in frames], {pattern: len(some) for pattern, some in patterns.items()}
 
 
 def is_beside_frames(folder: str) -> bool:
@@ -104,16 +106,3 @@ class PictureFolderReader:
         if picture.size != self._size:
             picture = picture.resize(self._size, Image.Resampling.BILINEAR)
         return np.asarray(picture)
-
-
-def _stem(name: str) -> str:
-    return os.path.splitext(name)[0]
-
-
-def _pattern(name: str) -> str:
-    """The name without its ending, with * for each number."""
-    return re.sub(r"\d+", "*", _stem(name)).casefold()
-
-
-def _natural(name: str) -> list:
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
