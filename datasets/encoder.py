@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from softpool3d.datasets.pyav_reader import convert
+
 _BT601, _LIMITED = 6, 1  # AVCOL_SPC_SMPTE170M, AVCOL_RANGE_MPEG
 
 
@@ -76,7 +78,8 @@ class ToBT601:
         self._reformatter = VideoReformatter()  # keeps its tables from frame to frame
 
     def __call__(self, frame, width: int, height: int):
-        return self._reformatter.reformat(
+        return convert(
+            self._reformatter,
             frame,
             width,
             height,
@@ -84,7 +87,6 @@ class ToBT601:
             dst_colorspace="ITU601",
             dst_color_range="MPEG",
             interpolation=self._interpolation,
-            threads=1,
         )
 
 

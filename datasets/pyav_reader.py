@@ -6,6 +6,7 @@ up to every second one.
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -177,9 +178,24 @@ class Scaler:
     def __call__(self, frame) -> np.ndarray:
         if self._size is None:
             self._size = scaled(frame.width, frame.height, self._short_side)
-        # one thread: handing slices of a small picture to others costs more than it saves, far more on busy cores
-        picture = self._reformatter.reformat(frame, *self._size, format="rgb24", interpolation="BILINEAR", threads=1)
+        picture = convert(self._reformatter, frame, *self._size, format="rgb24", interpolation="BILINEAR")
         return orientation_of(frame).upright(picture.to_ndarray())
+
+
+def convert(reformatter, frame, width: int, height: int, **options):
+    """Returns the frame as libswscale converts it, from the colours that it says it is in.
+
+    Raises:
+        ValueError: if libswscale does not know these (YCgCo, BT.2020 with constant luminance, ICtCp).
+    """
+    try:
+        # one thread: handing slices of a small picture to others costs more than it saves, far more on busy cores
+        return reformatter.reformat(frame, width, height, threads=1, **options)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        kind = f"matrix_coefficients {int(frame.colorspace)}"
+        raise ValueError(f"its colours are of a kind that cannot be converted ({kind})") from error
 
 
 def scaled(width: int, height: int, short_side: int | None) -> tuple[int, int]:

@@ -18,12 +18,12 @@ import numpy as np
 from softpool3d.datasets.damage import MAX_MISSING
 from softpool3d.datasets.decoder import Video, open_video
 from softpool3d.datasets.encoder import ToBT601, h264_stream
-from softpool3d.datasets.frame_index import DecodeError
+from softpool3d.datasets.frame_index import DecodeError, errors_of
 from softpool3d.datasets.lists import format_seconds
 from softpool3d.datasets.manifest import Clip, Manifest
 from softpool3d.datasets.orientation import UPRIGHT, orientation_of
 from softpool3d.datasets.pool import Crashed, each
-from softpool3d.datasets.pyav_reader import scaled
+from softpool3d.datasets.pyav_reader import convert, scaled
 from softpool3d.datasets.stream import FrameStream
 from softpool3d.errors import UsageError, WorkError
 from softpool3d.files import write_atomically
@@ -117,7 +117,8 @@ def encode_copy(clip: Clip, target: str, encoding: Encoding, max_missing: float 
                 if stream is None:
                     stream = _add_stream(container, frame, encoding)
                     upright = _Upright(stream.width, stream.height)
-                frame = upright(frame)
+                with errors_of(clip.path):
+                    frame = upright(frame)
                 frame.pts, frame.time_base = round(time / _CLOCK), _CLOCK
                 frame.pict_type = av.video.frame.PictureType.NONE  # not that of the original
                 container.mux(stream.encode(frame))
@@ -148,7 +149,7 @@ class _Upright:
         orientation = orientation_of(frame)
         if orientation != UPRIGHT:
             stored = self._size[::-1] if orientation.swaps_sides else self._size
-            rgb = self._to_rgb.reformat(frame, *stored, format="rgb24", interpolation=self._way, threads=1)
+            rgb = convert(self._to_rgb, frame, *stored, format="rgb24", interpolation=self._way)
             picture = np.ascontiguousarray(orientation.upright(rgb.to_ndarray()))
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
         return self._to_bt601(frame, *self._size)

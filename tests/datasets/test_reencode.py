@@ -8,12 +8,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from charts import CHART, COLUMNS, ROWS, STANDARDS, decoders, patches, write_chart
+from charts import CHART, COLUMNS, FORMULAS, ROWS, decoders, patches, write_chart
 from videos import damaged_files, read_numbers, rotated, write_audio_only, write_numbered
 
 from softpool3d.datasets import pool
 from softpool3d.datasets.cache import FileCache
 from softpool3d.datasets.decoder import open_video
+from softpool3d.datasets.frame_index import DecodeError
 from softpool3d.datasets.manifest import Clip, Manifest
 from softpool3d.datasets.orientation import UPRIGHT, orientation_of
 from softpool3d.datasets.reencode import Encoding, _targets, encode_copy, reencode
@@ -77,7 +78,7 @@ def test_a_turned_video_is_upright_and_a_part_is_cut_out(tmp_path):
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("bits", [8, 10])
 @pytest.mark.parametrize("full_range", [False, True])
-@pytest.mark.parametrize("standard", STANDARDS)
+@pytest.mark.parametrize("standard", FORMULAS)
 def test_a_copy_keeps_the_colours_of_the_original(tmp_path, standard, full_range, bits, turned):
     original = write_chart(tmp_path / "a.mp4", standard, full_range, bits)
     for name, decode in decoders().items():
@@ -130,6 +131,19 @@ def test_a_copy_says_what_its_colours_are(tmp_path):
     unsaid = write_chart(tmp_path / "unsaid.mp4", "BT.601", tagged=False)
     assert tags(unsaid) == (2, 0, 2, 2)
     assert tags(copied(Clip(str(unsaid), 0), tmp_path)) == (6, 1, 1, 1)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_colours_that_cannot_be_converted_are_the_originals_fault_and_named(tmp_path, turned):
+    original = write_chart(tmp_path / "a.mp4", "YCgCo")
+    if turned:
+        original = rotated(original, tmp_path / "turned.mp4", 90)
+    message = "its colours are of a kind that cannot be converted .matrix_coefficients 8"
+    with pytest.raises(DecodeError, match=message):
+        encode_copy(Clip(str(original), 0), str(tmp_path / "copies" / "a.mp4"), SMALL)
+    with open_video(original) as video, pytest.raises(DecodeError, match=message):
+        video.frames([0])
+    assert os.listdir(tmp_path / "copies") == []
 
 
 def test_a_copy_of_a_video_that_names_no_matrix_is_taken_for_bt601(tmp_path):

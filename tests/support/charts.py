@@ -21,7 +21,9 @@ STANDARDS = {
     "BT.601": (0.299, 0.114, 6, 6, 6),
     "BT.709": (0.2126, 0.0722, 1, 1, 1),
     "BT.2020": (0.2627, 0.0593, 9, 9, 14),
+    "YCgCo": (0.299, 0.114, 8, 1, 1),  # only by its name: to be refused
 }
+FORMULAS = ("BT.601", "BT.709", "BT.2020")
 
 
 def chart_picture() -> np.ndarray:
