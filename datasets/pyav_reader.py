@@ -39,7 +39,7 @@ class PyAVReader:
 
     def __init__(self, path: str, index: FrameIndex, short_side: int | None = None, timeout_s: float = 30.0) -> None:
         self._path, self.index, self._timeout_s = path, index, timeout_s
-        self._picture = Scaler(short_side)
+        self._picture = Scaler(short_side, path)
         self._container = None
         with errors_of(path):
             self._open()
@@ -92,10 +92,12 @@ class PyAVReader:
         """Pictures of ascending timestamps, none before the key frame's; None if one does not come."""
         found: dict[int, np.ndarray] = {}
         missing = set(wanted)
-        back = 0
+        # Intra refresh: encoders say a frame or more too early that a picture is whole; from one key frame to the next
+        # it has become so.
+        back = int(self.index.refreshes)
         while True:
-            # Where decoding cannot begin here (intra refresh: the decoder holds back what is not whole), at an earlier
-            # key frame; at last, at the beginning.
+            # Where decoding cannot begin here (the decoder holds back what is not whole), at an earlier key frame; at
+            # last, at the beginning.
             start = int(self.index.key_pts[key - back]) if key >= back else None
             for frame in self._frames(start, missing):
                 if frame.pts in missing:
@@ -166,19 +168,24 @@ class Scaler:
 
     Args:
         short_side: pixels that they are scaled to (bilinear); None keeps the first one's size.
+        name: of their file, for errors.
+
+    Raises:
+        DecodeError: if they are in colours that cannot be converted.
     """
 
-    def __init__(self, short_side: int | None) -> None:
+    def __init__(self, short_side: int | None, name: str = "a video") -> None:
         from av.video.reformatter import VideoReformatter
 
-        self._short_side = short_side
+        self._short_side, self._name = short_side, name
         self._size: tuple[int, int] | None = None  # width, height, before it is turned
         self._reformatter = VideoReformatter()  # keeps its tables from picture to picture
 
     def __call__(self, frame) -> np.ndarray:
         if self._size is None:
             self._size = scaled(frame.width, frame.height, self._short_side)
-        picture = convert(self._reformatter, frame, *self._size, format="rgb24", interpolation="BILINEAR")
+        with errors_of(self._name):
+            picture = convert(self._reformatter, frame, *self._size, format="rgb24", interpolation="BILINEAR")
         return orientation_of(frame).upright(picture.to_ndarray())
 
 

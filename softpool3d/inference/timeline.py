@@ -132,7 +132,7 @@ def clips_of_windows(
     Args:
         see: is called with the time and picture of the frames that are kept.
     """
-    scale = Scaler(data.short_side)
+    scale = Scaler(data.short_side, stream.name)
     kept: dict[int, np.ndarray] = {}
     window = 0
     number, frame, same = -1, None, None

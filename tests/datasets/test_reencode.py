@@ -17,7 +17,9 @@ from softpool3d.datasets.decoder import open_video
 from softpool3d.datasets.frame_index import DecodeError
 from softpool3d.datasets.manifest import Clip, Manifest
 from softpool3d.datasets.orientation import UPRIGHT, orientation_of
+from softpool3d.datasets.pyav_reader import Scaler
 from softpool3d.datasets.reencode import Encoding, _targets, encode_copy, reencode
+from softpool3d.datasets.stream import FrameStream
 from softpool3d.datasets.verify import bad_files
 from softpool3d.errors import UsageError, WorkError
 
@@ -143,6 +145,8 @@ def test_colours_that_cannot_be_converted_are_the_originals_fault_and_named(tmp_
         encode_copy(Clip(str(original), 0), str(tmp_path / "copies" / "a.mp4"), SMALL)
     with open_video(original) as video, pytest.raises(DecodeError, match=message):
         video.frames([0])
+    with FrameStream(str(original)) as stream, pytest.raises(DecodeError, match=f"{original.name}: {message}"):
+        Scaler(None, stream.name)(next(iter(stream))[1])
     assert os.listdir(tmp_path / "copies") == []
 
 
