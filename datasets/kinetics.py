@@ -107,8 +107,11 @@ def _cut_where_whole(clips: list[Clip]) -> list[Clip]:
         if clip.start is None:
             return clip
         length = _seconds(clip.path)
-        whole = length is not None and length > clip.end - clip.start + 1 and length > clip.start
-        return clip if whole else Clip(clip.path, clip.label)
+        if length is None or length <= clip.end - clip.start + 1 or length <= clip.start:
+            return Clip(clip.path, clip.label)
+        # Official times are whole seconds: the last clip of a video may end a little after it.
+        end = None if length < clip.end <= length + 1 else clip.end
+        return Clip(clip.path, clip.label, clip.start, end)
 
     with ThreadPoolExecutor() as pool:
         return list(pool.map(cut, clips))

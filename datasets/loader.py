@@ -39,6 +39,7 @@ class Batch:
     label: int64 (N,); float32 (N, classes), 0 or 1, where clips may have several.
     index: int64 (N,), into the manifest.
     recipes: in training, what is still to be done to each clip.
+    damaged: path -> what is missing of it, for files that are used all the same.
     """
 
     video: Tensor | list[Tensor] | None
@@ -46,6 +47,7 @@ class Batch:
     index: Tensor
     bad: list[DecodeError] = field(default_factory=list)
     recipes: list[Recipe] = field(default_factory=list)
+    damaged: dict[str, str] = field(default_factory=dict)
 
     def pin_memory(self) -> Batch:
         if isinstance(self.video, list):
@@ -74,25 +76,30 @@ class TrainClips(Dataset):
         for _ in range(_REPLACEMENTS):
             clip = self.manifest.clips[index]
             try:
-                with _naming(clip, index):
+                with _naming(self.manifest, index):
                     recipes = [self.transform.recipe(clip.label, rng, grid.crop) for _ in range(self.repeats)]
-                    clips = self._decode(clip, max(recipe.short_side for recipe in recipes), rng, grid.frames)
+                    clips, damage = self._decode(clip, max(recipe.short_side for recipe in recipes), rng, grid.frames)
                     video = self._finish(clips, recipes)
             except DecodeError as error:
                 bad.append(error)
                 index = int(rng.integers(len(self.manifest)))
                 continue
             label = torch.stack([_target(clip, self.manifest)] * self.repeats)
-            return Batch(video, label, torch.full((self.repeats,), index), bad, recipes)
+            damaged = {clip.path: damage} if damage else {}
+            return Batch(video, label, torch.full((self.repeats,), index), bad, recipes, damaged)
         return _nothing(bad)
 
-    def _decode(self, clip: Clip, short_side: int, rng: np.random.Generator, frames: float) -> list[Tensor]:
+    def _decode(
+        self, clip: Clip, short_side: int, rng: np.random.Generator, frames: float
+    ) -> tuple[list[Tensor], str]:
+        """The clips, and what is missing of the video."""
         with _opened(clip, self.data, short_side, self.cache) as video:
             first, timeline = timeline_of(clip, video, self.data)
             indices = [first + train_indices(timeline, self.data, rng, frames) for _ in range(self.repeats)]
             needed, places = np.unique(np.concatenate(indices), return_inverse=True)
             decoded = video.frames(needed)
-        return [decoded[part] for part in places.reshape(self.repeats, -1)]
+            damage = str(video.damage or "")
+        return [decoded[part] for part in places.reshape(self.repeats, -1)], damage
 
     def _finish(self, clips: list[Tensor], recipes: list[Recipe]) -> Tensor | list[Tensor]:
         if self.data.transforms_on_device:
@@ -118,15 +125,16 @@ class EvalClips(Dataset):
         index = key[1]
         clip = self.manifest.clips[index]
         try:
-            with _naming(clip, index):
-                clips = _read_clips(clip, self.data, self.num_clips, self.cache)
+            with _naming(self.manifest, index):
+                clips, damage = _read_clips(clip, self.data, self.num_clips, self.cache)
                 if self.data.transforms_on_device:
                     views = [clips]
                 else:
                     views = crop_views(clips, self.data, self.num_crops).unsqueeze(0)
         except DecodeError as error:
             return _nothing([error])
-        return Batch(views, _target(clip, self.manifest).unsqueeze(0), torch.tensor([index]))
+        damaged = {clip.path: damage} if damage else {}
+        return Batch(views, _target(clip, self.manifest).unsqueeze(0), torch.tensor([index]), damaged=damaged)
 
 
 def to_device(batch: Batch, data: DataConfig, device: torch.device, num_crops: int | None = None) -> Tensor:
@@ -170,13 +178,13 @@ def timeline_of(clip: Clip, video: Video, data: DataConfig) -> tuple[int, Timeli
     return first, Timeline(video.times[first:end], video.fps, data.sample_by == "time")
 
 
-def _read_clips(clip: Clip, data: DataConfig, num_clips: int, cache: FileCache | None = None) -> Tensor:
-    """uint8 (K, T, C, H, W), all read at once: each frame is decoded once."""
+def _read_clips(clip: Clip, data: DataConfig, num_clips: int, cache: FileCache | None = None) -> tuple[Tensor, str]:
+    """uint8 (K, T, C, H, W), all read at once: each frame is decoded once; and what is missing of the video."""
     with _opened(clip, data, data.short_side, cache) as video:
         first, timeline = timeline_of(clip, video, data)
         indices = first + np.stack(view_indices(timeline, data, num_clips))
         needed, places = np.unique(indices, return_inverse=True)
-        return video.frames(needed)[places.reshape(indices.shape)]
+        return video.frames(needed)[places.reshape(indices.shape)], str(video.damage or "")
 
 
 def _opened(clip: Clip, data: DataConfig, short_side: int, cache: FileCache | None) -> Video:
@@ -185,12 +193,15 @@ def _opened(clip: Clip, data: DataConfig, short_side: int, cache: FileCache | No
 
 
 @contextmanager
-def _naming(clip: Clip, index: int) -> Iterator[None]:
-    """Errors say which clip they are about: its own file, not a cached copy, and its number in the manifest."""
+def _naming(manifest: Manifest, index: int) -> Iterator[None]:
+    """Errors say which clip they are about: its own file, not a cached copy, its number in the manifest, and the line of
+    the list that names it."""
+    clip = manifest.clips[index]
     try:
         yield
     except DecodeError as error:
-        raise DecodeError(clip.path, error.reason, index) from None
+        where = f" ({manifest.place(clip)})" if clip.line and (clip.start, clip.end) != (None, None) else ""
+        raise DecodeError(clip.path, f"{error.reason}{where}", index) from error
     except Exception as error:
         raise RuntimeError(f"{clip.path} (clip {index}): {type(error).__name__}: {error}") from error
 
@@ -213,6 +224,7 @@ def collate(samples: list[Batch]) -> Batch:
     """One batch of several; unreadable ones are left out but stay reported."""
     good = [sample for sample in samples if sample.video is not None]
     bad = [error for sample in samples for error in sample.bad]
+    damaged = {path: what for sample in samples for path, what in sample.damaged.items()}
     if not good:
         return _nothing(bad)
     videos = [sample.video for sample in good]
@@ -223,6 +235,7 @@ def collate(samples: list[Batch]) -> Batch:
         torch.cat([sample.index for sample in good]),
         bad,
         [recipe for sample in good for recipe in sample.recipes],
+        damaged,
     )
 
 

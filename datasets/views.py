@@ -19,10 +19,12 @@ from softpool3d.datasets.sampling import Timeline, view_indices
 
 @dataclass
 class Views:
-    """clips: uint8 (V, C, T, crop_size, crop_size). duration: of the video, or the part of it, in seconds."""
+    """clips: uint8 (V, C, T, crop_size, crop_size). duration: of the video, or the part of it, in seconds. damage: what
+    is missing of the video, as a sentence; empty where nothing is known to be."""
 
     clips: Tensor
     duration: float
+    damage: str = ""
 
     @property
     def count(self) -> int:
@@ -41,7 +43,8 @@ def read_views(clip: Clip, data: DataConfig, num_clips: int, num_crops: int) -> 
         needed, places = np.unique(indices, return_inverse=True)
         clips = video.frames(needed)[places.reshape(indices.shape)]
         duration = float(timeline.times[-1] - timeline.times[0]) + 1 / video.fps
-    return Views(crop_views(clips, data, num_crops), duration)
+        damage = str(video.damage or "")
+    return Views(crop_views(clips, data, num_crops), duration, damage)
 
 
 def sample_views(frames: Tensor, data: DataConfig, num_clips: int, num_crops: int, fps: float = 25.0) -> Views:

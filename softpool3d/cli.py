@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 
 import typer
 
-from softpool3d.errors import SoftPool3dError, UsageError
+from softpool3d.errors import DEBUG, SoftPool3dError, UsageError
 from softpool3d.foreign import Shielded
 from softpool3d.tools import (
     classify,
@@ -32,7 +33,10 @@ from softpool3d.tools import (
 # take the cores that the others need, and a step takes several times as long. Read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-_HELP = "Train video networks with SoftPool, classify files, look at what pooling does."
+_HELP = (
+    "Train video networks with SoftPool, classify files, look at what pooling does. --debug, anywhere on the line, shows "
+    "where an error comes from."
+)
 _VERBS = {
     "prepare": prepare,
     "train": train,
@@ -76,6 +80,14 @@ def _version(
         raise typer.Exit
 
 
+def _take_debug() -> None:
+    """Takes --debug off the line; workers see it in the environment."""
+    end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    if "--debug" in sys.argv[:end]:
+        sys.argv.remove("--debug")
+        os.environ[DEBUG] = "1"
+
+
 def _hint_at_dashes() -> None:
     """Names that a shell made of *.mp4 may begin with a dash, as options do."""
     words = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
@@ -90,6 +102,7 @@ def _guard(app: typer.Typer) -> None:
     for name in ("stdout", "stderr"):
         if (stream := getattr(sys, name)).isatty():
             setattr(sys, name, Shielded(stream))
+    _take_debug()
     try:
         app()
     except SystemExit as end:
@@ -99,6 +112,8 @@ def _guard(app: typer.Typer) -> None:
     except SoftPool3dError as error:
         # of the processes that torchrun started on this machine, one says what is wrong with their request
         if not (error.told_elsewhere or (isinstance(error, UsageError) and os.environ.get("LOCAL_RANK", "0") != "0")):
+            if os.environ.get(DEBUG):
+                traceback.print_exc()
             print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # the reader of our output (`| head`) has left

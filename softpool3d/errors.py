@@ -1,5 +1,7 @@
 """The errors that a user can cause and mend: printed by the command line as one sentence, without a traceback."""
 
+DEBUG = "SOFTPOOL3D_DEBUG"  # an environment variable: set, errors show their tracebacks too
+
 
 class SoftPool3dError(Exception):
     """Base of the errors whose text is meant for the user: what is wrong, where, and what to do."""

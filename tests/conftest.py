@@ -27,6 +27,12 @@ def real_clips() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def faults() -> Path:
+    """Small files that once went wrong and that a test cannot make."""
+    return Path(__file__).parent / "data" / "faults"
+
+
 @pytest.fixture
 def run(monkeypatch, capsys):
     """`softpool3d ...`, in this process: torch is loaded once."""

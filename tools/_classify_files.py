@@ -63,6 +63,8 @@ def classify(
                     results.write(result)
                 if failed:
                     bar.line(f"error: {result}")
+                elif result.damage:
+                    bar.line(f"note: {result.file}: {result.damage}")
                 show(result)
                 bar.advance()
     except KeyboardInterrupt:

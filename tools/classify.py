@@ -39,6 +39,9 @@ def main(
         help="A weights file, ours or one that others published (or x3d_m:FILE), or r3d_18:kinetics400 (torchvision's, "
         "fetched); if not given, the network that ships with softpool3d, which knows the classes of `motion`.",
     ),
+    max_missing: float | None = typer.Option(
+        None, min=0, max=1, help="Share of a video that may be missing or undecodable: 0.1, if training said no other."
+    ),
     trust: bool = typer.Option(False, "--trust", help="Load a .pt2 file, which can run code."),
     manifest: Path | None = typer.Option(None, help="A CSV file with a column path (and start, end), or a list."),
     topk: int | None = typer.Option(
@@ -122,6 +125,7 @@ def main(
             precision=precision and precision.value,
             compile=compile,
             trust=trust,
+            max_missing=max_missing,
         )
         if made.note and os.environ.get("LOCAL_RANK", "0") == "0":
             print(made.note, file=sys.stderr)

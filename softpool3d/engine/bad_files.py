@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from softpool3d.datasets.decoder import DecodeError
 from softpool3d.engine.processes import Processes
@@ -39,12 +40,27 @@ class BadFiles:
         self.split, self.total, self.max_fraction, self.say = split, total, max_fraction, say
         self.files = dict(known or {})  # path -> index in the manifest, what is wrong
         self.fresh: list[DecodeError] = []  # that the other processes do not know of yet
+        self.damaged: dict[str, str] = {}  # path -> what is missing of a file that is used
+        self._fresh_damaged: dict[str, str] = {}
+
+    @property
+    def has_news(self) -> bool:
+        """Whether the other processes have yet to learn of something."""
+        return bool(self.fresh or self._fresh_damaged)
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def add(self, errors: list[DecodeError]) -> None:
-        """Notes those that are new."""
+    def add(self, errors: list[DecodeError], damaged: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Notes those that are new.
+
+        Args:
+            damaged: path -> what is missing, of files that are used all the same.
+        """
+        for path, what in damaged.items():
+            if path not in self.damaged:
+                self.damaged[path] = self._fresh_damaged[path] = what
+                self.say(f"note: {path}: {what}")
         for error in errors:
             if error.path not in self.files:
                 self.files[error.path] = error.index, error.reason
@@ -57,9 +73,9 @@ class BadFiles:
         Raises:
             TooManyBadFiles: in all of them, once more than `max_fraction` of the split's files are bad.
         """
-        for errors in processes.gather(self.fresh):
-            self.add(errors)
-        self.fresh = []
+        for errors, damaged in processes.gather((self.fresh, self._fresh_damaged)):
+            self.add(errors, damaged)
+        self.fresh, self._fresh_damaged = [], {}
         if len(self) > self.max_fraction * self.total:
             raise TooManyBadFiles(
                 f"{len(self)} of the {self.total} {self.split} files cannot be read, more than "

@@ -60,13 +60,13 @@ def evaluate(
     config: Config,
     accelerator: Accelerator,
     on_batch: Callable[[], None] = lambda: None,
-    on_bad: Callable[[list[DecodeError]], None] = lambda errors: None,
+    on_bad: Callable[[list[DecodeError], dict[str, str]], None] = lambda errors, damaged: None,
 ) -> Scores:
     """Scores of every clip of the loader, each counted once under any number of processes.
 
     Args:
         on_batch: called after each batch; may raise to stop.
-        on_bad: called with the files of a batch that could not be read.
+        on_bad: called with the files of a batch that could not be read, and with what is missing of others.
     """
     # DDP's forward talks to the other processes, and these may have a batch fewer
     alone = model.module if isinstance(model, DistributedDataParallel) else model
@@ -74,8 +74,8 @@ def evaluate(
     model.eval()
     mine = []
     for batch, probabilities in scored_batches(alone, loader, config, accelerator):
-        if batch.bad:
-            on_bad(batch.bad)
+        if batch.bad or batch.damaged:
+            on_bad(batch.bad, batch.damaged)
         if probabilities is not None:
             mine.append(Scores(probabilities, batch.label, batch.index))
         on_batch()

@@ -243,6 +243,8 @@ def _score(
                     bad.append(DecodeError(error.path, error.reason, int(left[error.index])))
                     if len(bad) <= _NAMED:
                         bar.line(f"skipped: {error}", "yellow")
+                for path, what in batch.damaged.items():
+                    bar.line(f"note: {path}: {what}", "yellow")
                 if probabilities is not None:
                     mine.append(Scores(probabilities, batch.label, torch.from_numpy(left)[batch.index]))
                 bar.advance((len(batch.index) + len(batch.bad)) * world_size)

@@ -214,7 +214,7 @@ def _train(
         Returns whether it is time to save."""
         every = 60 * config.checkpoint.every_minutes
         save_now = processes.is_first and 0 < every < started + time.perf_counter() - state["seconds"]
-        fresh = any(files.fresh for files in bad.values())
+        fresh = any(files.has_news for files in bad.values())
         asked, save_now, fresh = processes.most(interrupt.requested, save_now, fresh)
         if fresh:
             for files in bad.values():
@@ -303,7 +303,7 @@ def _train(
                     report(f"{name}, step {first}", meter.read(processes.sum), evaluated=True)
                 train_mode(model)
                 for step, batch in enumerate(meter.timed(train_clips), first):
-                    bad["train"].add(batch.bad)
+                    bad["train"].add(batch.bad, batch.damaged)
                     if batch.video is None:
                         raise WorkError("no readable file was found for a whole batch of training clips")
                     video = to_device(batch, config.data, accelerator.device)

@@ -37,6 +37,7 @@ class Prediction(Sequence[Label]):
     views: how many clips and crops were averaged.
     duration: seconds of video.
     seconds: what it took, decoding and network.
+    damage: what is missing of the video, as a sentence; empty where nothing is known to be.
     """
 
     labels: tuple[Label, ...]
@@ -44,6 +45,7 @@ class Prediction(Sequence[Label]):
     views: int
     duration: float
     seconds: float
+    damage: str = ""
 
     @property
     def label(self) -> str:
@@ -84,6 +86,7 @@ class Classifier:
         precision: fp32, bf16, fp16; as in training if not given.
         compile: runs the network through torch.compile: worth it for many files.
         trust: load a .pt2 file, which can run code (docs/security.md).
+        max_missing: the share of a video that may be missing or undecodable; as in training if not given.
 
     Raises:
         UsageError: if the weights cannot be used, or there is no such device.
@@ -100,6 +103,7 @@ class Classifier:
         precision: str | None = None,
         compile: bool = False,
         trust: bool = False,
+        max_missing: float | None = None,
     ) -> None:
         place = pick_device(device)
         trained = load_trained(weights, place, trust)
@@ -107,6 +111,9 @@ class Classifier:
             option = "--compile" if compile else f"--precision {precision}"
             raise UsageError(f"{option}: {weights} is an exported network, which runs as it was exported, in fp32")
         self.config, self.classes, self.note = trained.config, trained.classes, trained.note
+        if max_missing is not None:
+            data = self.config.data.model_copy(update={"max_missing": max_missing})
+            self.config = self.config.model_copy(update={"data": data})
         self.clips_are_set = num_clips is not None
         self.num_clips = num_clips or self.config.test.num_clips
         self.num_crops = num_crops or self.config.test.num_crops
@@ -151,7 +158,7 @@ class Classifier:
     def prediction(self, logits: Tensor, file: str | None, views: Views, seconds: float, top_k: int) -> Prediction:
         """A typed result of the views' logits, float (V, classes)."""
         labels = self.labels(self.average(logits), top_k)
-        return Prediction(labels, file, len(logits), views.duration, seconds)
+        return Prediction(labels, file, len(logits), views.duration, seconds, views.damage)
 
     def average(self, logits: Tensor) -> Tensor:
         """Probabilities, float (classes,), of the views' logits, float (V, classes), averaged as in testing."""

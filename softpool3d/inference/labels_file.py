@@ -43,6 +43,7 @@ def record(result: Prediction | Failure) -> dict[str, Any]:
         "views": result.views,
         "duration": round(result.duration, 3),
         "seconds": round(result.seconds, 4),
+        **({"damage": result.damage} if result.damage else {}),
     }
 
 

@@ -163,8 +163,8 @@ def annotated_frames(found: VideoTimeline) -> Iterator[np.ndarray]:
     from softpool3d.datasets.pyav_reader import Scaler
     from softpool3d.datasets.stream import FrameStream, ahead, steady
 
-    scale, segments, at = Scaler(None), found.segments, 0
-    with FrameStream(found.file) as stream:
+    scale, segments, at = Scaler(None, found.file), found.segments, 0
+    with FrameStream(found.file, max_missing=1.0) as stream:  # what is missing was said when it was watched
         for number, picture in ahead(((n, scale(frame)) for n, frame in steady(stream)), 4):
             seconds = number / stream.fps
             while at < len(segments) and segments[at].end <= seconds:

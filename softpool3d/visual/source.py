@@ -20,12 +20,14 @@ _MOST_BYTES = 1 << 30  # of frames; their pooled forms and floats take several t
 
 @dataclass(frozen=True)
 class Source:
-    """frames: uint8 (T, 3, H, W), RGB. A picture has one frame, and no time to pool over."""
+    """frames: uint8 (T, 3, H, W), RGB. A picture has one frame, and no time to pool over. damage: what is missing of the
+    video, as a sentence; empty where nothing is known to be."""
 
     path: Path
     frames: Tensor
     fps: float
     is_picture: bool = False
+    damage: str = ""
 
     @property
     def size(self) -> str:
@@ -51,7 +53,7 @@ def read_source(path: Path, start: float = 0.0, seconds: float = 10.0, short_sid
     """
     if is_still(path):
         return Source(path, _read_picture(path, short_side), 1.0, is_picture=True)
-    with open_video(path, timeout_s=_TIMEOUT_S) as video:
+    with open_video(path, timeout_s=_TIMEOUT_S, max_missing=1.0) as video:  # what there is is shown
         # half a millisecond of tolerance: 0.4 s at 25 frames a second is frame 10, though 10 / 25 is a little less
         begin, end = np.searchsorted(video.times, [start - 5e-4, start + seconds - 5e-4])
         chosen = np.arange(begin, max(end, begin + 1))[: video.num_frames - begin]
@@ -62,8 +64,8 @@ def read_source(path: Path, start: float = 0.0, seconds: float = 10.0, short_sid
     short_side = min(short_side, height, width)
     _check_memory(path, len(chosen), *scaled(width, height, short_side))
     # opened again, because frames are scaled while they are decoded
-    with open_video(path, short_side, timeout_s=_TIMEOUT_S) as video:
-        return Source(path, video.frames(chosen), fps)
+    with open_video(path, short_side, timeout_s=_TIMEOUT_S, max_missing=1.0) as video:
+        return Source(path, video.frames(chosen), fps, damage=str(video.damage or ""))
 
 
 def _check_memory(path: Path, frames: int, width: int, height: int) -> None:

@@ -7,7 +7,7 @@ from videos import damaged_files, read_numbers, write_numbered
 
 from softpool3d.config import DataConfig, load_config, override_config
 from softpool3d.datasets.batches import EvalBatches, TrainBatches
-from softpool3d.datasets.decoder import open_video
+from softpool3d.datasets.decoder import DecodeError, open_video
 from softpool3d.datasets.loader import eval_loader, timeline_of, train_loader
 from softpool3d.datasets.manifest import Clip, Manifest
 from softpool3d.datasets.motion import read_motion
@@ -151,10 +151,17 @@ def test_part_of_a_video(tmp_path):
         for clip, expected in (
             (Clip(str(path), 0, 1.0, 3.0), (25, 50)),
             (Clip(str(path), 0), (0, 100)),
-            (Clip(str(path), 0, 90.0, 95.0), (99, 1)),
+            (Clip(str(path), 0, 3.5, 4.05), (88, 12)),  # a frame more than there is: lists round
         ):
             first, timeline = timeline_of(clip, video, whole)
             assert (first, timeline.total) == expected
+        for clip, message in (
+            (Clip(str(path), 0, 90.0, 95.0), r"starts at 90.0 s, and the video is over after 4.00 s"),
+            (Clip(str(path), 0, 4.0), r"starts at 4.0 s, and the video is over after 4.00 s"),
+            (Clip(str(path), 0, 1.0, 4.2), r"ends at 4.2 s, and the video is over after 4.00 s"),
+        ):
+            with pytest.raises(DecodeError, match=message):
+                timeline_of(clip, video, whole)
 
     data = load_config(
         "r3d_softpool", ["data.short_side=64", "data.crop_size=48", "data.train_short_side=[64,64]"]

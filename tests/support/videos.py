@@ -32,9 +32,10 @@ def write_numbered(
     rate: int = 25,
     pix_fmt: str = "yuv420p",
     times: list[int] | None = None,
+    first: int = 0,
     **options: str,
 ) -> Path:
-    """A video of `numbered_frames`; `times`: when each is shown, in frames."""
+    """A video of `numbered_frames`, from number `first` on; `times`: when each is shown, in frames."""
     import av
 
     with av.open(str(path), "w") as container:
@@ -42,7 +43,7 @@ def write_numbered(
         stream.height, stream.width, stream.pix_fmt = 48, 64, pix_fmt
         stream.options = options
         stream.codec_context.thread_count = 3  # slices and so sizes of packets: the same on every machine
-        for number, picture in enumerate(numbered_frames(count)):
+        for number, picture in enumerate(numbered_frames(first + count)[first:]):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             if times:
                 frame.pts, frame.time_base = times[number], 1 / Fraction(rate)
@@ -80,6 +81,34 @@ def rotated(source: Path, target: Path, degrees: int) -> Path:
             if packet.dts is not None:
                 packet.stream = stream
                 new.mux(packet)
+    return target
+
+
+def with_display_matrix(source: Path, target: Path, a: float, b: float, c: float, d: float) -> Path:
+    """The same packets with a display matrix: a stored pixel (x, y) is shown at (a x + c y, b x + d y)."""
+    import av
+
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        one = 1 << 16
+        stream.set_display_matrix([*(round(x * one) for x in (a, b, 0, c, d, 0, 0, 0)), 1 << 30])
+        for packet in old.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                new.mux(packet)
+    return target
+
+
+def zeroed(source: Path, target: Path, packets: range) -> Path:
+    """The same file with the second half of some packets, by their order in the file, overwritten by zeros."""
+    import av
+
+    content = bytearray(source.read_bytes())
+    with av.open(str(source)) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    for place, size in (places[number] for number in packets):
+        content[place + 4 : place + size] = bytes(size - 4)
+    target.write_bytes(content)
     return target
 
 
