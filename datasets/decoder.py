@@ -5,7 +5,7 @@
 
 frame_index.py      which frames there are, and when each is shown
 pyav_reader.py      PyAV: reads nearly everything, leaves out B-frames that nobody wants
-decord_reader.py    decord: the files of which it counts the frames rightly; never faster where we measured
+decord_reader.py    decord: the files that it is known to read exactly (decord_files.py); never faster where we measured
 picture_folder.py   pictures: a folder of frames, or a moving WebP (pictures.py)
 
 Frames count in the order in which they are shown. Open videos inside the worker that reads them.
@@ -116,6 +116,7 @@ class Video:
                 pictures = self._read(unique)
             except DecordFailed:
                 _given_up.add(self.path)
+                self._reader.close()
                 self._reader = self._pyav()
                 pictures = self._read(unique)
         if self.damage is not None:
@@ -148,22 +149,22 @@ class Video:
         """None where decord would give other frames, or none."""
         if not index.decord_is_exact or self.path in _given_up:
             return None
-        if index.may_be_turned and self._is_turned():  # decord turns wrongly, or not at all, where it scales too
+        if not self._is_plain():
             return None
         size = None if self._short_side is None else scaled(index.width, index.height, self._short_side)
         try:
-            reader = DecordReader(self.path, size, self._timeout_s)
-            if reader.num_frames == index.num_frames:
-                return reader
+            keys = np.searchsorted(index.pts, index.key_pts)
+            return DecordReader(self.path, size, self._timeout_s, index.times, keys)
         except DecordFailed:
-            pass
-        _given_up.add(self.path)
-        return None
+            _given_up.add(self.path)
+            return None
 
-    def _is_turned(self) -> bool:
+    def _is_plain(self) -> bool:
+        """Neither turned, mirrored nor interlaced: decord turns some wrongly and others not at all, and mixes the lines
+        of two fields where it scales."""
         with opened(self.path, self._timeout_s) as container:
             frame = next(container.decode(video_stream(container)), None)
-            return frame is not None and orientation_of(frame) != UPRIGHT
+            return frame is not None and orientation_of(frame) == UPRIGHT and not frame.interlaced_frame
 
 
 _timed_out: dict[tuple[str, float], str] = {}  # files, with the limit that they broke, and the reason: not tried again

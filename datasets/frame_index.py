@@ -21,6 +21,8 @@ import numpy as np
 
 from softpool3d.datasets.containers import open_file, open_place
 from softpool3d.datasets.damage import Count, Damage, is_cut_off
+from softpool3d.datasets.decord_files import facts_of, reads_exactly
+from softpool3d.datasets.h264 import key_frame_kind
 from softpool3d.datasets.rate import PROBED, Rate, stream_rate
 from softpool3d.errors import SoftPool3dError, WorkError
 
@@ -56,10 +58,10 @@ class FrameIndex:
     pts: int64 (num_frames,), the presentation timestamps by which decoded frames are recognised, ascending and each
         there once; None where frames have to be counted from the beginning.
     key_pts: int64, presentation timestamps of the key frames, ascending.
-    decord_is_exact: whether decord 0.6 counts these frames as they are shown.
-    may_be_turned: whether the container can ask for a rotation.
+    decord_is_exact: whether decord 0.6 is known to read such a file as PyAV does (decord_files.py).
     damage: what is missing of the file, as far as it is known.
     shown: int64 (num_frames,), the frame that each shows, counted among those that can be decoded; None: itself.
+    refreshes: whether pictures become whole only little by little from a key frame on (H.264's intra refresh).
     """
 
     times: np.ndarray
@@ -69,9 +71,9 @@ class FrameIndex:
     pts: np.ndarray | None
     key_pts: np.ndarray
     decord_is_exact: bool
-    may_be_turned: bool
     damage: Damage
     shown: np.ndarray | None = None
+    refreshes: bool = False
 
     @property
     def num_frames(self) -> int:
@@ -124,7 +126,7 @@ def index_by_decoding(path: str, timeout_s: float = 30.0, promised: FrameIndex |
         else:
             context = stream.codec_context
             times, keys = _seconds(stamps, rate.fps), np.empty(0, np.int64)
-            index = FrameIndex(times, rate, context.height, context.width, None, keys, False, True, damage)
+            index = FrameIndex(times, rate, context.height, context.width, None, keys, False, damage)
     _remember(_identity(path), index)
     return index
 
@@ -297,23 +299,14 @@ def probed_rate(path: str, timeout_s: float = 30.0) -> Rate:
 
 
 def _from_packets(path: str, container) -> FrameIndex | None:
-    """None where the packets do not tell.
-
-    decord 0.6 loses count after a seek where frames that are shown before a key frame are stored behind it (open GOPs:
-    MPEG-2, MPEG-4 part 2 with B-frames, much of HEVC), or where B-frames come in a container that does not say when
-    they are shown (AVI, MPEG). It shows the frames that an edit list hides, and hangs at the first seek in an MPEG
-    transport stream.
-    """
+    """None where the packets do not tell."""
     stream = video_stream(container)
     packets = Packets(path, container, stream)
     context, container_name = stream.codec_context, container.format.name
     reorders = context.has_b_frames
     timed = any(name in container_name for name in ("mp4", "matroska", "flv", "mpegts"))
     told = timed or not reorders
-    plain = context.format is None or context.format.components[0].bits <= 8  # its colours differ in 10 bit
-    plain = plain and context.field_order in (0, 1)  # and in interlaced pictures
-    alone = len(container.streams.video) == 1  # decord has its own idea of which is the default one
-    decord_is_exact = told and plain and alone and container_name != "mpegts"
+    shows_all, closed, refreshes = True, True, False
     pts, keys = [], []
     key = None
     for packet in packets:
@@ -321,18 +314,21 @@ def _from_packets(path: str, container) -> FrameIndex | None:
             told &= not packet.size  # an empty one is the end
             continue
         promised = packets.promises_a_frame(packet)
+        shows_all &= promised
         if not promised and not packet.is_discard:
-            decord_is_exact = False
             told &= packets.codec != "mpeg4"  # it may hold a frame all the same
             continue
-        decord_is_exact &= promised
         if packet.is_keyframe:
             key = packet.pts
             keys.append(key)
+            if packets.codec == "h264":
+                kind = key_frame_kind(memoryview(packet), context.extradata)
+                closed &= kind == "idr"
+                refreshes |= kind == "refresh"
         elif key is None:
             told = False  # whether anything comes out before the first key frame is the decoder's to say
         elif packet.pts < key:
-            decord_is_exact = False
+            closed = False
             told &= len(keys) > 1
         if promised:
             pts.append(packet.pts)
@@ -348,9 +344,9 @@ def _from_packets(path: str, container) -> FrameIndex | None:
         context.width,
         unique,
         np.array(sorted(keys), np.int64),
-        decord_is_exact,
-        container_name != "avi",
+        reads_exactly(facts_of(container, stream, shows_all, closed)),
         packets.damage(rate),
+        refreshes=refreshes,
     )
 
 

@@ -94,12 +94,13 @@ class PyAVReader:
         missing = set(wanted)
         # Intra refresh: encoders say a frame or more too early that a picture is whole; from one key frame to the next
         # it has become so.
-        back = int(self.index.refreshes)
+        back = before = int(self.index.refreshes)
+        latest = int(self.index.key_pts[max(key - before, 0)])
         while True:
             # Where decoding cannot begin here (the decoder holds back what is not whole), at an earlier key frame; at
             # last, at the beginning.
             start = int(self.index.key_pts[key - back]) if key >= back else None
-            for frame in self._frames(start, missing):
+            for frame in self._frames(start, missing, latest):
                 if frame.pts in missing:
                     found[frame.pts] = self._picture(frame)
                     missing.discard(frame.pts)
@@ -109,10 +110,10 @@ class PyAVReader:
                 return None
             back = 2 * back + 1
 
-    def _frames(self, start: int | None, wanted: set[int] | None) -> Iterator:
+    def _frames(self, start: int | None, wanted: set[int] | None, latest: int = 0) -> Iterator:
         """Decoded frames from a seek point on (None: the beginning), as long as some of the timestamps are wanted.
 
-        With `wanted` None it is all frames.
+        With `wanted` None it is all frames. None come where the seek leads behind the key frame `latest`.
         """
         from av.error import InvalidDataError
 
@@ -124,7 +125,7 @@ class PyAVReader:
         context = self._stream.codec_context
         last = max(wanted) if wanted else None
         skipping = "DEFAULT"
-        for packet in self._packets():
+        for packet in self._packets() if start is None else self._packets_from_key_frame(latest):
             if wanted is not None:
                 needed = "DEFAULT" if packet.pts is None or packet.pts in wanted else "NONREF"
                 if needed != skipping:
@@ -134,6 +135,14 @@ class PyAVReader:
                     yield frame
                     if wanted is not None and (not wanted or frame.pts is not None and frame.pts > last):
                         return
+
+    def _packets_from_key_frame(self, latest: int) -> Iterator:
+        """In MPEG streams a seek may lead behind its goal, and MPEG-4 decoders make up what they have not seen."""
+        packets = self._packets()
+        first = next((packet for packet in packets if packet.is_keyframe), None)
+        if first is not None and (first.pts is None or first.pts <= latest):
+            yield first
+            yield from packets
 
     def _packets(self) -> Iterator:
         """To where the file breaks off."""
