@@ -135,7 +135,7 @@ class DataConfig(Section):
     std: Channels = [0.225, 0.225, 0.225]
     num_workers: Annotated[int, Field(ge=0)] = 2
     prefetch: Positive = 2  # batches that each worker has ready
-    decoder: Literal["pyav", "decord"] = "pyav"  # decord falls back on PyAV for files that it counts wrongly
+    decoder: Literal["pyav", "decord"] = "pyav"  # decord reads what it is known to read exactly, PyAV the rest
     # copies of the files, made when they are first read: in memory (of all workers together), or in a folder on a
     # local disk; up to cache_gb
     cache: Literal["none", "memory", "folder"] = "none"
