@@ -3,11 +3,13 @@
 import codecs
 import csv
 import os
+import sys
 
 import pytest
 from layouts import files, texts
 from videos import write_numbered
 
+from softpool3d import cli
 from softpool3d.config import load_config
 from softpool3d.datasets import read_manifests
 from softpool3d.datasets.folder import read_folder
@@ -260,6 +262,23 @@ def test_a_prefix_of_relative_paths_alone_and_where_it_would_do_nothing(tmp_path
     texts(tmp_path, {"manifest/train.csv": "../a/1.mp4 0\n", "manifest/val.csv": "../a/2.mp4 0\n"})
     with pytest.raises(UsageError, match="data.path_prefix: .*manifest is read, whose paths are complete"):
         read_manifests(load_config("r3d_softpool", [*settings, f"data.root={tmp_path}"]).data)
+
+
+def test_prepare_takes_the_prefix_and_writes_paths_that_need_none(tmp_path, monkeypatch):
+    names = [f"ds/{label}{n}.mp4" for label in "ab" for n in range(2)]
+    (tmp_path / "ds").mkdir()
+    for name in names:
+        write_numbered(tmp_path / name, 4)
+    content = "".join(f"{name} {'ab'.index(name[3])}\n" for name in names)
+    texts(tmp_path / "lists", {"train.csv": content, "val.csv": content})
+    command = ["prepare", "folder", "--root", tmp_path / "lists", "--path-prefix", tmp_path]
+    monkeypatch.setattr(sys, "argv", ["softpool3d", *map(str, command)])
+    monkeypatch.setattr(sys.stdout, "reconfigure", lambda **_: None, raising=False)
+    with pytest.raises(SystemExit) as ended:
+        cli.run()
+    assert not ended.value.code
+    data = load_config("r3d_softpool", ["data.dataset=folder", f"data.root={tmp_path / 'lists'}"]).data
+    assert [clip.path for clip in read_manifests(data)["train"].clips] == [str(tmp_path / name) for name in names]
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
