@@ -5,6 +5,7 @@ network.py    what all networks share: stages, features_only, gradient checkpoin
 r3d.py        3D-ResNets on torchvision's blocks           s3d.py, mvit.py   torchvision's S3D and MViTv2
 blocknet.py   X3D, Slow, SlowFast, ... of pytorchvideo     image.py          ResNets, DenseNets for images
 inflate.py    an image network becomes a video network     weights.py        public weights; layouts.py: their formats
+checkpoints.py files of weights as others left them        recognise.py      which network weights belong to
 pooling.py    the places in a network where pooling goes   pools/            the kinds of pooling
 flops.py      counting multiply-adds
 """

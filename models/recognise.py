@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 
 from softpool3d.errors import UsageError
@@ -20,8 +22,7 @@ def recognise(source: Source) -> tuple[tuple[str, ...], str]:
     for name, entry in SPECS.items():
         if entry.is_image or in_blocks != (PYTORCHVIDEO in entry.weights):
             continue
-        with torch.device("meta"):  # shapes alone: a few hundredths of a second
-            network = create(name, 1)
+        network = _shapes(name)
         try:
             fit(network, source, name)
             difference = _other_input(network, source)
@@ -46,9 +47,14 @@ def _other_input(network: Staged, source: Source) -> str:
     return ""
 
 
+@cache
+def _shapes(name: str) -> Staged:
+    """A network without values, which takes a tenth of a second and no memory."""
+    with torch.device("meta"):
+        return create(name, 1)
+
+
 def count_classes(name: str, source: Source) -> int:
     """Outputs of the weights' classifier; 0 where they have none that the network could take."""
-    with torch.device("meta"):
-        network = create(name, 1)
-    weight = classifier_of(source.state, network)
+    weight = classifier_of(source.state, _shapes(name))
     return 0 if weight is None else len(weight)

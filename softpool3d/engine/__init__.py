@@ -13,5 +13,5 @@ meter.py        loss, rate, where time goes           report.py       what a run
 tester.py       a whole test, resumable               results.py      the files and tables of a test
 metrics.py      what scores are worth                 scores.py       scores, and the file that keeps them
 plots.py        pictures of numbers                   devices.py      accelerator, seeds, memory
-interrupt.py    signals as a request
+interrupt.py    signals as a request                  published.py    weights of any origin, ready to use
 """

@@ -114,7 +114,7 @@ def _recognised(path: Path, name: str | None) -> Weights:
     else:
         how = "as it was named"
     outputs = count_classes(name, source)
-    config, clips = _settings(name, source, path, how, outputs)
+    config, clips = settings_of(name, source.layout, path, how, outputs)
     with torch.device("meta"):
         network = build_model(config, max(outputs, 1))
     state, report = fit(network, source, name)
@@ -155,7 +155,7 @@ def _network_of(source: Source, path: Path) -> tuple[str, str]:
     )
 
 
-def _settings(name: str, source: Source, path: Path, how: str, outputs: int) -> tuple[Config, str]:
+def settings_of(name: str, layout: str, path: Path, how: str, outputs: int) -> tuple[Config, str]:
     """The configuration that the weights were published with, and where it stands."""
     if name in _TORCHVISION:
         config = _settings_of_torchvision(name)
@@ -172,7 +172,7 @@ def _settings(name: str, source: Source, path: Path, how: str, outputs: int) -> 
                 "layers; put 8x8 or 4x16 into the file's name, or take it for the first kind: "
                 f"--weights slow_r50:{path}"
             )
-    if source.layout == "hara" and outputs == 400:
+    if layout == "hara" and outputs == 400:
         old = re.match(r"resnet-\d+", path.stem) is not None
         changes = [*changes, *_HARA_2018] if old else changes
         where += (
@@ -181,7 +181,8 @@ def _settings(name: str, source: Source, path: Path, how: str, outputs: int) -> 
             else "; if it is one of Hara's of 2018, whose pixels are scaled otherwise, give it its name back "
             "(resnet-50-kinetics.pth)"
         )
-    fixed = [f"model.name={name}", "model.pool.where=[]", f"name={name}"]
+    # the recipe is for training with our pooling and in bf16; published numbers are the network's own, in fp32
+    fixed = [f"name={name}", f"model.name={name}", "model.pool.where=[]", "train.precision=fp32"]
     config = load_config(f"kinetics400/{recipe}", [*fixed, *changes])
     rate = config.data.sampling_rate
     return config, f"{'each' if rate == 1 else f'one in {rate}'}, {where}"
