@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import unicodedata
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -217,16 +216,26 @@ def _place(clip: Clip) -> Clip:
 
 
 def _targets(manifests: dict[str, Manifest], root: Path, out: Path) -> dict[Clip, str]:
-    """Each clip, without its label -> its copy: no two the same, on disks that do not tell a from A either."""
+    """Each clip, without its label -> its copy: no two the same, on disks that do not tell a from A either.
+
+    Two spellings of one original, as videos/a.mp4 and videos/../videos/a.mp4, have one copy.
+    """
     places = sorted({_place(clip) for manifest in manifests.values() for clip in manifest.clips}, key=repr)
+    originals = {clip: repr((os.path.relpath(clip.path, root), clip.start, clip.end)) for clip in places}
     names = {clip: _name(clip, root) for clip in places}
-    while shared := {name for name, count in Counter(map(_folded, names.values())).items() if count > 1}:
-        for clip, name in names.items():
-            if _folded(name) in shared:
-                place = repr((os.path.relpath(clip.path, root), clip.start, clip.end))
-                digest = hashlib.sha256(place.encode(errors="surrogateescape")).hexdigest()[:8]
-                names[clip] = f"{name.removesuffix('.mp4')}-{digest}.mp4"
+    while shared := _shared(names, originals):
+        for clip in shared:
+            digest = hashlib.sha256(originals[clip].encode(errors="surrogateescape")).hexdigest()[:8]
+            names[clip] = f"{names[clip].removesuffix('.mp4')}-{digest}.mp4"
     return {clip: os.path.join(out, name) for clip, name in names.items()}
+
+
+def _shared(names: dict[Clip, str], originals: dict[Clip, str]) -> list[Clip]:
+    """The clips whose name another original has too."""
+    owners: dict[str, set[str]] = {}
+    for clip, name in names.items():
+        owners.setdefault(_folded(name), set()).add(originals[clip])
+    return [clip for clip, name in names.items() if len(owners[_folded(name)]) > 1]
 
 
 def _name(clip: Clip, root: Path) -> str:

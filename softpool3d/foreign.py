@@ -23,11 +23,6 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def has_control(text: str) -> bool:
-    """Whether a name holds control characters: line ends, escape sequences of terminals."""
-    return re.search(r"[\x00-\x1f\x7f-\x9f]", text) is not None
-
-
 class Shielded:
     """A text stream to a terminal on which names of files cannot act: set titles, fill clipboards, ask for answers.
 
