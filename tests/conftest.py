@@ -8,6 +8,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from gate import (  # noqa: F401 (what begins with pytest_ are hooks)
+    clips_folder,
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+)
 from videos import write_numbered
 
 
@@ -20,10 +27,10 @@ def _home(tmp_path_factory):
 @pytest.fixture(scope="session")
 def real_clips() -> Path:
     """The folder of real video files; a test that needs them says so when it skips."""
-    beside = Path(__file__).parents[1].parent / "shared" / "data" / "clips"
-    folder = Path(os.environ.get("SOFTPOOL3D_CLIPS", beside))
-    if not folder.is_dir():
+    folder = clips_folder()
+    if folder is None:
         pytest.skip("no real clips here: set SOFTPOOL3D_CLIPS to their folder")
+    assert folder.is_dir(), f"SOFTPOOL3D_CLIPS: no folder {folder}"
     return folder
 
 

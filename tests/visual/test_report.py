@@ -1,9 +1,9 @@
 """The page in a browser: it plays, the slider moves all clips, it fits a phone, and the console stays empty."""
 
 import re
-import shutil
 from pathlib import Path
 
+import gate
 import pytest
 from videos import write_numbered
 
@@ -30,7 +30,7 @@ def report(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    path = gate.browser()
     if path is None:
         pytest.skip("no browser here: install chromium")
     with playwright.sync_playwright() as running:

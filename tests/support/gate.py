@@ -1,0 +1,83 @@
+"""What gates a landing looks at beyond failures: how many tests of each marker ran, and that none skips without need.
+
+`pytest --gate` fails where a test skipped though what it needs is here. Without it the same is only printed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+_OF_THE_PROCESSOR = "this processor has no"
+
+
+def browser() -> str | None:
+    """Returns the path of a browser that tests can drive."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+def clips_folder() -> Path | None:
+    """Returns the folder of real clips, where $SOFTPOOL3D_CLIPS names one."""
+    folder = os.environ.get("SOFTPOOL3D_CLIPS")
+    return Path(folder) if folder else None
+
+
+# marker -> whether what its tests need is here
+MARKERS = {
+    "gpu": torch.cuda.is_available,
+    "clips": lambda: clips_folder() is not None,
+    "browser": lambda: browser() is not None,
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--gate", action="store_true", help="fail where a test skips though what it needs is here")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whoever asks for the clips or the browser needs them."""
+    for item in items:
+        for fixture, marker in (("real_clips", "clips"), ("browser", "browser")):
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(marker)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.getoption("--gate") and session.exitstatus == 0 and _found(session.config)[1]:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    ran, needless = _found(config)
+    terminalreporter.write_line("tests that ran: " + ", ".join(f"{ran[name]} {name}" for name in MARKERS))
+    for line in needless:
+        terminalreporter.write_line(line, red=True)
+
+
+def _found(config: pytest.Config) -> tuple[Counter, list[str]]:
+    """How many tests of each marker ran, and what should not have been skipped."""
+    stats = config.pluginmanager.get_plugin("terminalreporter").stats
+    ran = Counter(name for how in ("passed", "failed") for report in stats.get(how, ()) for name in _markers(report))
+    needless = [f"skipped without need: {r.nodeid}: {_reason(r)}" for r in stats.get("skipped", ()) if not _excused(r)]
+    missed = [
+        f"no {name} test ran, though what they need is here" for name in MARKERS if MARKERS[name]() and not ran[name]
+    ]
+    return ran, needless + (missed if config.getoption("--gate") else [])
+
+
+def _markers(report) -> list[str]:
+    return [name for name in MARKERS if name in getattr(report, "keywords", {})]
+
+
+def _excused(report) -> bool:
+    return any(not MARKERS[name]() for name in _markers(report)) or _OF_THE_PROCESSOR in _reason(report)
+
+
+def _reason(report) -> str:
+    return report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
