@@ -4,22 +4,24 @@ An attack that runs code makes a file, the canary. Where an attack could fail fo
 test shows that it works where it is let in.
 """
 
+import ast
 import http.server
 import io
-import json
 import os
 import pickle
-import shlex
-import struct
+import subprocess
 import sys
 import tarfile
 import threading
 import zipfile
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from attacks import Payload, description, evil_program, external, playlist, safetensors, tar
 from videos import write_numbered
 
 from softpool3d.config import load_config
@@ -33,11 +35,16 @@ from softpool3d.datasets.reencode import Encoding, reencode
 from softpool3d.datasets.remote import fetched
 from softpool3d.datasets.ssv2 import read_ssv2
 from softpool3d.datasets.stream import FrameStream
-from softpool3d.engine.checkpoint import describe, load_last_state, load_weights, previous_state
+from softpool3d.engine.checkpoint import load_last_state, load_weights, previous_state, save_weights
 from softpool3d.engine.scores import VideoScores
 from softpool3d.errors import UsageError, WorkError
+from softpool3d.foreign import Shielded
+from softpool3d.inference import timeline_files
 from softpool3d.inference.classifier import Classifier
-from softpool3d.inference.exported import PT2_METADATA, load_exported
+from softpool3d.inference.exported import load_exported
+from softpool3d.inference.timeline import watch
+from softpool3d.inference.trained import SHIPPED
+from softpool3d.tools import _classify_timeline
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -53,36 +60,7 @@ def clip(tmp_path):
     return write_numbered(tmp_path / "clip.mp4", 20)
 
 
-class Payload:
-    """Pickled, it makes a file when it is read."""
-
-    def __init__(self, canary: Path) -> None:
-        self._canary = canary
-
-    def __reduce__(self):
-        return os.system, (f"touch {shlex.quote(str(self._canary))}",)
-
-
-def description(**changes: str) -> dict[str, str]:
-    return {**describe(load_config("r3d_softpool"), ("a", "b")), "frames": "[4, null]", **changes}
-
-
 # --- weights ----------------------------------------------------------------------------------------------------------
-
-
-def evil_program(path: Path, canary: Path) -> Path:
-    """A program of torch.export, one of whose weights is a pickle that runs code."""
-    program, plain = torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),)), io.BytesIO()
-    torch.export.save(program, plain, extra_files={PT2_METADATA: json.dumps(description())})
-    evil = io.BytesIO()
-    torch.save(Payload(canary), evil)
-    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(path, "w") as target:
-        for name in source.namelist():
-            content = source.read(name)
-            if name.endswith("weights_config.json"):
-                content = content.replace(b'"use_pickle": false', b'"use_pickle": true')
-            target.writestr(name, evil.getvalue() if name.endswith("weights/weight_0") else content)
-    return path
 
 
 def test_a_pt2_file_runs_its_code_only_with_trust(run, tmp_path, clip, canary):
@@ -156,12 +134,6 @@ def test_no_pickle_in_a_run_or_in_scores_is_run(tmp_path, canary):
     assert canary.exists()
 
 
-def safetensors(path: Path, metadata: dict[str, str], length: int | None = None) -> Path:
-    header = json.dumps({"__metadata__": metadata}).encode()
-    path.write_bytes(struct.pack("<Q", len(header) if length is None else length) + header)
-    return path
-
-
 def test_safetensors_that_claim_too_much_are_refused(tmp_path):
     path = tmp_path / "weights.safetensors"
     for length in (2**63, 2**40, 99_000_000):
@@ -170,18 +142,6 @@ def test_safetensors_that_claim_too_much_are_refused(tmp_path):
     for changes in ({"config": "[" * 100_000}, {"classes": '{"a": 1}'}, {"classes": "[[1]]"}, {"classes": "[" * 9999}):
         with pytest.raises(UsageError, match="description cannot be read"):
             load_weights(safetensors(path, description(**changes)))
-
-
-def external(location: str) -> bytes:
-    onnx = pytest.importorskip("onnx")
-    weight = onnx.TensorProto(name="w", data_type=1, dims=[6], data_location=onnx.TensorProto.EXTERNAL)
-    for key, value in (("location", location), ("length", "24")):
-        weight.external_data.add(key=key, value=value)
-    ends = [onnx.helper.make_tensor_value_info(name, 1, [6]) for name in "xy"]
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Add", ["x", "w"], ["y"])], "g", ends[:1], ends[1:], [weight])
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
-    onnx.helper.set_model_props(model, description())
-    return model.SerializeToString()
 
 
 def test_an_onnx_file_reads_no_other_file(tmp_path, monkeypatch):
@@ -283,10 +243,6 @@ def server(tmp_path):
         running.handler, running.served = Handler, served
         yield running
         running.shutdown()
-
-
-def playlist(*places: object) -> str:
-    return "#EXTM3U\n#EXT-X-TARGETDURATION:1\n" + "".join(f"#EXTINF:0.8,\n{p}\n" for p in places) + "#EXT-X-ENDLIST\n"
 
 
 def test_a_video_file_opens_no_network_and_no_other_file(tmp_path, server):
@@ -411,16 +367,6 @@ def bsdtar(tmp_path, monkeypatch):
     return make
 
 
-def tar(path: Path, *members: tuple[str, dict]) -> Path:
-    with tarfile.open(path, "w") as file:
-        for name, values in members:
-            member = tarfile.TarInfo(name)
-            for key, value in values.items():
-                setattr(member, key, value)
-            file.addfile(member)
-    return path
-
-
 def test_archives_with_links_and_devices_are_refused(tmp_path, bsdtar):
     secret = tmp_path / "secret"
     secret.write_text("secret")
@@ -499,3 +445,107 @@ def test_an_unpacking_that_was_killed_begins_again(tmp_path, bsdtar):
     assert {path.name for path in (root / "hmdb51_org").iterdir()} == {"wave.rar", "run.rar"}
     assert len(list((root / "splits").iterdir())) == 2 and not any(folder.exists() for folder in left)
     assert archives.unpack_missing(root, known) == []
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def test_names_are_text_in_the_report(run, tmp_path):
+    clip = write_numbered(tmp_path / "clip.mp4", 20)
+    os.replace(clip, odd := tmp_path / "<img src=x onerror=alert(1)> & \"'<b>.mp4")
+    result = run("visualize", odd, "--report", tmp_path / "report.html", "--short-side", 32)
+    assert result.returncode == 0, result.stderr
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "&lt;img src=x" in page and "<img" not in page and "<b>" not in page
+    assert page.count("<script") == page.count("</script")
+
+
+def test_names_are_text_in_subtitles_plots_and_bars(tmp_path):
+    odd = ("$\\frac{a$", "<b>x</b>", "a\n\n00:00:00.000 --> 00:09:00.000\nb", *"cdefg")
+    shipped = load_weights(SHIPPED)
+    save_weights(tmp_path / "odd.safetensors", shipped.state, shipped.config, odd)
+    clip = write_numbered(tmp_path / "$\\frac{x$ {task.id} {0} [red].mp4", 60)
+    classifier = Classifier(tmp_path / "odd.safetensors", "cpu")
+    found = watch(classifier, str(clip), None, None, 1, 0.0)
+    found.segments[:] = [replace(found.segments[0], label=label) for label in odd]
+    for ending in timeline_files.PLOTS:
+        timeline_files.draw_plot(tmp_path / f"plot{ending}", found, 0.0)
+    assert "<b>x" not in (tmp_path / "plot.svg").read_text()
+    for ending in (".vtt", ".srt"):
+        text = timeline_files.rendered(found, ending).decode()
+        assert text.count("\n00:0") == len(odd)
+        assert ("<b>" in text) == (ending == ".srt")  # SRT has no escapes
+    with _classify_timeline._bar(clip.name, 1.0) as bar:
+        bar.add_task("", total=1.0)
+        assert "{task.id} {0} [red].mp4" in bar.columns[0].render(bar.tasks[0]).plain
+
+
+def test_names_do_not_act_on_a_terminal(tmp_path):
+    """A title that is set, a clipboard that is filled, a question that the terminal answers as if it were typed."""
+    said = io.StringIO()
+    shielded = Shielded(said)
+    attacks = (
+        "\x1b]0;title\x07",
+        "\x1b]52;c;cm0gLXJm\x07",
+        "\x1b[6n",
+        "\x1b[c",
+        "\x1bP+q\x1b\\",
+        "\x9b6n",
+        "\x1b[2J",
+        "\x08",
+    )
+    for attack in attacks:
+        shielded.write(attack)
+    assert not {"\x1b", "\x07", "\x08", "\x9b"} & set(said.getvalue()) and "\\x1b]0;title\\x07" in said.getvalue()
+    fine = "Grüße\t\n\r\x1b[1;31mred\x1b[0m\x1b[2K\x1b[1A\x1b[?25l"
+    shielded.writelines([fine])
+    assert said.getvalue().endswith(fine) and shielded.encoding == said.encoding
+    ours, theirs = os.openpty()
+    name = tmp_path / "none\x1b]0;title\x07.mp4"
+    command = [sys.executable, "-c", "from softpool3d.cli import run; run()", "export", "--weights=w", "--out", name]
+    subprocess.run(command, stdout=theirs, stderr=theirs, stdin=subprocess.DEVNULL, cwd=tmp_path)
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError):  # how a terminal ends
+        while block := os.read(ours, 65536):
+            shown += block
+    os.close(ours)
+    assert b"none\\x1b]0;title\\x07.mp4" in shown and b"\x1b]" not in shown
+
+
+# --- the code itself --------------------------------------------------------------------------------------------------
+
+FORBIDDEN = {
+    "eval", "exec", "os.system", "os.popen", "pickle.load", "pickle.loads", "yaml.unsafe_load", "yaml.full_load",
+    "torch.jit.load", "shutil.unpack_archive", "marshal.loads", "urllib.request.urlopen",
+}  # fmt: skip
+HELD = {  # call -> (keyword, what it has to be)
+    "torch.load": ("weights_only", True), "np.load": ("allow_pickle", False), "numpy.load": ("allow_pickle", False),
+    "yaml.load": ("Loader", "_Loader"), "yaml.compose": ("Loader", "_Loader"),
+}  # fmt: skip
+
+
+def test_every_place_that_reads_is_held():
+    """A new torch.load, av.open or subprocess with a shell is found here, whoever writes it."""
+    seen = set()
+    for folder in ("softpool3d", "datasets", "models", "tools"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+                name, where = ast.unparse(call.func), f"{path.relative_to(ROOT)}:{call.lineno}"
+                keywords = {k.arg: getattr(k.value, "value", ast.unparse(k.value)) for k in call.keywords}
+                # what decord's helper process, ours, answers through a pipe of its own
+                ours = path.name == "decord_reader.py" and name == "pickle.loads"
+                assert name not in FORBIDDEN or ours, f"{where}: {name}"
+                assert keywords.get("shell") is not True, f"{where}: a shell"
+                if name in HELD:
+                    keyword, wanted = HELD[name]
+                    assert keywords.get(keyword) == wanted, f"{where}: {name}({keyword}=...)"
+                    seen.add(name)
+                if name == "av.open" and "'w'" not in map(ast.unparse, call.args):
+                    allowed = path.name == "containers.py" or path.name.startswith("_bench")
+                    assert allowed, f"{where}: files are opened by containers.py"
+                    seen.add(name)
+                if name in ("torch.export.load", "torch._inductor.aoti_load_package"):
+                    assert path.name == "exported.py", f"{where}: {name}"
+                    seen.add(name)
+    assert seen >= {"torch.load", "np.load", "yaml.load", "av.open", "torch.export.load"}
