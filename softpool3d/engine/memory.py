@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 
 from softpool3d.config import Config
 from softpool3d.errors import WorkError
@@ -13,17 +14,18 @@ from softpool3d.errors import WorkError
 
 @contextmanager
 def out_of_memory_explained(config: Config, testing: bool = False) -> Iterator[None]:
-    """
+    """Explains a lack of memory, and leaves every other error as it is.
+
     Args:
         testing: and not training, which has other settings to try.
 
     Raises:
-        WorkError: in place of the error of torch's allocators, or of Python's own.
+        WorkError: in place of the error of torch's allocators, or of Python's own, which is its cause.
     """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if type(error) is RuntimeError and "can't allocate memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
             raise
         train, data = config.train, config.data
         if testing:
@@ -32,7 +34,7 @@ def out_of_memory_explained(config: Config, testing: bool = False) -> Iterator[N
                 f"out of memory with test.batch_size={size} clips of {data.num_frames} frames at "
                 f"{data.test_crop_size or data.crop_size} pixels; try test.batch_size={size // 2 or 1}, a smaller "
                 "data.prefetch, or data.num_workers=0; the scores stay the same"
-            ) from None
+            ) from error
         half = max(train.batch_size // 2, 1)
         update = f"train.batch_size={half}"
         if train.global_batch is None:
@@ -41,4 +43,11 @@ def out_of_memory_explained(config: Config, testing: bool = False) -> Iterator[N
             f"out of memory with train.batch_size={train.batch_size} clips of {data.num_frames} frames at "
             f"{data.crop_size} pixels; try {update} (the same update in smaller parts), model.checkpointing=true, or "
             f"a smaller data.crop_size"
-        ) from None
+        ) from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Not every RuntimeError: a kernel's assertion, a missing kernel and a lost process are some too."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return all(isinstance(text, str) for text in error.args) and should_reduce_batch_size(error)
