@@ -10,6 +10,7 @@ is decoded once instead. Time is what the timestamps say: a pause of 30 seconds 
 from __future__ import annotations
 
 import os
+import traceback
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,8 +25,9 @@ from softpool3d.datasets.damage import Count, Damage, is_cut_off
 from softpool3d.datasets.decord_files import facts_of, reads_exactly
 from softpool3d.datasets.h264 import key_frame_kind
 from softpool3d.datasets.rate import PROBED, Rate, stream_rate
-from softpool3d.errors import SoftPool3dError, WorkError
+from softpool3d.errors import DEBUG, SoftPool3dError, WorkError
 
+_COUNTS = ("avi", "asf", "dv", "mxf", "nut", "ogg")  # of frames in order: after a seek, too, each has its time
 _KEPT = 4096  # indices of files read last; one of 300 frames takes 5 KB
 _CUT_S = 0.25  # a file that is shorter than it says by no more than this, or by two frames, is whole
 
@@ -57,11 +59,10 @@ class FrameIndex:
     height, width: as stored, before any rotation.
     pts: int64 (num_frames,), the presentation timestamps by which decoded frames are recognised, ascending and each
         there once; None where frames have to be counted from the beginning.
-    key_pts: int64, presentation timestamps of the key frames, ascending.
+    key_pts: int64, presentation timestamps of the key frames at which decoding can begin, ascending.
     decord_is_exact: whether decord 0.6 is known to read such a file as PyAV does (decord_files.py).
     damage: what is missing of the file, as far as it is known.
     shown: int64 (num_frames,), the frame that each shows, counted among those that can be decoded; None: itself.
-    refreshes: whether pictures become whole only little by little from a key frame on (H.264's intra refresh).
     """
 
     times: np.ndarray
@@ -73,7 +74,6 @@ class FrameIndex:
     decord_is_exact: bool
     damage: Damage
     shown: np.ndarray | None = None
-    refreshes: bool = False
 
     @property
     def num_frames(self) -> int:
@@ -244,7 +244,7 @@ def errors_of(path: str) -> Iterator[None]:
     """Turns whatever a reader raises into a DecodeError that names the file: no file's fault ends the work on others.
 
     FFmpeg's and PyAV's own errors speak for themselves. What else is raised may be a mistake of ours: its type is
-    named, and it stays the DecodeError's cause.
+    named, and `--debug` shows where it came from.
     """
     import av
 
@@ -257,6 +257,8 @@ def errors_of(path: str) -> Iterator[None]:
     except ValueError as error:  # damaged headers: pictures of no size, text in no encoding
         raise DecodeError(path, " ".join(str(error).lower().split())) from error
     except Exception as error:
+        if os.environ.get(DEBUG):
+            traceback.print_exc()
         raise DecodeError(path, f"reading it fails with {type(error).__name__}: {error}") from error
 
 
@@ -305,14 +307,15 @@ def _from_packets(path: str, container) -> FrameIndex | None:
     context, container_name = stream.codec_context, container.format.name
     reorders = context.has_b_frames
     timed = any(name in container_name for name in ("mp4", "matroska", "flv", "mpegts"))
-    told = timed or not reorders
-    shows_all, closed, refreshes = True, True, False
+    told = timed or not reorders and container_name in _COUNTS
+    shows_all = closed = True
     pts, keys = [], []
     key = None
     for packet in packets:
         if packet.pts is None:
             told &= not packet.size  # an empty one is the end
             continue
+        told &= timed or packet.pts == packet.dts  # ASF stores one, and FFmpeg guesses the other
         promised = packets.promises_a_frame(packet)
         shows_all &= promised
         if not promised and not packet.is_discard:
@@ -320,11 +323,10 @@ def _from_packets(path: str, container) -> FrameIndex | None:
             continue
         if packet.is_keyframe:
             key = packet.pts
-            keys.append(key)
-            if packets.codec == "h264":
-                kind = key_frame_kind(memoryview(packet), context.extradata)
-                closed &= kind == "idr"
-                refreshes |= kind == "refresh"
+            kind = key_frame_kind(memoryview(packet), context.extradata) if packets.codec == "h264" else "idr"
+            closed &= kind == "idr"
+            if not keys or kind != "refresh" or reorders:  # without B-frames x264 leaves a column out of its refresh
+                keys.append(key)
         elif key is None:
             told = False  # whether anything comes out before the first key frame is the decoder's to say
         elif packet.pts < key:
@@ -346,7 +348,6 @@ def _from_packets(path: str, container) -> FrameIndex | None:
         np.array(sorted(keys), np.int64),
         reads_exactly(facts_of(container, stream, shows_all, closed)),
         packets.damage(rate),
-        refreshes=refreshes,
     )
 
 

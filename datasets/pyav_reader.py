@@ -92,13 +92,10 @@ class PyAVReader:
         """Pictures of ascending timestamps, none before the key frame's; None if one does not come."""
         found: dict[int, np.ndarray] = {}
         missing = set(wanted)
-        # Intra refresh: encoders say a frame or more too early that a picture is whole; from one key frame to the next
-        # it has become so.
-        back = before = int(self.index.refreshes)
-        latest = int(self.index.key_pts[max(key - before, 0)])
+        back, latest = 0, int(self.index.key_pts[key])
         while True:
-            # Where decoding cannot begin here (the decoder holds back what is not whole), at an earlier key frame; at
-            # last, at the beginning.
+            # Where decoding cannot begin here (intra refresh: the decoder holds back what is not whole), at an earlier
+            # key frame; at last, at the beginning.
             start = int(self.index.key_pts[key - back]) if key >= back else None
             for frame in self._frames(start, missing, latest):
                 if frame.pts in missing:

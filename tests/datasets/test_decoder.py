@@ -43,6 +43,9 @@ CODECS = {
     "av1.mp4": ("libsvtav1", SVTAV1),
     "mjpeg.mov": ("mjpeg", {"strict": "unofficial"}),
     "stream.ts": ("libx264", {"g": "30"}),
+    "h264_refresh_without_bframes.mp4": ("libx264", {"x264-params": "intra-refresh=1:keyint=8:bframes=0"}),
+    "h264_all_keys.wmv": ("libx264", {"g": "1"}),
+    "mpeg4_bframes.ts": ("mpeg4", {"g": "8", "bf": "2", "q": "2"}),
 }
 REMUXED = {
     "edit_list.mp4": {"begin": 0.7},
