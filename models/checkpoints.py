@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from softpool3d.errors import UsageError
-from softpool3d.file_kinds import is_safetensors, what_is
+from softpool3d.file_kinds import is_pickled, is_safetensors, what_is
 from softpool3d.models.layouts import FIRST_LAYERS, State
 
 
@@ -129,7 +129,7 @@ def read_pickle(path: Path) -> Any:
     except Exception as error:  # damaged bytes surface as any of a dozen types
         if what := what_is(path):
             raise UsageError(f"weights: {path} is {what}") from None
-        if isinstance(error, pickle.UnpicklingError):
+        if isinstance(error, pickle.UnpicklingError) and is_pickled(path):
             found = re.search(r"GLOBAL ([\w.]+)", str(error))
             raise UsageError(
                 f"weights: {path} holds Python objects beside tensors, and those are not run "

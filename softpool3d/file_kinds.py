@@ -30,6 +30,13 @@ def is_safetensors(path: Path) -> bool:
     return len(head) == 9 and head[8:] == b"{" and 2 <= int.from_bytes(head[:8], "little") < 100_000_000
 
 
+def is_pickled(path: Path) -> bool:
+    """Whether a file begins as those of torch.save do: with a zip archive's first bytes, or a pickle's."""
+    with path.open("rb") as file:
+        head = file.read(4)
+    return head == b"PK\x03\x04" or head[:1] == b"\x80"
+
+
 def what_is(path: str | Path) -> str:
     """What a file is, and what to do about it, to stand behind "PATH is"; empty if nothing is known of it.
 
@@ -67,7 +74,9 @@ def _archive(path: Path) -> str:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError):
-        return "broken off or damaged: it begins as a file of torch.save and lacks its end; fetch it again"
+        return (
+            "broken off or damaged: it begins as a zip archive, as torch.save writes, and lacks its end; fetch it again"
+        )
     inner = {name.rpartition("/")[2] for name in names}
     if "constants.pkl" in inner:
         return (

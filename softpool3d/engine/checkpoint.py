@@ -185,9 +185,9 @@ def load_state(path: str | Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
         written, version = int(state["softpool3d"]), state.get("version", "an early version")
     except Exception as error:  # damaged bytes surface as any of a dozen types
-        what = what_is(path) or f"damaged ({type(error).__name__})"
         raise Damaged(
-            f"checkpoint {path} is {what}; start anew, or from the run's best.safetensors with model.weights=..."
+            f"checkpoint {path} is damaged ({what_is(path) or type(error).__name__}); start anew, or from the run's "
+            "best.safetensors with model.weights=..."
         ) from None
     if written > STATE_FORMAT:
         raise UsageError(f"checkpoint {path} was written by a newer softpool3d ({version}); update to go on with it")

@@ -19,7 +19,7 @@ from softpool3d.config import Config, load_config
 from softpool3d.datasets.manifest import read_classes
 from softpool3d.engine.checkpoint import Weights, load_weights
 from softpool3d.errors import UsageError
-from softpool3d.file_kinds import is_safetensors
+from softpool3d.file_kinds import is_pickled, is_safetensors, what_is
 from softpool3d.models import build_model
 from softpool3d.models.recognise import count_classes, recognise
 from softpool3d.models.registry import SPECS, spec
@@ -77,15 +77,13 @@ def open_weights(weights: str | Path) -> Weights:
 
 def _is_ours(path: Path) -> bool:
     """Whether it is for `load_weights`, which also says that a file is not there, or is not what its name says."""
-    if not path.is_file() or (path.suffix == ".safetensors" and not is_safetensors(path)):
-        return True
+    if not path.is_file() or not is_safetensors(path):
+        return not path.is_file() or path.suffix == ".safetensors" or not (is_pickled(path) or what_is(path))
     try:
-        if is_safetensors(path):
-            with safe_open(path, "pt") as file:
-                return "softpool3d" in (file.metadata() or {})
+        with safe_open(path, "pt") as file:
+            return "softpool3d" in (file.metadata() or {})
     except (SafetensorError, OSError):
         return True
-    return False
 
 
 def _fetched(weights: str, name: str, trained_on: str) -> Weights:

@@ -18,6 +18,7 @@ from torch import Tensor
 from softpool3d.config import Config
 from softpool3d.engine.checkpoint import read_description
 from softpool3d.errors import UsageError
+from softpool3d.file_kinds import what_is
 from softpool3d.foreign import parse_json
 
 INSTALL = "install it with: pip install 'softpool3d[export]'"
@@ -111,7 +112,9 @@ def _load_onnx(path: Path, device: torch.device) -> tuple[Callable, dict[str, st
     except OSError as error:
         raise UsageError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
     except Exception as error:  # onnxruntime has a type for each of its codes, without a common base
-        raise UsageError(f"{path} is not an ONNX file, or it is damaged ({_first_line(error)})") from None
+        what = what_is(path)
+        what = "" if what.startswith("an ONNX file") else what
+        raise UsageError(f"{path} is {what or f'not an ONNX file, or it is damaged ({_first_line(error)})'}") from None
     name = session.get_inputs()[0].name
 
     def run(clips: Tensor) -> Tensor:
@@ -132,9 +135,8 @@ def _load_pt2(path: Path, device: torch.device) -> tuple[Callable, dict[str, str
             found = next((name for name in names if name.endswith(ending)), None)
             metadata = parse_json(archive.read(found)) if found else {}
     except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise UsageError(
-            f"{path} is not a .pt2 file of torch.export, or it is damaged ({_first_line(error)})"
-        ) from None
+        what = what_is(path) or f"not a .pt2 file of torch.export, or it is damaged ({_first_line(error)})"
+        raise UsageError(f"{path} is {what}") from None
     read_description(metadata, path)  # before anything in it is run
     try:
         if not compiled:

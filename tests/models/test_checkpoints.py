@@ -16,6 +16,7 @@ from torch import nn
 
 from softpool3d.engine.checkpoint import load_state, load_weights
 from softpool3d.errors import UsageError
+from softpool3d.inference.exported import load_exported
 from softpool3d.models import create
 from softpool3d.models.weights import read_weights
 
@@ -219,7 +220,7 @@ KINDS = {
     ),
     "an HTML or XML page, not a file of weights: the download went wrong": lambda p: b"\n<!DOCTYPE html><html>Sign in",
     "empty: its copy or download broke off": lambda p: b"",
-    "broken off or damaged: it begins as a file of torch.save": lambda p: torch_bytes(p)[:-150],
+    "broken off or damaged: it begins as a zip archive": lambda p: torch_bytes(p)[:-150],
     "broken off or damaged: 92 of 4": lambda p: safetensors_bytes(p)[:92],
     "a TorchScript archive, which holds a program": lambda p: zipped(p, "m/constants.pkl", "m/data.pkl", "m/code/a.py"),
     "a package of torch.export or AOTInductor": lambda p: zipped(p, "m/archive_format", "m/data/weights/weight_0"),
@@ -245,7 +246,24 @@ def test_a_file_that_is_something_else_is_named(kind, tmp_path):
     assert f"best.safetensors is {kind}" in str(error.value)
     with pytest.raises(UsageError) as error:
         load_state(tmp_path / "a.pth")
-    assert f"a.pth is {kind}" in str(error.value)
+    assert f"a.pth is damaged ({kind}" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
+def test_an_exported_network_that_is_something_else_is_named(name, tmp_path):
+    if name.endswith(".onnx"):
+        pytest.importorskip("onnxruntime")
+    for kind in list(KINDS)[:4]:
+        (tmp_path / name).write_bytes(KINDS[kind](tmp_path / "made"))
+        with pytest.raises(UsageError) as error:
+            load_exported(tmp_path / name, torch.device("cpu"), trust=True)
+        assert f"{name} is {kind}" in str(error.value)
+
+
+def test_a_video_is_no_file_of_weights(tmp_path):
+    (tmp_path / "clip.mp4").write_bytes(b"\x00\x00\x00\x20ftypisom\x00\x00\x02\x00isomiso2avc1mp41" + bytes(200))
+    with pytest.raises(UsageError, match="clip.mp4 is no file of torch.save, or it is damaged"):
+        read_weights(tmp_path / "clip.mp4", "r3d_18")
 
 
 def test_files_are_read_by_what_they_are(network, tmp_path):
