@@ -11,16 +11,15 @@ from __future__ import annotations
 import difflib
 import math
 import os
-import re
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from softpool3d.errors import UsageError
+from softpool3d.yaml_text import dump, parse_value, read_yaml
 
 PoolKind = Literal["soft", "avg", "max", "lp", "mixed", "stochastic", "blur", "lip", "edscw", "ada", "conv"]
 PoolPlace = Literal["existing", "downsample", "temporal", "head", "attention"]
@@ -277,7 +276,9 @@ class TrainConfig(Section):
             raise ValueError("accumulate follows from global_batch and batch_size; set one of the two")
         cycles = self.multigrid.long_cycles
         if cycles and cycles[-1] > self.epochs:
-            raise ValueError(f"multigrid.long_cycles {cycles} end after the run's {self.epochs} epochs")
+            raise ValueError(
+                f"multigrid.long_cycles {cycles} end after the run's {self.epochs} epochs; set fewer"
+            )
         return self
 
     def update(self, processes: int) -> tuple[int, int]:
@@ -313,7 +314,7 @@ class Config(Section):
     test: TestConfig = TestConfig()
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True, default_flow_style=None)
+        return dump(self.model_dump())
 
     def flat(self) -> dict[str, Any]:
         """Every value by its dotted key, as overrides name it."""
@@ -339,12 +340,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         UsageError: naming the file and line, or the override, of the first mistake.
     """
-    values, origins = read_yaml(find_config(path))
+    values, origins = read_yaml(find_config(path), Config)
     if "variants" in values:
         raise UsageError(f"{path} describes a study: softpool3d study --cfg {path}")
     for override in overrides:
         _apply_override(values, origins, override)
-    return validate(values, origins)
+    config = validate(values, origins)
+    check_schedule(config, origins)
+    _check_pooling(config, overrides)
+    return config
 
 
 def override_config(config: Config, overrides: Sequence[str]) -> Config:
@@ -358,6 +362,54 @@ def override_config(config: Config, overrides: Sequence[str]) -> Config:
     for override in overrides:
         _apply_override(values, origins, override)
     return validate(values, origins)
+
+
+def check_schedule(config: Config, origins: dict[tuple, str] | None = None) -> None:
+    """What a training may not begin with: a learning rate that its epochs do not come to. Weights and runs that are
+    there already are read without this.
+
+    Raises:
+        UsageError: for a warm-up longer than the run, or milestones past its end.
+    """
+    optim, epochs = config.optim, config.train.epochs
+    mistakes, instead, keys = [], [], []
+    if optim.warmup_epochs > epochs:
+        keys.append("warmup_epochs")
+        mistakes.append(f"optim.warmup_epochs={optim.warmup_epochs:g} is longer")
+        instead.append("optim.warmup_epochs=0")
+    if late := [milestone for milestone in optim.milestones if milestone >= epochs]:
+        within = [milestone for milestone in optim.milestones if milestone < epochs]
+        keys.append("milestones")
+        mistakes.append(f"{_list(late)} of optim.milestones would never be reached")
+        instead.append(f"optim.milestones={_list(within)}" if within else "optim.schedule=constant optim.milestones=[]")
+    if mistakes:
+        origin = (origins or {}).get(("optim", keys[0]))
+        raise UsageError(
+            f"{f'{origin}: ' if origin else ''}the learning rate's schedule does not fit into train.epochs={epochs}: "
+            f"{', and '.join(mistakes)}; for a run so short, add {' '.join(instead)}"
+        )
+
+
+def _check_pooling(config: Config, overrides: Sequence[str]) -> None:
+    """A pooling that is asked for has to have a place: the recipes of published networks name none."""
+    asked = next((o for o in overrides if o.startswith("model.pool.") and not o.startswith("model.pool.where=")), None)
+    if asked and not config.model.pool.where:
+        raise UsageError(
+            f"override {asked}: model.pool.where is [], so that the network pools as it was published; say where it "
+            "goes, as in model.pool.where=[existing,downsample]"
+        )
+
+
+def _list(numbers: list[float]) -> str:
+    return f"[{','.join(f'{number:g}' for number in numbers)}]"
+
+
+def differing(configs: Sequence[Config]) -> dict[str, list[Any]]:
+    """The keys that are not the same in all of them, with each one's value, in the order of the file."""
+    flat = [config.flat() for config in configs]
+    keys = list(dict.fromkeys(key for values in flat for key in values))
+    table = {key: [values.get(key) for values in flat] for key in keys}
+    return {key: values for key, values in table.items() if any(value != values[0] for value in values)}
 
 
 def with_what_is_set(config: Config, other: Config) -> Config:
@@ -408,98 +460,12 @@ def pool_config(**values: Any) -> PoolConfig:
         raise UsageError(_explain(error.errors(), values, {}).removeprefix(": ")) from None
 
 
-def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[tuple, str]]:
-    """The values of a file and its `base:`, unchecked; and for each path of keys the file and line where it stands.
-
-    Raises:
-        UsageError: naming the file and line of the first mistake.
-    """
-    if path.resolve() in seen:
-        raise UsageError(f"{path}: `base:` leads in a circle")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        node = yaml.compose(text, Loader=_Loader)
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=_Loader)):
-            raise UsageError(f"{path}: a config has no YAML aliases (*name); use `base:` for what files share")
-        values = yaml.load(text, Loader=_Loader)
-    except OSError as error:
-        raise UsageError(f"cannot read config {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"config {path} is not text in UTF-8 (byte {error.start})") from None
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UsageError(f"{path}:{line}: not valid YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    except (RecursionError, ValueError):  # PyYAML's own limits: depth, and digits of a number
-        raise UsageError(f"{path}: no config is nested so deeply, or has a number so long") from None
-    if values is None:
-        values = {}
-    if not isinstance(values, dict):
-        raise UsageError(f"{path}:1: a config is a mapping of keys to values, this is a {type(values).__name__}")
-    origins: dict[tuple, str] = {}
-    if node is not None:
-        _note_origins(node, (), path, origins)
-    base = values.pop("base", None)
-    if base is None:
-        return values, origins
-    if not isinstance(base, str):
-        raise UsageError(f"{origins[('base',)]}: base: is the name of one YAML file")
-    base_path = path.parent / base
-    if not base_path.is_file():
-        raise UsageError(f"{origins[('base',)]}: base: no file {base_path}")
-    base_values, base_origins = read_yaml(base_path, (*seen, path.resolve()))
-    return _merge(base_values, values), base_origins | origins
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which a key may stand only once, and 1e-4 is a number (YAML 1.1 wants 1.0e-4)."""
-
-    def construct_mapping(self, node, deep=False):
-        seen = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode) or not isinstance(self.construct_object(key), str):
-                raise yaml.MarkedYAMLError(problem="a key has to be a word", problem_mark=key.start_mark)
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"key {key.value} stands here twice", problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-# what YAML 1.1 takes for a date is text here
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_FLOAT = r"^[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$"
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_FLOAT), list("-+0123456789."))
-
-
-def _note_origins(node: yaml.Node, path: tuple, file: Path, origins: dict[tuple, str]) -> None:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            here = (*path, key.value)
-            origins[here] = f"{file}:{key.start_mark.line + 1}"
-            _note_origins(value, here, file, origins)
-
-
-def _merge(base: dict, over: dict) -> dict:
-    merged = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
-
-
 def _apply_override(values: dict[str, Any], origins: dict[tuple, str], override: str) -> None:
     key, equals, text = override.partition("=")
     path = tuple(key.split("."))
     if not equals or not all(path):
         raise UsageError(f"{override!r} is not an override; write key.path=value, as in optim.lr=0.05")
-    try:
-        value = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, RecursionError, ValueError):
-        value = text
+    value = parse_value(text, path, Config)
     target = values
     for part in path[:-1]:
         if not isinstance(target.get(part), dict):

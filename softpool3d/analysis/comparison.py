@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from softpool3d.analysis.folders import RunRecord, differing
+from softpool3d.analysis.folders import RunRecord
+from softpool3d.config import differing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

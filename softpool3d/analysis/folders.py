@@ -9,7 +9,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from softpool3d.config import Config, load_config
+from softpool3d.config import Config
+from softpool3d.engine.run import stored_config
 from softpool3d.errors import UsageError
 from softpool3d.foreign import parse_json
 
@@ -51,7 +52,7 @@ def read_run(folder: str | Path) -> RunRecord:
         record.problem = "it is not the folder of a run (it has no config.yaml)"
         return record
     try:
-        record.config = load_config(record.folder / "config.yaml")
+        record.config = stored_config(record.folder)
         record.epochs = list(_epochs(record.folder / "metrics.csv"))
         record.summary = _summary(record.folder / "summary.json")
         record.parameters, record.num_classes = _sizes(record.folder / "best.safetensors")
@@ -107,11 +108,3 @@ def _sizes(weights: Path) -> tuple[int | None, int | None]:
     except (SafetensorError, OSError, ValueError) as error:
         raise UsageError(f"{weights} is damaged ({error})") from None
     return parameters, len(classes) or None
-
-
-def differing(configs: list[Config]) -> dict[str, list[Any]]:
-    """The keys that are not the same in all of them, with each one's value, in the order of the file."""
-    flat = [config.flat() for config in configs]
-    keys = list(dict.fromkeys(key for values in flat for key in values))
-    table = {key: [values.get(key) for values in flat] for key in keys}
-    return {key: values for key, values in table.items() if any(value != values[0] for value in values)}

@@ -14,10 +14,11 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError, model_validator
 
-from softpool3d.analysis.folders import RunRecord, differing, read_run
-from softpool3d.config import Config, Section, find_config, load_config, read_yaml
+from softpool3d.analysis.folders import RunRecord, read_run
+from softpool3d.config import Config, Section, differing, find_config, load_config
 from softpool3d.engine.run import Run
 from softpool3d.errors import UsageError, WorkError
+from softpool3d.yaml_text import read_yaml
 
 # settings with which a run is still the same one
 _WITHOUT_EFFECT = (
@@ -74,7 +75,7 @@ def load_study(path: str | Path, overrides: list[str] | None = None) -> tuple[St
         UsageError: naming the file and line of the first mistake.
     """
     path = find_config(path)
-    values, origins = read_yaml(path)
+    values, origins = read_yaml(path, Study)
     try:
         study = Study.model_validate(values)
     except ValidationError as error:

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from softpool3d.config import Config, load_config, override_config, with_what_is_set
+from softpool3d.config import Config, load_config, override_config, validate, with_what_is_set
 from softpool3d.errors import UsageError, WorkError
 from softpool3d.files import write_atomically
+from softpool3d.yaml_text import read_yaml
 
 
 class Run:
@@ -60,7 +61,7 @@ class Run:
         folder = Path(folder)
         if not (folder / "config.yaml").is_file():
             raise UsageError(f"--resume: {folder} is not the folder of a run (it has no config.yaml)")
-        config = load_config(folder / "config.yaml")
+        config = stored_config(folder)
         if cfg is not None:
             config = with_what_is_set(config, load_config(cfg))
         return cls(folder), override_config(config, overrides)
@@ -68,7 +69,7 @@ class Run:
     def set_config(self, config: Config) -> None:
         """Takes another configuration down; the one before stays as config.before.yaml."""
         path = self.folder / "config.yaml"
-        if load_config(path) != config:
+        if stored_config(self.folder) != config:
             write_atomically(path, config.to_yaml().encode(), previous=self.folder / "config.before.yaml")
 
     def log(self, row: dict[str, Any]) -> None:
@@ -93,7 +94,18 @@ class Run:
 
     def _write_rows(self) -> None:
         text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(self._rows[-1]), lineterminator="\n")
+        # all rows' columns, the last one's first: a run may be gone on with, with an average of its weights or without
+        columns = dict.fromkeys(column for row in reversed(self._rows) for column in row)
+        writer = csv.DictWriter(text, fieldnames=list(columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows(self._rows)
         write_atomically(self.folder / "metrics.csv", text.getvalue().encode())
+
+
+def stored_config(folder: Path) -> Config:
+    """The configuration of the run that has this folder.
+
+    Raises:
+        UsageError: if it cannot be read.
+    """
+    return validate(*read_yaml(folder / "config.yaml", Config))

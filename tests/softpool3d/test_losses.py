@@ -82,9 +82,10 @@ def test_lists_of_several_labels(several, tmp_path):
 def test_a_run_on_several_labels(several, tmp_path):
     settings = ["data.dataset=folder", f"data.root={several}", "data.num_workers=0", "data.num_frames=4"]
     sizes = ["data.short_side=48", "data.train_short_side=[48,48]", "data.crop_size=48", "model.width=4"]
+    short = ["train.epochs=1", "optim.warmup_epochs=0"]
     config = load_config(
         "r3d_softpool",
-        [*settings, *sizes, "train.epochs=1", "train.mixup=0.2", "test.num_clips=1", f"output={tmp_path / 'runs'}"],
+        [*settings, *sizes, *short, "train.mixup=0.2", "test.num_clips=1", f"output={tmp_path / 'runs'}"],
     )
     batch = next(iter(train_loader(read_manifests_in(several)["train"], config)))
     assert batch.label.shape == (8, 3) and batch.label.dtype == torch.float32

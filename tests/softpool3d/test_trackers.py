@@ -14,6 +14,7 @@ from softpool3d.engine.trainer import train
 from softpool3d.errors import WorkError
 
 TINY = ["data.motion_clips=[8,8,8]", "data.num_workers=0", "model.width=4", "train.batch_size=4", "train.epochs=1"]
+TINY += ["optim.warmup_epochs=0"]
 
 
 @pytest.fixture

@@ -103,6 +103,7 @@ def test_a_read_only_folder(tmp_path):
 
 def test_resume_from_a_damaged_checkpoint(tmp_path):
     tiny = ["data.motion_clips=[8,8,8]", "model.width=4", "train.epochs=1", "data.num_workers=0", "train.batch_size=4"]
+    tiny += ["optim.warmup_epochs=0"]
     result = run("train", "--cfg", "r3d_softpool", f"output={tmp_path}", *tiny)
     assert result.returncode == 0 and "Warning" not in result.stderr, result.stderr
     checkpoint = tmp_path / "r3d_softpool" / "last" / "checkpoint.pt"
