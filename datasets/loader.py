@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import atexit
 import multiprocessing
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import ClassVar
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -26,6 +29,7 @@ from softpool3d.datasets.manifest import Clip, Manifest
 from softpool3d.datasets.multigrid import Multigrid
 from softpool3d.datasets.sampling import Timeline, train_indices, view_indices
 from softpool3d.datasets.transforms import EvalTransform, Recipe, TrainTransform
+from softpool3d.signals import leave_to_parent
 
 _REPLACEMENTS = 20  # unreadable files in a row before a training sample is given up
 
@@ -200,7 +204,7 @@ def _naming(manifest: Manifest, index: int) -> Iterator[None]:
     try:
         yield
     except DecodeError as error:
-        where = f" ({manifest.place(clip)})" if clip.line and (clip.start, clip.end) != (None, None) else ""
+        where = f" ({manifest.where(index)})" if clip.line and (clip.start, clip.end) != (None, None) else ""
         raise DecodeError(clip.path, f"{error.reason}{where}", index) from error
     except Exception as error:
         raise RuntimeError(f"{clip.path} (clip {index}): {type(error).__name__}: {error}") from error
@@ -265,7 +269,7 @@ def eval_loader(
 
 def _loader(clips: Dataset, batches: Sampler, data: DataConfig) -> DataLoader:
     workers = data.num_workers
-    return DataLoader(
+    return Loader(
         clips,
         batch_sampler=batches,
         num_workers=workers,
@@ -280,17 +284,36 @@ def _loader(clips: Dataset, batches: Sampler, data: DataConfig) -> DataLoader:
 
 def start_worker(_: int) -> None:
     """What every process that decodes does first."""
-    # They reach every process of a terminal or a job; the main one decides when the workers stop.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+    leave_to_parent()
     torch.set_num_threads(1)  # one core a worker: resizing must not fight the network for the others
 
 
-@atexit.register
-def _end_workers() -> None:
-    """Where an error keeps a loader alive to the end of the process, multiprocessing would send its workers SIGTERM,
-    which they ignore, and wait for them for ever. torch's handler would take their end for a failure."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for child in multiprocessing.active_children():
-        if child.daemon:
-            child.kill()
+class Loader(DataLoader):
+    """torch's, whose workers end with the process.
+
+    Where an error keeps a loader alive to the end of the process, multiprocessing would send its workers SIGTERM, which
+    they ignore, and wait for them for ever.
+    """
+
+    _workers: ClassVar[WeakSet] = WeakSet()
+
+    def __iter__(self):
+        if not self.num_workers:
+            return super().__iter__()
+        atexit.unregister(_end_workers)
+        atexit.register(_end_workers, os.getpid())
+        others = set(multiprocessing.active_children())
+        batches = super().__iter__()
+        Loader._workers.update(set(multiprocessing.active_children()) - others)
+        return batches
+
+
+def _end_workers(owner: int) -> None:
+    """Kills what is left of the loaders' workers, and no other process of whoever uses us."""
+    if os.getpid() != owner:  # a copy of the process that has them
+        return
+    left = [worker for worker in Loader._workers if worker.is_alive()]
+    if left and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would take their end for a failure
+    for worker in left:
+        worker.kill()

@@ -9,7 +9,7 @@ from softpool3d.config import load_config
 from softpool3d.datasets.damage import Damage
 from softpool3d.datasets.decoder import DecodeError, open_video
 from softpool3d.datasets.loader import eval_loader, train_loader
-from softpool3d.datasets.manifest import Clip, Manifest
+from softpool3d.datasets.manifest import Clip, Manifest, read_manifests_in
 from softpool3d.datasets.reencode import Encoding, encode_copy
 from softpool3d.datasets.stream import FrameStream
 from softpool3d.datasets.verify import bad_files, decode_whole
@@ -138,6 +138,36 @@ def test_a_few_damaged_bytes_of_a_real_encoder(faults):
         times = [time for time, _ in stream]
         assert times == sorted(times) and times[-1] == pytest.approx(1.96)
         assert stream.damage.undecodable_s == pytest.approx(0.4)
+
+
+def test_a_reader_that_fails_ends_nobody_elses_work(run, faults, tmp_path):
+    """PyAV raises IndexError at this file."""
+    good = [write_numbered(tmp_path / f"{n}.mp4", 20) for n in (1, 3)]
+    bad = tmp_path / "2.ts"
+    bad.write_bytes((faults / "damaged.ts").read_bytes())
+    for option in (["--topk", 1], ["--timeline"]):
+        result = run("classify", tmp_path, *option)
+        assert result.returncode == 1 and "Traceback" not in result.stderr
+        assert f"cannot read {bad}: reading it fails with IndexError" in result.stderr
+        assert all(str(path) in result.stdout for path in good)
+    manifest = Manifest(("a", "b"), [Clip(str(path), n % 2) for n, path in enumerate([*good, bad, bad])])
+    batch = next(iter(train_loader(manifest, config_of("train.batch_size=4"))))
+    assert len(batch.video) == 4 and {error.path for error in batch.bad} == {str(bad)}
+    assert list(bad_files([str(path) for path in (*good, bad)], tmp_path / "log.csv", workers=1)) == [str(bad)]
+
+
+def test_times_outside_of_a_file_are_named_with_the_line_of_their_list(run, tmp_path):
+    write_numbered(tmp_path / "a.mp4", 50)
+    rows = ["path,label,start,end", "a.mp4,0,0,1", "a.mp4,1,5,9", "a.mp4,1,1,2.5", "a.mp4,1,1,2"]
+    (tmp_path / "train.csv").write_text("\n".join(rows) + "\n")
+    manifest = read_manifests_in(tmp_path)["train"]
+    bad = {error.index: str(error) for batch in eval_loader(manifest, config_of()) for error in batch.bad}
+    assert bad.keys() == {1, 2}
+    assert "the clip starts at 5.0 s, and the video is over after 2.00 s" in bad[1] and "train.csv:3" in bad[1]
+    assert "the clip ends at 2.5 s" in bad[2] and "train.csv:4" in bad[2]
+    result = run("classify", "--manifest", tmp_path / "train.csv", "--topk", 1)
+    assert result.returncode == 1 and len(result.stdout.splitlines()) == 2
+    assert "a.mp4#t=5,9: the clip starts at 5.0 s" in result.stderr
 
 
 @pytest.mark.parametrize("timeline", [False, True])
