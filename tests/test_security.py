@@ -9,11 +9,13 @@ import http.server
 import io
 import os
 import pickle
+import struct
 import subprocess
 import sys
 import tarfile
 import threading
 import zipfile
+import zlib
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -93,13 +95,17 @@ def test_trust_is_for_pt2_files_alone(run, clip):
     assert result.returncode == 2 and "--trust is for --weights FILE.pt2" in result.stderr
 
 
-@pytest.mark.parametrize("kind", ["torch.save", "before its zip files", "a pickle", "an exported program"])
+@pytest.mark.parametrize(
+    "kind", ["torch.save", "before its zip files", "a pickle", "an exported program", "TorchScript"]
+)
 def test_no_pickle_in_weights_is_run(run, tmp_path, clip, canary, kind):
     path = tmp_path / "weights.pth"
     if kind == "a pickle":
         path.write_bytes(pickle.dumps({"state_dict": Payload(canary)}))
     elif kind == "an exported program":
         evil_program(path, canary)
+    elif kind == "TorchScript":
+        torch.jit.script(torch.nn.Linear(2, 2)).save(path)
     else:
         torch.save({"state_dict": Payload(canary)}, path, _use_new_zipfile_serialization=kind == "torch.save")
     for command in (
@@ -248,7 +254,7 @@ def server(tmp_path):
 def test_a_video_file_opens_no_network_and_no_other_file(tmp_path, server):
     secret, folder = write_numbered(tmp_path / "secret.mp4", 20), tmp_path / "sent"
     folder.mkdir()
-    write_numbered(folder / "beside.mp4", 20)
+    write_numbered(folder / "beside.mp4", 2)
     key = f'#EXTM3U\n#EXT-X-KEY:METHOD=AES-128,URI="{server.address}/key"\n#EXTINF:9,\n{secret}\n#EXT-X-ENDLIST\n'
     mpd = (
         '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" minBufferTime="PT1S" '
@@ -270,7 +276,8 @@ def test_a_video_file_opens_no_network_and_no_other_file(tmp_path, server):
         "reference": f"[Reference]\nRef1={server.address}/asx\n",
     }
     for name, text in texts.items():
-        for ending in (".mp4", ".m3u8", ".ffconcat", ".mpd", ".sdp", ".asx"):
+        own = {"concat": ".ffconcat", "dash": ".mpd", "sdp": ".sdp"}.get(name, ".m3u8")
+        for ending in (".mp4", own):
             path = folder / f"{name}{ending}"
             path.write_text(text)
             for read in (lambda path=path: open_video(path).frames([0]), lambda path=path: list(FrameStream(path))):
@@ -330,6 +337,21 @@ def test_what_is_fetched_comes_by_http_and_fits(tmp_path, server, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: os.terminal_size((0, 0)) and type("Disk", (), {"free": 4 << 20}))
     with pytest.raises(DecodeError, match="half of what is free"), fetched(f"{server.address}/large.mp4"):
         pass
+
+
+def test_a_picture_larger_than_memory_is_refused(tmp_path):
+    header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", b""), (b"IEND", b""))
+    png = b"".join(struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks)
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "frames" / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n" + png)
+    with pytest.raises(DecodeError, match="decompression bomb"), open_video(tmp_path / "frames") as video:
+        video.frames([0])
+
+
+def test_results_are_written_where_they_are_asked_for():
+    for video in ("../../etc/x.mp4", "/etc/x.mp4", "http://h/../../etc/x.mp4?a=/../x.mp4", "a/{name}/x.mp4"):
+        assert _classify_timeline._named(Path("out/{name}.csv"), video) == Path("out/x.csv")
 
 
 def test_copies_are_written_below_their_folder(tmp_path):
@@ -548,4 +570,4 @@ def test_every_place_that_reads_is_held():
                 if name in ("torch.export.load", "torch._inductor.aoti_load_package"):
                     assert path.name == "exported.py", f"{where}: {name}"
                     seen.add(name)
-    assert seen >= {"torch.load", "np.load", "yaml.load", "av.open", "torch.export.load"}
+    assert seen >= {"torch.load", "np.load", "yaml.compose", "av.open", "torch.export.load"}
