@@ -93,9 +93,7 @@ class TrainClips(Dataset):
             return Batch(video, label, torch.full((self.repeats,), index), bad, recipes, damaged)
         return _nothing(bad)
 
-    def _decode(
-        self, clip: Clip, short_side: int, rng: np.random.Generator, frames: float
-    ) -> tuple[list[Tensor], str]:
+    def _decode(self, clip: Clip, short_side: int, rng: np.random.Generator, frames: float) -> tuple[list[Tensor], str]:
         """The clips, and what is missing of the video."""
         with _opened(clip, self.data, short_side, self.cache) as video:
             first, timeline = timeline_of(clip, video, self.data)
@@ -198,8 +196,8 @@ def _opened(clip: Clip, data: DataConfig, short_side: int, cache: FileCache | No
 
 @contextmanager
 def _naming(manifest: Manifest, index: int) -> Iterator[None]:
-    """Errors say which clip they are about: its own file, not a cached copy, its number in the manifest, and the line of
-    the list that names it."""
+    """Makes errors say which clip they are about: its own file, not a cached copy, its number in the manifest, and the
+    line of the list that names its times."""
     clip = manifest.clips[index]
     try:
         yield

@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 from softpool3d.datasets.containers import is_address, open_camera, open_place
 from softpool3d.datasets.damage import MAX_MISSING, Damage
 from softpool3d.datasets.decoder import check_damage, check_file
-from softpool3d.datasets.frame_index import DecodeError, Packets, errors_of, probed_rate, video_stream, with_video
+from softpool3d.datasets.frame_index import DecodeError, errors_of, probed_rate, video_stream, with_video
+from softpool3d.datasets.packets import Packets
 from softpool3d.datasets.rate import stream_rate
 
 Item = TypeVar("Item")
