@@ -7,8 +7,8 @@ motion.py          the embedded data set
 verify.py reencode.py archives.py                      what `softpool3d prepare` does; pool.py runs it on all cores
 cache.py           copies of files that are faster to read
 decoder.py         frames of a file: frame_index.py, pyav_reader.py, decord_reader.py, picture_folder.py (pictures.py);
-                   containers.py opens it, packets.py reads it, rate.py and orientation.py say how it is shown, damage.py
-                   what is missing
+                   containers.py opens it, packets.py reads it, rate.py and orientation.py say how it is shown,
+                   damage.py says what is missing
 stream.py          a file, camera or address read once, from its beginning
 encoder.py         frames to a file
 sampling.py        which frames
