@@ -25,7 +25,11 @@ STAGES = ("stage1", "stage2", "stage3", "stage4")
 
 @dataclass(frozen=True)
 class Heat:
-    """What speaks for a class. heat: float32 (T, H, W) in [0, 1], of the source's frames; 0 where nothing was seen."""
+    """What speaks for a class.
+
+    probability: what `classify` gives for these views.
+    heat: float32 (T, H, W) in [0, 1], of the source's frames; 0 where nothing was seen.
+    """
 
     label: str
     probability: float
@@ -107,7 +111,7 @@ def explain(classifier: Classifier, source: Source, target: str | None = None, s
     clips = crop_views(frames[places.reshape(indices.shape)], data, 1)
     views = [normalize(clip[None].to(classifier.device), data.mean, data.std) for clip in clips]
     with torch.no_grad():
-        probabilities = torch.stack([classifier.model(view)[0].softmax(0) for view in views]).mean(0)
+        probabilities = classifier.average(torch.cat([classifier.model(view) for view in views]))
     chosen = int(probabilities.argmax()) if target is None else classes.index(target)
     maps = torch.stack([grad_cam(classifier.model, view, chosen, stage).cpu() for view in views])
     if not maps.any():

@@ -7,7 +7,7 @@ from torch import nn
 from videos import write_numbered
 
 from softpool3d.config import load_config
-from softpool3d.engine.checkpoint import save_weights
+from softpool3d.engine.checkpoint import load_weights, save_weights
 from softpool3d.inference.classifier import Classifier
 from softpool3d.models import build_model, create
 from softpool3d.models.network import Staged
@@ -16,6 +16,7 @@ from softpool3d.visual.gradcam import explain, grad_cam, overlay
 from softpool3d.visual.source import read_source
 
 CLASSES = ("a", "b", "c")
+OVERRIDES = ["model.width=4", "data.num_frames=4", "model.pool.where=[existing,downsample]", "model.pool.beta=2"]
 
 
 class Bright(Staged):
@@ -58,8 +59,7 @@ def test_every_kind_of_network(name):
 def weights(tmp_path_factory):
     """A tiny network with SoftPool in all places, not trained."""
     torch.manual_seed(0)
-    overrides = ["model.width=4", "data.num_frames=4", "model.pool.where=[existing,downsample]", "model.pool.beta=2"]
-    config = load_config("r3d_softpool", overrides)
+    config = load_config("r3d_softpool", OVERRIDES)
     path = tmp_path_factory.mktemp("weights") / "best.safetensors"
     save_weights(path, build_model(config, len(CLASSES)), config, CLASSES)
     return path
@@ -76,6 +76,30 @@ def test_a_video_is_explained_frame_by_frame(weights, tmp_path):
     coloured = overlay(source.frames, found.heat)
     assert coloured.dtype == torch.uint8 and coloured.shape == source.frames.shape
     assert explain(classifier, source, "c").label == "c"
+
+
+@pytest.mark.parametrize("average", ["softmax", "logits"])
+@pytest.mark.parametrize("loss", ["binary", "cross_entropy"])
+def test_the_probability_is_the_one_that_classify_gives(loss, average, weights, tmp_path):
+    """A network of sigmoids too; one view, which both of them see."""
+    config = load_config("r3d_softpool", [*OVERRIDES, f"optim.loss={loss}", f"test.average={average}"])
+    network = build_model(config, len(CLASSES))
+    network.load_state_dict(load_weights(weights).state)
+    with torch.no_grad():
+        network.fc.bias.copy_(torch.tensor([1.0, -1.0, 0.5]))  # sigmoids that do not sum to 1
+    save_weights(tmp_path / "best.safetensors", network, config, CLASSES)
+    classifier = Classifier(tmp_path / "best.safetensors", "cpu", num_clips=1)
+    source = read_source(write_numbered(tmp_path / "clip.mp4", 13))  # frames of one clip
+    for label in classifier(source.path):
+        assert explain(classifier, source, label.name).probability == pytest.approx(label.probability, abs=1e-5)
+
+
+def test_probabilities_of_several_views_are_averaged_as_in_testing(weights, tmp_path, monkeypatch):
+    classifier, seen = Classifier(weights, "cpu"), []
+    monkeypatch.setattr(classifier, "average", lambda logits: seen.append(logits) or torch.tensor([0.2, 0.7, 0.1]))
+    found = explain(classifier, read_source(write_numbered(tmp_path / "clip.mp4", 37)))
+    assert [tuple(logits.shape) for logits in seen] == [(3, 3)] and found.label == "b"
+    assert found.probability == pytest.approx(0.7)
 
 
 def test_maps_are_those_of_the_layers(weights):
