@@ -5,6 +5,7 @@ Videos come from strangers, and FFmpeg follows what it finds in them: a playlist
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
@@ -16,6 +17,7 @@ _FROM_ADDRESSES = (
     "tcp,tls,udp,udplite"
 )
 _LISTS = frozenset(["concat", "dash", "hls", "imf"])  # FFmpeg's formats whose files hold no video but name others
+_LISTS_BEGIN = (b"ffconcat", b"#EXTM3U", b"<?xml", b"<MPD")
 
 
 def is_address(path: str | os.PathLike) -> bool:
@@ -39,12 +41,23 @@ def open_file(path: str | os.PathLike, timeout_s: float | None = None) -> Any:
 
     # the whole path: FFmpeg takes what stands before a name's first colon for a protocol
     whole = os.path.abspath(path)
-    options = {"protocol_whitelist": _FROM_FILES}
-    container = av.open(whole, options=options, metadata_errors="replace", timeout=timeout_s)
-    if container.format.name in _LISTS:
-        container.close()
-        raise ValueError("it is no video but a list of other files, which are not read for it; name them instead")
-    return container
+    options = {"protocol_whitelist": _FROM_FILES, "format_whitelist": _videos()}
+    try:
+        return av.open(whole, options=options, metadata_errors="replace", timeout=timeout_s)
+    except av.error.ArgumentError:  # also for a format that is not among them
+        with open(whole, "rb") as file:
+            if file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(_LISTS_BEGIN):
+                text = "it is no video but a list of other files, which are not read for it; name them instead"
+                raise ValueError(text) from None
+        raise
+
+
+@functools.cache
+def _videos() -> str:
+    """The formats that a file may have. A list of files is not opened at all: one that names itself never ends."""
+    import av
+
+    return ",".join(name for name in sorted(av.formats_available) if name not in _LISTS)
 
 
 def open_address(address: str, timeout_s: float | None = None) -> Any:
@@ -59,7 +72,7 @@ def open_address(address: str, timeout_s: float | None = None) -> Any:
     scheme = address.partition("://")[0].lower()
     if scheme not in _FROM_ADDRESSES.split(","):
         raise ValueError(f"{scheme}:// is no network that is read; a file on this machine is named by its path alone")
-    options = {"protocol_whitelist": _FROM_ADDRESSES}
+    options = {"protocol_whitelist": _FROM_ADDRESSES, "format_whitelist": f"{_videos()},dash,hls"}
     return av.open(address, options=options, metadata_errors="replace", timeout=timeout_s)
 
 

@@ -254,7 +254,7 @@ def server(tmp_path):
 def test_a_video_file_opens_no_network_and_no_other_file(tmp_path, server):
     secret, folder = write_numbered(tmp_path / "secret.mp4", 20), tmp_path / "sent"
     folder.mkdir()
-    write_numbered(folder / "beside.mp4", 2)
+    write_numbered(folder / "another.mp4", 20)
     key = f'#EXTM3U\n#EXT-X-KEY:METHOD=AES-128,URI="{server.address}/key"\n#EXTINF:9,\n{secret}\n#EXT-X-ENDLIST\n'
     mpd = (
         '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" minBufferTime="PT1S" '
@@ -267,7 +267,8 @@ def test_a_video_file_opens_no_network_and_no_other_file(tmp_path, server):
         "file": playlist(f"file:{secret}"),
         "path": playlist(secret),
         "key": key,
-        "beside": "ffconcat version 1.0\nfile beside.mp4\n",
+        "beside": "ffconcat version 1.0\nfile another.mp4\n",
+        "itself": "ffconcat version 1.0\nfile itself.mp4\n",
         "concat": f"ffconcat version 1.0\nfile '{secret}'\n",
         "concat_net": f"ffconcat version 1.0\nfile '{server.address}/concat.mp4'\n",
         "dash": mpd,
@@ -310,7 +311,15 @@ def test_an_address_opens_no_file(tmp_path, server):
     (server.served / "evil.m3u8").write_text(playlist(f"file:{secret}"))
     with FrameStream(f"{server.address}/fine.m3u8") as stream:
         assert sum(1 for _ in stream) == 20
-    for address in (f"{server.address}/evil.m3u8", f"file://{secret}", f"concat://{secret}", "pipe://0", "fd://0"):
+    (server.served / "itself.mp4").write_text("ffconcat version 1.0\nfile itself.mp4\n")
+    for address in (
+        f"{server.address}/evil.m3u8",
+        f"{server.address}/itself.mp4",
+        f"file://{secret}",
+        f"concat://{secret}",
+        "pipe://0",
+        "fd://0",
+    ):
         with pytest.raises(DecodeError):
             FrameStream(address)
         with pytest.raises((ValueError, OSError)):
