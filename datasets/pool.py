@@ -16,7 +16,10 @@ Job = TypeVar("Job")
 
 
 class Crashed(Exception):
-    """The process that worked on it died: a decoder crashed, or memory ran out."""
+    """The process that worked on a file died of it."""
+
+    def __init__(self) -> None:
+        super().__init__("the process that decoded it died: the decoder crashed, memory ran out, or somebody killed it")
 
 
 def cores() -> int:
@@ -65,6 +68,8 @@ def _results(work: Callable[[Job], Any], jobs: list[Job], workers: int) -> Itera
                     except BrokenProcessPool:
                         queue.append(job)
                         break
+                if not running:  # a worker died that had nothing to do: others go on
+                    break
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 broken = [f for f in done if isinstance(f.exception(), BrokenProcessPool)]
                 for future in set(done) - set(broken):

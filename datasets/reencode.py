@@ -75,7 +75,7 @@ def reencode(
     bad: dict[Clip, str] = {}
     for (clip, *_), result in each(_copy, jobs, "Encoding", workers):
         if isinstance(result, Crashed):
-            bad[clip] = "decoding it crashes the decoder"
+            bad[clip] = str(result)
         elif isinstance(result, DecodeError):
             bad[clip] = result.reason
         elif isinstance(result, Exception):

@@ -61,7 +61,7 @@ def bad_files(
             file.write("\n" if file.tell() else "")  # after what a killed run left of its last line
             for path, checked in each(decode_whole, todo, "Decoding every file", workers):
                 if isinstance(checked, Crashed):
-                    checked = _unreadable("decoding it crashes the decoder")
+                    checked = _unreadable(str(checked))
                 elif isinstance(checked, Exception):
                     checked = _unreadable(f"{type(checked).__name__}: {checked}")
                 results[path] = checked

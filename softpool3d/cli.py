@@ -5,6 +5,7 @@ Torch is imported where work begins, so that --help answers at once.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import traceback
@@ -12,8 +13,10 @@ from collections.abc import Callable
 
 import typer
 
+from softpool3d.engine.interrupt import Interrupted
 from softpool3d.errors import DEBUG, SoftPool3dError, UsageError
 from softpool3d.foreign import Shielded
+from softpool3d.signals import number_of, raised
 from softpool3d.tools import (
     classify,
     compare,
@@ -29,13 +32,9 @@ from softpool3d.tools import (
     visualize,
 )
 
-# OpenMP's idle threads spin for their next piece of work; beside decoding workers, or anybody else's programs, they
-# take the cores that the others need, and a step takes several times as long. Read when torch is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
 _HELP = (
-    "Train video networks with SoftPool, classify files, look at what pooling does. --debug, anywhere on the line, shows "
-    "where an error comes from."
+    "Train video networks with SoftPool, classify files, look at what pooling does. --debug, anywhere on the line, "
+    "shows where an error comes from."
 )
 _VERBS = {
     "prepare": prepare,
@@ -59,15 +58,28 @@ def run() -> None:
     app = typer.Typer(help=_HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     app.callback(invoke_without_command=True)(_version)
     for name, tool in _VERBS.items():
-        app.command(name, no_args_is_help=name not in _NEED_NO_ARGUMENT)(tool.main)
+        app.command(name, no_args_is_help=name not in _NEED_NO_ARGUMENT)(_stoppable(tool.main))
     _guard(app)
 
 
 def run_tool(main: Callable) -> None:
     """Entry point of a file of tools/ that is run as a script."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(main)
+    app.command()(_stoppable(main))
     _guard(app)
+
+
+def _stoppable(main: Callable) -> Callable:
+    """Ctrl-C, where a command has not more to say about it, ends in one sentence too."""
+
+    @functools.wraps(main)
+    def stoppable(*arguments: object, **options: object) -> None:
+        try:
+            main(*arguments, **options)
+        except KeyboardInterrupt as stop:
+            raise Interrupted("stopped", number_of(stop)) from None
+
+    return stoppable
 
 
 def _version(
@@ -98,13 +110,17 @@ def _hint_at_dashes() -> None:
 
 def _guard(app: typer.Typer) -> None:
     """Errors that the user can mend become one sentence and an exit code; anything else is a bug, with traceback."""
+    # OpenMP's idle threads spin for their next piece of work; beside decoding workers, or anybody else's programs, they
+    # take the cores that the others need, and a step takes several times as long. Read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     sys.stdout.reconfigure(errors="replace")  # terminals that lack a letter of a class name still show the rest
     for name in ("stdout", "stderr"):
         if (stream := getattr(sys, name)).isatty():
             setattr(sys, name, Shielded(stream))
     _take_debug()
     try:
-        app()
+        with raised():
+            app()
     except SystemExit as end:
         if end.code == 2:  # the command line is not understood
             _hint_at_dashes()

@@ -22,6 +22,7 @@ from softpool3d.errors import WorkError
 from softpool3d.inference.bulk import Failure, classify_files
 from softpool3d.inference.classifier import Classifier, Prediction
 from softpool3d.inference.labels_file import ResultsFile, record
+from softpool3d.signals import number_of
 
 
 def classify(
@@ -67,9 +68,9 @@ def classify(
                     bar.line(f"note: {result.file}: {result.damage}")
                 show(result)
                 bar.advance()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         then = f"; go on with --resume {out}" if out else ""
-        raise Interrupted(f"stopped: {_counted(counts)}{then}") from None
+        raise Interrupted(f"stopped: {_counted(counts)}{then}", number_of(stop)) from None
     except WorkError as error:
         raise WorkError(f"{error} ({_counted(counts)})") from None
     finally:

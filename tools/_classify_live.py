@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -13,9 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from softpool3d.datasets.decoder import DecodeError
+from softpool3d.engine.interrupt import Interrupted
 from softpool3d.errors import WorkError
 from softpool3d.inference.classifier import Classifier, Label
 from softpool3d.inference.timeline import follow
+from softpool3d.signals import number_of
 
 
 def live(
@@ -49,8 +52,11 @@ def live(
                 else:
                     line = "  ".join(f"{x.probability:6.1%} {x.name}" for x in labels)
                     print(f"{seconds:8.1f} s  {line}", flush=True)
-        except KeyboardInterrupt:
-            print(f"stopped after {seconds:.1f} s, {seen} windows classified", file=sys.stderr)
+        except KeyboardInterrupt as stop:
+            text = f"stopped after {seconds:.1f} s, {seen} windows classified"
+            if number_of(stop) != signal.SIGINT:
+                raise Interrupted(text, number_of(stop)) from None
+            print(text, file=sys.stderr)  # Ctrl-C is how watching ends
             return
         except DecodeError as error:
             if not seen:

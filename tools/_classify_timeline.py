@@ -21,6 +21,7 @@ from softpool3d.files import replacing, write_atomically
 from softpool3d.inference import timeline_files as files
 from softpool3d.inference.classifier import Classifier
 from softpool3d.inference.timeline import VideoTimeline, watch
+from softpool3d.signals import number_of
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ def timelines(make_classifier: Callable[[], Classifier], videos: Sequence[str], 
             failed += 1
             reason = f"cannot read {video}: {explain(error)}" if isinstance(error, DecodeError) else str(error)
             print(f"error: {reason}", file=sys.stderr)
-        except KeyboardInterrupt:
-            raise Interrupted(f"stopped in {video}") from None
+        except KeyboardInterrupt as stop:
+            raise Interrupted(f"stopped in {video}", number_of(stop)) from None
     if failed:
         raise WorkError(f"{failed} of {len(videos)} files could not be classified; {len(videos) - failed} done")
 

@@ -53,6 +53,7 @@ def main(
     from softpool3d.datasets.reencode import reencode as make_copies
     from softpool3d.datasets.verify import bad_files, obviously_bad
     from softpool3d.engine.interrupt import Interrupted
+    from softpool3d.signals import number_of
 
     if reencode and short_side % 2:
         raise UsageError(f"--short-side {short_side} has to be even: H.264 stores colours for squares of 2x2 pixels")
@@ -76,8 +77,8 @@ def main(
             encoding = Encoding(short_side, gop, crf)
             manifests, undecodable = make_copies(manifests, root, out, encoding, workers, **limit)
             bad |= undecodable
-    except KeyboardInterrupt:
-        raise Interrupted("stopped; the same command goes on where it was") from None
+    except KeyboardInterrupt as stop:
+        raise Interrupted("stopped; the same command goes on where it was", number_of(stop)) from None
     _write_lists(folder, manifests, bad, damaged)
     notes = _write_manifest(root, out, folder, manifests, bad, data)
     _report(data, out, folder, manifests, bad, damaged, notes)

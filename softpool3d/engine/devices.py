@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import resource
 import sys
 from datetime import timedelta
 from typing import Any
@@ -19,6 +18,11 @@ from accelerate.utils import InitProcessGroupKwargs
 from softpool3d.config import Config
 from softpool3d.engine.rendezvous import join
 from softpool3d.errors import UsageError, WorkError
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 MEMORY_FORMATS = {"channels_last_3d": torch.channels_last_3d, "contiguous": torch.contiguous_format}
 
@@ -127,8 +131,10 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most that was in use so far: of the GPU's memory, or of this process on a CPU."""
+    """The most that was in use so far: of the GPU's memory, or of this process on a CPU; 0 where nothing tells."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

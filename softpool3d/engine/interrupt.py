@@ -1,7 +1,6 @@
 """Signals as a request: the loop stops at the next safe point, with its state saved.
 
-Ctrl-C (a second one stops at once), SIGTERM (a cluster's end of a job) and SIGUSR1 (its warning some time before that,
-as `#SBATCH --signal=USR1@120` asks for).
+Ctrl-C (a second one stops at once), and whatever else signals.py lists.
 """
 
 from __future__ import annotations
@@ -9,8 +8,7 @@ from __future__ import annotations
 import signal
 
 from softpool3d.errors import SoftPool3dError
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+from softpool3d.signals import STOPPING, forget_terminal, is_ignored
 
 
 class Interrupted(SoftPool3dError):
@@ -29,8 +27,9 @@ class Interrupt:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> Interrupt:
-        for number in _SIGNALS:
-            self._previous[number] = signal.signal(number, self._request)
+        for number in STOPPING:
+            if not is_ignored(number):
+                self._previous[number] = signal.signal(number, self._request)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -39,5 +38,6 @@ class Interrupt:
 
     def _request(self, number: int, _: object) -> None:
         self.requested = number
+        forget_terminal(number)
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)

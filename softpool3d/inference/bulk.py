@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from softpool3d.datasets.decoder import DecodeError
 from softpool3d.datasets.inputs import clip_name, explain
-from softpool3d.datasets.loader import start_worker
+from softpool3d.datasets.loader import Loader, start_worker
 from softpool3d.datasets.manifest import Clip
+from softpool3d.datasets.pool import Crashed
 from softpool3d.datasets.views import Views
 from softpool3d.inference.classifier import Classifier, Prediction
 
@@ -141,13 +142,13 @@ def _decode(reader: _Reader, clips: Iterator[Clip], jobs: int) -> Iterator[_Deco
             except RuntimeError as error:
                 if not _crashed(error):
                     raise
-                yield _Decoded(clip_name(clip), None, "the decoder crashed")
+                yield _Decoded(clip_name(clip), None, str(Crashed()))
 
 
-def _loader(reader: _Reader, clips: Iterable[Clip], jobs: int) -> DataLoader:
+def _loader(reader: _Reader, clips: Iterable[Clip], jobs: int) -> Loader:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of more workers than cores: that is for whoever gave --jobs to decide
-        return DataLoader(
+        return Loader(
             reader,
             sampler=clips,
             batch_size=None,

@@ -186,9 +186,51 @@ def test_uniform_sampling_covers_the_video(tmp_path):
 
 def test_workers_that_live_to_the_end_of_the_process_end_without_a_word():
     code = (
-        "from torch.utils.data import DataLoader\nfrom softpool3d.datasets.loader import start_worker\n"
-        "batches = iter(DataLoader(range(4), num_workers=1, persistent_workers=True, worker_init_fn=start_worker))\n"
+        "from softpool3d.datasets.loader import Loader, start_worker\n"
+        "batches = iter(Loader(range(4), num_workers=1, persistent_workers=True, worker_init_fn=start_worker))\n"
         "print(next(batches))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (result.returncode, result.stdout.strip(), result.stderr) == (0, "tensor([0])", "")
+
+
+def test_workers_that_are_stuck_end_with_the_process():
+    """As where an error keeps a loader alive: without the kill, multiprocessing would wait for them for ever."""
+    code = (
+        "import os, signal, time\n"
+        "from softpool3d.datasets.loader import Loader, start_worker\n"
+        "reading, writing = os.pipe()\n"
+        "class Stuck:\n"
+        "    def __len__(self):\n"
+        "        return 1\n"
+        "    def __getitem__(self, key):\n"
+        "        os.write(writing, b'x')\n"
+        "        time.sleep(600)\n"
+        "batches = iter(Loader(Stuck(), num_workers=1, worker_init_fn=start_worker))\n"
+        "os.read(reading, 1)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_processes_that_are_not_ours_are_left_alone():
+    """A worker process of whoever uses us: at the end it gets its SIGTERM from multiprocessing, and cleans up."""
+    code = (
+        "import multiprocessing, signal, sys, time\n"
+        "from softpool3d.datasets.loader import Loader, start_worker\n"
+        "def work(ready):\n"
+        "    def end(*_):\n"
+        "        print('cleaned up', flush=True)\n"
+        "        sys.exit()\n"
+        "    signal.signal(signal.SIGTERM, end)\n"
+        "    ready.set()\n"
+        "    while True:\n"
+        "        time.sleep(0.1)\n"
+        "fork = multiprocessing.get_context('fork')\n"
+        "ready = fork.Event()\n"
+        "fork.Process(target=work, args=(ready,), daemon=True).start()\n"
+        "ready.wait()\n"
+        "batches = iter(Loader(range(4), num_workers=1, persistent_workers=True, worker_init_fn=start_worker))\n"
+        "next(batches)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "cleaned up\n", "")

@@ -1,8 +1,5 @@
 """What training's options make of the batches that reach the network and the loss, and data sets from their configs."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from layouts import hmdb51, kinetics, short_video, ssv2, ucf101

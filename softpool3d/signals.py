@@ -1,0 +1,78 @@
+"""Signals that ask a program to stop.
+
+Training and testing take them as a request, and stop at the next safe point (engine/interrupt.py). Any other command
+ends as Ctrl-C ends it, so that its temporary files and processes go with it. Processes that work for another one leave
+the decision to that one: a terminal and a cluster send signals to all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+# Ctrl-C; a cluster's end of a job; the terminal was closed; a cluster's warning some time before the end (as
+# `#SBATCH --signal=USR1@120` asks for). Windows knows the first two alone.
+STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
+_HANGUP = getattr(signal, "SIGHUP", None)
+
+
+class Stopped(KeyboardInterrupt):
+    """Another signal than Ctrl-C's asked to stop."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def number_of(stop: KeyboardInterrupt) -> int:
+    """The signal that it was."""
+    return getattr(stop, "number", signal.SIGINT)
+
+
+def is_ignored(number: int) -> bool:
+    """Whether it stays without effect: nohup ignores the terminal's end for what it starts."""
+    return number == _HANGUP and signal.getsignal(number) == signal.SIG_IGN
+
+
+def leave_to_parent() -> None:
+    """Ignores them, in a process that works for another one, which stops it."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def raised() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP raise `Stopped`, as Ctrl-C raises KeyboardInterrupt. A second one ends the process.
+
+    Not under torchrun: it ends processes that wait for each other, where Python does not see signals.
+    """
+    numbers = [n for n in (signal.SIGTERM, _HANGUP) if n is not None and not is_ignored(n)]
+    if "LOCAL_RANK" in os.environ:
+        numbers = []
+
+    def stop(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        forget_terminal(number)
+        raise Stopped(number)
+
+    previous = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def forget_terminal(number: int) -> None:
+    """After SIGHUP, lets go nowhere what is still printed: to write to a terminal that was closed is an error."""
+    if number != _HANGUP:
+        return
+    for descriptor in (1, 2):
+        with suppress(OSError):
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):  # it was a terminal
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)
