@@ -1,0 +1,86 @@
+"""Signals that ask to stop: taken as a request, raised, or left to the parent."""
+
+import fcntl
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+
+import pytest
+
+from softpool3d import signals
+from softpool3d.engine.checkpoint import load_state
+from softpool3d.engine.interrupt import Interrupt
+
+TINY = ["data.motion_clips=[8,8,8]", "data.num_workers=1", "model.width=4", "train.batch_size=4", "train.epochs=300"]
+
+
+@pytest.fixture
+def hangup():
+    """SIGHUP as a shell leaves it, whatever started the tests."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield signal.SIGHUP
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", signals.STOPPING)
+def test_each_is_a_request_while_a_loop_listens_and_what_it_was_afterwards(number, hangup):
+    before = signal.getsignal(number)
+    with Interrupt() as interrupt:
+        assert interrupt.requested == 0
+        signal.raise_signal(number)
+        assert interrupt.requested == number
+    assert signal.getsignal(number) == before
+
+
+def test_what_nohup_started_lives_on_without_its_terminal(hangup):
+    signal.signal(hangup, signal.SIG_IGN)
+    with Interrupt() as interrupt:
+        signal.raise_signal(hangup)
+        assert interrupt.requested == 0
+    with signals.raised():
+        signal.raise_signal(hangup)
+
+
+def test_a_command_that_does_not_listen_ends_as_by_ctrl_c(hangup):
+    for number in (signal.SIGTERM, hangup):
+        before = signal.getsignal(number)
+        with pytest.raises(KeyboardInterrupt) as stop, signals.raised():
+            signal.raise_signal(number)
+        assert signals.number_of(stop.value) == number and signal.getsignal(number) == before
+
+
+def test_the_second_one_ends_the_process():
+    code = (
+        "import signal\nfrom softpool3d import signals\nwith signals.raised():\n    try:\n"
+        "        signal.raise_signal(signal.SIGTERM)\n    except KeyboardInterrupt:\n"
+        "        signal.raise_signal(signal.SIGTERM)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGTERM
+
+
+def test_a_training_saves_when_its_terminal_is_closed(tmp_path):
+    """All of it gets SIGHUP then, and what it prints from there on fails."""
+    ours, theirs = pty.openpty()
+
+    def own_terminal() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    command = [sys.executable, "-m", "softpool3d.tools.train", "--cfg", "r3d_softpool", *TINY, f"output={tmp_path}"]
+    process = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, preexec_fn=own_terminal
+    )
+    os.close(theirs)
+    folder = tmp_path / "r3d_softpool"
+    printed = b""
+    while not (folder / "metrics.csv").is_file():
+        assert process.poll() is None, printed
+        printed += os.read(ours, 4096)
+    os.close(ours)
+    assert process.wait(120) == 128 + signal.SIGHUP, printed
+    rows = (folder / "metrics.csv").read_text().count("\n") - 1
+    state = load_state(folder / "last" / "checkpoint.pt")
+    assert 1 <= rows == state["rows"] <= 299 and (state["clips"] or state["epoch"])
