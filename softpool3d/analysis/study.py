@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from softpool3d.analysis.folders import RunRecord, read_run
 from softpool3d.config import Config, Section, differing, find_config, load_config
+from softpool3d.engine.pretrained import left_open
 from softpool3d.engine.run import Run
 from softpool3d.errors import UsageError, WorkError
 from softpool3d.yaml_text import read_yaml
@@ -125,7 +126,7 @@ def _checked(trial: Trial) -> RunRecord | None:
     if record.problem:
         raise UsageError(f"{trial.folder}: {record.problem}; move it away, and the study trains that run anew")
     for key in differing([trial.config, record.config]):
-        if not key.startswith(_WITHOUT_EFFECT):
+        if not key.startswith((*_WITHOUT_EFFECT, *left_open(trial.config))):
             raise UsageError(
                 f"{trial.folder} is a run with another {key}; move it away, or give the study another output=..."
             )

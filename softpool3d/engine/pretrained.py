@@ -8,6 +8,8 @@ from softpool3d.config import Config
 from softpool3d.datasets.manifest import Manifest
 from softpool3d.models.weights import WeightsReport
 
+_ADOPTED = ("mean", "std")  # of DataConfig
+
 
 def adopt_statistics(config: Config, loaded: WeightsReport) -> tuple[Config, str]:
     """`config` with the weights' data.mean and data.std, but for those that the user has set; and a line that says so.
@@ -18,7 +20,7 @@ def adopt_statistics(config: Config, loaded: WeightsReport) -> tuple[Config, str
     if known is None:
         return config, ""
     lines, adopted = [], {}
-    for key in ("mean", "std"):
+    for key in _ADOPTED:
         ours, theirs = getattr(config.data, key), list(getattr(known, key))
         if key not in config.data.model_fields_set:
             adopted[key] = theirs
@@ -28,6 +30,14 @@ def adopt_statistics(config: Config, loaded: WeightsReport) -> tuple[Config, str
         lines.append(f"  taken from the weights: {', '.join(f'data.{key}={value}' for key, value in adopted.items())}")
     data = config.data.model_copy(update=adopted)
     return config.model_copy(update={"data": data}), "\n".join(lines)
+
+
+def left_open(config: Config) -> list[str]:
+    """The keys that a run of this configuration fills in by itself, from its weights or its data (`choose_loss`)."""
+    keys = ["optim.loss"] if config.optim.loss is None else []
+    if config.model.weights is not None:
+        keys += [f"data.{key}" for key in _ADOPTED if key not in config.data.model_fields_set]
+    return keys
 
 
 def name_classes(manifests: dict[str, Manifest], names: tuple[str, ...]) -> dict[str, Manifest]:

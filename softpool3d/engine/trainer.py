@@ -47,7 +47,7 @@ from softpool3d.engine.processes import Processes
 from softpool3d.engine.progress import Display
 from softpool3d.engine.provenance import write_provenance
 from softpool3d.engine.report import epoch_line, header, metrics_row, show_data, summary_lines
-from softpool3d.engine.resume import begin, finished
+from softpool3d.engine.resume import begin, keep_update, restore, result
 from softpool3d.engine.run import Run
 from softpool3d.engine.schedule import Schedule
 from softpool3d.engine.sharding import layout
@@ -88,9 +88,8 @@ def train(
                 lambda: begin(config, resume, processes.count, auto=auto_resume, force=force_resume)
             )
             if processes.is_first:
-                for line in lines:
-                    console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
-            if auto_resume and run and (summary := processes.first(lambda: finished(run))):
+                _say(console, lines)
+            if state is not None and (summary := processes.first(lambda: result(run, config, state))):
                 if processes.is_first:
                     console.print(
                         f"{run.folder} is finished\n{summary_lines(summary)}",
@@ -102,6 +101,11 @@ def train(
             return _train(config, run, state, console, accelerator, processes, force_resume)
     finally:
         release()
+
+
+def _say(console: Console, lines: list[str]) -> None:
+    for line in lines:
+        console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def _train(
@@ -145,6 +149,10 @@ def _train(
         state["classes"] = list(classes)
         if accelerator.is_main_process:
             console.print(f"{loaded}\n{adopted}".rstrip(), markup=False, highlight=False, soft_wrap=True)
+    # what the run is asked for is written down; what these processes make of it is not
+    asked = config
+    if resumed:
+        config = keep_update(config, state["update_size"], processes.count)
     freeze(model, config.optim.freeze)
     model = convert_norms(model, config.train, accelerator.device)
     model = network = model.to(accelerator.device, memory_format=memory_format)
@@ -170,11 +178,11 @@ def _train(
     check_size(config, batches, manifests["train"])
 
     if run is None:
-        run = processes.first(lambda: Run.create(config))
-    processes.first(lambda: lock(run.folder) or run.set_config(config))
+        run = processes.first(lambda: Run.create(asked))
+    processes.first(lambda: lock(run.folder) or run.set_config(asked))
     # of the weights, and of their average
     networks = {"": network} | ({"_ema": average.module} if average else {})
-    keepers = {suffix: Keeper(run.folder, config, classes, suffix) for suffix in networks}
+    keepers = {suffix: Keeper(run.folder, asked, classes, suffix) for suffix in networks}
     guard = LossGuard(network, config.train, manifests["train"], run.folder, accelerator)
     # all that changes as the run goes on, besides the network and `state` itself
     parts = {"optimizer": pieces.optimizer_part(network, optimizer), "scaler": accelerator.scaler, "guard": guard}
@@ -182,9 +190,9 @@ def _train(
     parts |= {f"keeper{suffix}": keeper for suffix, keeper in keepers.items()}
     parts = {name: part for name, part in parts.items() if part is not None}
     if resumed:
-        for name, part in parts.items():
-            part.load_state_dict(state["parts"][name])
+        anew = restore(parts, optimizer, state, config)
         if processes.is_first:
+            _say(console, anew)
             run.keep_rows(state["rows"])
         elif state["meter"] is not None:
             state["meter"] = torch.zeros_like(state["meter"])  # the first has those of all
@@ -194,7 +202,7 @@ def _train(
         seed_everything(config.seed + rank * 1_000_003 + state["steps"])
     state.update(
         train_clips=len(manifests["train"]),
-        config=config.model_dump(),
+        config=asked.model_dump(),
         processes=world_size,
         update_size=batches.update_size * config.train.repeats,
     )

@@ -18,7 +18,7 @@ from softpool3d.config import load_config
 from softpool3d.engine.checkpoint import load_state, load_weights, save_state
 from softpool3d.engine.devices import make_accelerator
 from softpool3d.engine.lock import lock, release
-from softpool3d.engine.resume import begin
+from softpool3d.engine.resume import begin, keep_update
 from softpool3d.engine.run import Run
 from softpool3d.errors import UsageError
 
@@ -304,8 +304,8 @@ def test_a_changed_configuration_is_compared_with_the_checkpoint_s(tmp_path):
     (run.folder / "config.yaml").write_text(text)
     # an update keeps its clips
     for overrides, processes, update in (((), 4, (8, 1)), (("train.batch_size=2",), 1, (8, 4)), ((), 3, (8, 1))):
-        config, _, lines = going_on(*overrides, processes=processes)
-        assert config.train.update(processes) == update
+        config, state, lines = going_on(*overrides, processes=processes)
+        assert keep_update(config, state["update_size"], processes).train.update(processes) == update
         assert "an update has 8 clips" in lines[0]
     for override in ("train.accumulate=2", "train.global_batch=16"):
         with pytest.raises(UsageError, match=r"clips of an update \(train.global_batch\): 8 -> 16"):
@@ -327,6 +327,10 @@ def test_resume_auto_and_a_restart_by_torchrun_find_the_run(tmp_path, monkeypatc
 
     assert found(auto=True) is None
     first, second = Run.create(config), Run.create(config)
+    assert found(auto=True).folder == second.folder
+    # runs of other names, whose folders look like a third, fourth and fifth run of this one
+    for name in (f"{config.name}-3", f"{config.name}-²", f"{config.name}-04"):
+        Run.create(config.model_copy(update={"name": name}))
     assert found(auto=True).folder == second.folder
     assert found(auto=False) is None
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job 7")

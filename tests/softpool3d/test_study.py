@@ -6,13 +6,14 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import save_file
-from scores import write_data_set
+from scores import write_data_set, write_weights
 
 from softpool3d.analysis.comparison import compare, curve, curves_figure, curves_text, names, picture
 from softpool3d.analysis.folders import read_run
 from softpool3d.analysis.statistics import paired_difference, spread, t_quantile
 from softpool3d.analysis.study import load_study, run_study
 from softpool3d.analysis.study_report import study_page
+from softpool3d.engine.checkpoint import load_state, save_state
 from softpool3d.engine.interrupt import Interrupted
 from softpool3d.engine.trainer import train
 from softpool3d.errors import UsageError, WorkError
@@ -200,3 +201,27 @@ def test_runs_of_the_same_name_are_told_apart(study_file, tmp_path):
     for where in ("one", "two"):
         write_run(tmp_path / where / "run", trials[0].config)
     assert names([read_run(tmp_path / where / "run") for where in ("one", "two")]) == ["one/run", "two/run"]
+
+
+def test_a_study_takes_up_runs_that_filled_in_what_was_left_open(tmp_path, study_file):
+    """The mean and std of their weights, the loss of clips with several labels; by another number of processes too."""
+    root = write_data_set(tmp_path / "data", train=4, val=2, test=2)
+    weights = write_weights(tmp_path / "weights.safetensors", root, "data.mean=[0.5,0.4,0.3]", "model.pool.kind=avg")
+    small = ["data.dataset=folder", f"data.root={root}", "data.num_frames=4", "data.sampling_rate=1", "device=cpu"]
+    small += ["data.short_side=32", "data.train_short_side=[32,32]", "data.crop_size=32", "data.num_workers=0"]
+    small += ["train.epochs=1", "train.batch_size=2", "test.num_clips=1", f"model.weights={weights}"]
+    _, trials = load_study(study_file, small)
+    assert run_study(trials[:1], train, lambda text: None) == {}
+    folder = trials[0].folder
+    config = read_run(folder).config
+    assert config.data.mean == [0.5, 0.4, 0.3] != trials[0].config.data.mean
+    text = (folder / "config.yaml").read_text()
+    assert "loss: null" in text
+    (folder / "config.yaml").write_text(text.replace("loss: null", "loss: binary"))  # as several labels leave it
+    state = load_state(folder / "last" / "checkpoint.pt")
+    save_state(folder / "last" / "checkpoint.pt", {**state, "processes": 2})  # a part of it was done elsewhere
+    (folder / "summary.json").touch()
+    assert run_study(trials[:1], lambda *_: pytest.fail("it is finished"), lambda text: None) == {}
+    _, changed = load_study(study_file, [*small, "data.mean=[0.5,0.5,0.5]"])
+    with pytest.raises(UsageError, match="tiny-soft-seed0 is a run with another data.mean; move it away"):
+        run_study(changed[:1], lambda *_: pytest.fail("nothing is to be trained"), lambda text: None)
