@@ -23,20 +23,26 @@ def choose_loss(config: Config, train: Manifest) -> Config:
 def build_loss(config: Config, train: Manifest, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
     """Mean loss of logits (N, C) and targets: int64 (N,), or float (N, C), a share of each class.
 
-    cross_entropy: of softmax; several labels of a clip share its target equally (arXiv 1805.00932).
+    Every clip's loss depends on that clip alone, and the mean is over their number: batches of an update, weighted by
+    theirs, add up to the loss of all its clips at once. torch would divide by the batch's own sum of class weights.
+
+    cross_entropy: of softmax; several labels of a clip share its target equally (arXiv 1805.00932). Class weights are
+        scaled so that their mean over the labels of the training split is 1.
     binary: of a sigmoid for each class, mean over clips, sum over classes divided by their number.
 
     Raises:
-        UsageError: for class weights that are not one a class.
+        UsageError: for class weights that are not one a class, or 0 for every label there is.
     """
     smoothing, classes = config.optim.label_smoothing, len(train.classes)
     weights = _class_weights(config, train)
-    weights = None if weights is None else weights.to(device)
+    if weights is not None:
+        weights = (weights if config.optim.loss == "binary" else _scaled(weights, train)).to(device)
 
     def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
         if target.ndim == 2 and train.multi_label:
             target = target / target.sum(1, keepdim=True).clamp_min(1e-12)
-        return F.cross_entropy(logits.float(), target, weights, label_smoothing=smoothing)
+        total = F.cross_entropy(logits.float(), target, weights, reduction="sum", label_smoothing=smoothing)
+        return total / len(logits)
 
     def binary(logits: Tensor, target: Tensor) -> Tensor:
         target = F.one_hot(target, classes) if target.ndim == 1 else target
@@ -56,9 +62,17 @@ def _class_weights(config: Config, train: Manifest) -> Tensor | None:
     chosen, classes = config.optim.class_weights, len(train.classes)
     if chosen is None:
         return None
-    if chosen == "balanced":  # so that every class counts the same over all clips; mean over clips is 1
+    if chosen == "balanced":  # so that every class counts the same over all clips
         counts = train.class_counts()
         return torch.from_numpy(counts.sum() / (classes * counts.clip(min=1))).float()
     if len(chosen) != classes:
         raise UsageError(f"optim.class_weights has {len(chosen)} numbers and the data set {classes} classes")
     return torch.tensor(chosen)
+
+
+def _scaled(weights: Tensor, train: Manifest) -> Tensor:
+    counts = torch.from_numpy(train.class_counts()).float()
+    mean = (counts * weights).sum() / counts.sum().clamp_min(1)
+    if not mean:
+        raise UsageError("optim.class_weights are 0 for every class that has training clips: nothing would be learned")
+    return weights / mean

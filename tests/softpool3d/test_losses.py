@@ -8,6 +8,7 @@ import torch
 from videos import write_numbered
 
 from softpool3d.config import load_config
+from softpool3d.datasets.batches import TrainBatches
 from softpool3d.datasets.loader import train_loader
 from softpool3d.datasets.manifest import Clip, Manifest, read_manifests_in, write_manifests
 from softpool3d.engine.evaluator import view_probabilities
@@ -32,13 +33,61 @@ def test_cross_entropy_with_weights_smoothing_and_soft_targets():
     assert torch.allclose(loss_of(SINGLE)(logits, label), nll[range(5), label].mean())
     smooth = 0.9 * nll[range(5), label] + 0.1 * nll.mean(1)
     assert torch.allclose(loss_of(SINGLE, "optim.label_smoothing=0.1")(logits, label), smooth.mean())
-    weights = torch.tensor([4 / 9, 4 / 3, 4 / 3])  # 4 clips, 3 classes, 3 + 1 + 0 clips
-    weighted = (weights[label] * nll[range(5), label]).sum() / weights[label].sum()
+    weights = torch.tensor([2 / 3, 2.0, 2.0])  # 4 clips, 3 + 1 + 0 of the classes: (3 * 2/3 + 2) / 4 = 1
+    weighted = (weights[label] * nll[range(5), label]).sum() / 5
     assert torch.allclose(loss_of(SINGLE, "optim.class_weights=balanced")(logits, label), weighted)
+    assert torch.allclose(loss_of(SINGLE, "optim.class_weights=[1,3,3]")(logits, label), weighted)
+    assert torch.allclose(loss_of(SINGLE, "optim.class_weights=[10,30,30]")(logits, label), weighted)
     soft = torch.rand(5, 3).softmax(1)
     assert torch.allclose(loss_of(SINGLE)(logits, soft), (soft * nll).sum(1).mean())
     with pytest.raises(UsageError, match="optim.class_weights has 2 numbers and the data set 3 classes"):
         loss_of(SINGLE, "optim.class_weights=[1,2]")
+    with pytest.raises(UsageError, match="optim.class_weights are 0 for every class that has training clips"):
+        loss_of(SINGLE, "optim.class_weights=[0,0,1]")
+
+
+SMOOTH, WEIGHTS = "optim.label_smoothing=0.1", "optim.class_weights=[0.1,3,1]"
+
+
+@pytest.mark.parametrize(
+    ("manifest", "target", "overrides"),
+    [
+        (SINGLE, "labels", []),
+        (SINGLE, "labels", [WEIGHTS]),
+        (SINGLE, "labels", [WEIGHTS, SMOOTH]),
+        (SINGLE, "mixed", [WEIGHTS, SMOOTH]),
+        (SINGLE, "labels", [WEIGHTS, SMOOTH, "optim.loss=binary"]),
+        (SINGLE, "mixed", [WEIGHTS, SMOOTH, "optim.loss=binary"]),
+        (SEVERAL, "several", [WEIGHTS, SMOOTH]),
+        (SEVERAL, "several", [WEIGHTS, SMOOTH, "optim.loss=cross_entropy"]),
+    ],
+)
+def test_an_update_is_the_same_in_one_batch_in_several_and_in_several_processes(manifest, target, overrides):
+    """Ten clips, at once, and as `TrainBatches` deals them out: accumulated, to 2 processes, to 3 of which some get fewer."""
+    generator = torch.Generator().manual_seed(0)
+    clips, network = torch.randn(10, 4, generator=generator), torch.nn.Linear(4, 3)
+    targets = {
+        "labels": torch.tensor([0, 0, 1, 0, 2, 0, 0, 1, 0, 0]),
+        "mixed": torch.rand(10, 3, generator=generator).softmax(1),
+        "several": torch.randint(2, (10, 3), generator=generator).float(),
+    }[target]
+    criterion = loss_of(manifest, *overrides)
+
+    def value_and_gradient(world_size, accumulate):
+        network.zero_grad()
+        value = 0
+        for rank in range(world_size):
+            batches = TrainBatches(10, 10, 0, rank, world_size, accumulate)
+            for step, keys in enumerate(batches):
+                places = [key.index for key in keys]
+                loss = criterion(network(clips[places]), targets[places]) * batches.weight(step) / world_size
+                loss.backward()
+                value += loss.detach()
+        return value, network.weight.grad.clone()
+
+    whole = value_and_gradient(1, 1)
+    for world_size, accumulate in ((1, 2), (1, 3), (2, 1), (2, 2), (3, 2)):
+        torch.testing.assert_close(value_and_gradient(world_size, accumulate), whole, rtol=1e-5, atol=1e-7)
 
 
 def test_binary_loss_of_several_labels():

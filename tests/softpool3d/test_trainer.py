@@ -166,6 +166,7 @@ def test_accumulated_batches_are_one_large_batch(tmp_path, monkeypatch):
         "optim.clip_grad_norm=0",
         "optim.schedule=constant",
         "optim.lr=0.1",
+        "optim.class_weights=[1,2,3,4,5,6,7,8]",
         "data.motion_clips=[16,8,8]",
     ]
     for whole, parts in (("8", ("4", "2")), ("16", ("4", "3"))):
