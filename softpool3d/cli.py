@@ -55,11 +55,16 @@ _NEED_NO_ARGUMENT = ("models", "doctor")
 
 def run() -> None:
     """Entry point of the console command."""
-    app = typer.Typer(help=_HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-    app.callback(invoke_without_command=True)(_version)
+    _guard(app())
+
+
+def app() -> typer.Typer:
+    """The command with all its verbs."""
+    made = typer.Typer(help=_HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    made.callback(invoke_without_command=True)(_version)
     for name, tool in _VERBS.items():
-        app.command(name, no_args_is_help=name not in _NEED_NO_ARGUMENT)(_stoppable(tool.main))
-    _guard(app)
+        made.command(name, no_args_is_help=name not in _NEED_NO_ARGUMENT)(_stoppable(tool.main))
+    return made
 
 
 def run_tool(main: Callable) -> None:

@@ -1,0 +1,396 @@
+"""Options of the verbs that other tests do not see: each is given, and what comes of it is looked at; where the work is
+done by a function whose own tests see the argument, what that function is told."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scores import CLASSES, write_data_set, write_weights
+from videos import write_numbered
+
+from softpool3d.config import load_config
+from softpool3d.datasets import reencode, verify
+from softpool3d.engine import tester, trainer
+from softpool3d.engine.run import Run
+from softpool3d.engine.scores import Scores, VideoScores
+from softpool3d.errors import WorkError
+from softpool3d.inference import classifier, exporter
+from softpool3d.inference.exporter import export_weights
+from softpool3d.tools import _classify_files, _classify_live, _classify_timeline
+
+
+class Told:
+    """Takes the place of a function, notes how it was called, and ends the command."""
+
+    def __init__(self, monkeypatch, owner, name):
+        self.calls = []
+
+        def noted(*arguments, **settings):
+            self.calls.append((arguments, settings))
+            raise WorkError("enough")
+
+        monkeypatch.setattr(owner, name, noted)
+
+    @property
+    def last(self):
+        return self.calls[-1]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_data_set(tmp_path_factory.mktemp("options") / "data", train=4, val=2, test=5)
+
+
+@pytest.fixture(scope="module")
+def weights(data, tmp_path_factory):
+    return write_weights(tmp_path_factory.mktemp("weights") / "best.safetensors", data)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return write_numbered(tmp_path_factory.mktemp("clip") / "clip.mp4", 40)
+
+
+# --- train, test, study ----------------------------------------------------------------------------------------------
+
+
+def test_train_hands_on_what_to_go_on_with(run, tmp_path, monkeypatch):
+    told = Told(monkeypatch, trainer, "train")
+    assert run("train", "--cfg", "r3d_softpool", "optim.lr=0.25").stderr == "error: enough\n"
+    (config, resumed), settings = told.last
+    assert config == load_config("r3d_softpool", ["optim.lr=0.25"]) and resumed is None
+    assert settings == {"auto_resume": False, "force_resume": False}
+    run("train", "--cfg", "r3d_softpool", "--resume", "auto", "seed=3")
+    assert told.last[0][0].seed == 3 and told.last[1]["auto_resume"]
+    old = Run.create(load_config("r3d_softpool", [f"output={tmp_path}", "optim.lr=0.25", "seed=5"]))
+    (tmp_path / "new.yaml").write_text("optim:\n  lr: 0.125\n")
+    run("train", "--resume", old.folder, "--cfg", tmp_path / "new.yaml", "--force-resume", "train.epochs=77")
+    (config, resumed), settings = told.last
+    assert (config.seed, config.optim.lr, config.train.epochs) == (5, 0.125, 77)
+    assert resumed.folder == old.folder and settings == {"auto_resume": False, "force_resume": True}
+    assert run("train", "--cfg", "r3d_softpool", "--print-config").returncode == 0 and len(told.calls) == 3
+
+
+def test_test_tests_what_it_is_told_to(run, weights, tmp_path, monkeypatch):
+    told = Told(monkeypatch, tester, "test")
+    assert run("test", "--weights", weights).returncode == 1
+    (subject, *rest), _ = told.last
+    assert (subject.weights, subject.config.test.num_clips, *rest) == (str(weights), 2, None, None, False)
+    out = tmp_path / "out"
+    run("test", "--weights", weights, "--split", "val", "--out", out, "--overwrite", "test.num_clips=7")
+    (subject, *rest), _ = told.last
+    assert subject.config.test.num_clips == 7 and rest == ["val", out, True]
+    (tmp_path / "a.yaml").write_text(tester.subject_of_weights(weights, []).config.to_yaml())
+    run("test", "--cfg", tmp_path / "a.yaml", f"model.weights={weights}", "data.sampling_rate=2")
+    (subject, *_), _ = told.last
+    assert subject.config.data.sampling_rate == 2 and subject.classes == CLASSES
+
+
+def test_study_says_what_there_is_and_writes_its_page(run, tmp_path, monkeypatch):
+    from softpool3d.analysis import study
+
+    (tmp_path / "tiny.yaml").write_text("name: tiny\nmodel:\n  width: 4\n")
+    text = "title: One\noutput: runs\nseeds: [0]\nnetworks: [tiny.yaml]\nreference: soft\n"
+    text += "variants:\n  soft: [model.pool.kind=soft]\n  max: [model.pool.kind=max]\n"
+    (tmp_path / "study.yaml").write_text(text)
+    told = Told(monkeypatch, study, "run_study")
+    base = ["study", "--cfg", tmp_path / "study.yaml", f"output={tmp_path / 'mine'}"]
+    dry = run(*base, "--dry-run")
+    assert dry.returncode == 0 and not told.calls and not (tmp_path / "mine").exists()
+    assert dry.stdout.splitlines() == [
+        f"{tmp_path / 'mine'}/tiny-{kind}-seed0: to be trained" for kind in ("soft", "max")
+    ]
+    assert run(*base, "train.epochs=9", "--out", tmp_path / "page.md").returncode == 1
+    (trials, *_), _ = told.last
+    assert [trial.config.train.epochs for trial in trials] == [9, 9]
+    assert "0 of 2 runs are finished" in (tmp_path / "page.md").read_text() and not (tmp_path / "mine").exists()
+    run(*base)
+    assert "0 of 2 runs are finished" in (tmp_path / "mine" / "study.md").read_text()
+
+
+# --- ensemble, compare -----------------------------------------------------------------------------------------------
+
+
+def test_ensemble_takes_the_mean_and_the_videos_asked_for(run, tmp_path):
+    one, two = [[0.6, 0.3, 0.1], [0.2, 0.2, 0.6]], [[0.1, 0.6, 0.3], [0.1, 0.8, 0.1]]
+    for name, probabilities, videos in (("a", one, ("v0", "v1")), ("b", two, ("v0", "v1")), ("c", two, ("v1", "v2"))):
+        scores = Scores(torch.tensor(probabilities), torch.tensor([0, 0]), torch.arange(2))
+        VideoScores(scores, videos, ("x", "y", "z"), {"dataset": "folder", "split": "test"}).save(
+            tmp_path / f"{name}.npz"
+        )
+
+    def together(*arguments):
+        found = run("ensemble", *arguments, "--out", tmp_path / "out", "--overwrite")
+        assert found.returncode == 0, found.stderr
+        return VideoScores.load(tmp_path / "out" / "scores.npz")
+
+    a, b, c = (tmp_path / f"{name}.npz" for name in "abc")
+    first, second = torch.tensor(one), torch.tensor(two)
+    torch.testing.assert_close(together(a, b, "--weights", "1,3").scores.probabilities, (first + 3 * second) / 4)
+    product = (first * second).sqrt()
+    geometric = together(a, b, "--mean", "geometric").scores.probabilities
+    torch.testing.assert_close(geometric, product / product.sum(1, keepdim=True))
+    assert run("ensemble", a, c).returncode == 2
+    assert together(a, c, "--common").videos == ("v1",)
+
+
+def test_compare_puts_the_runs_in_order(run, tmp_path):
+    results = {"a": (0.5, 0.3, 30.0), "b": (0.7, 0.2, 10.0), "c": (0.6, 0.4, 20.0)}
+    for name, (val, top1, seconds) in results.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(load_config("r3d_softpool", [f"name={name}"]).to_yaml())
+        (tmp_path / name / "metrics.csv").write_text(f"epoch,train_loss,val_top1\n1,2.0,{val}\n")
+        summary = {"val_top1": val, "test_top1": top1, "seconds": seconds, "tested_on": "test"}
+        (tmp_path / name / "summary.json").write_text(json.dumps(summary))
+    table, folders = tmp_path / "table.csv", [tmp_path / name for name in "cab"]
+    for sort, order in (("given", "cab"), ("val", "bca"), ("test", "cab"), ("seconds", "bca")):
+        found = run("compare", *folders, "--sort", sort, "--out", table, "--overwrite")
+        assert found.returncode == 0, found.stderr
+        assert [line.split(",")[0] for line in table.read_text().splitlines()[1:]] == list(order), sort
+    assert run("compare", *folders, "--out", table).returncode == 2  # it is there
+    found = run("compare", *folders[1:], "--sort", "test", "--out", table, "--overwrite")
+    assert [line.split(",")[0] for line in table.read_text().splitlines()[1:]] == ["a", "b"]
+
+
+# --- prepare ---------------------------------------------------------------------------------------------------------
+
+
+def test_prepare_hands_on_how_to_check_and_copy(run, tmp_path, monkeypatch):
+    for label in "ab":
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for number in range(5):
+            (tmp_path / "data" / label / f"{number}.mp4").write_bytes(b"x")
+    checks, copies = Told(monkeypatch, verify, "bad_files"), Told(monkeypatch, reencode, "reencode")
+    base = ["prepare", "folder", "--root", tmp_path / "data", "--max-missing", 0.25, "--workers", 3]
+    assert run(*base, "--verify", "--out", tmp_path / "out").returncode == 1
+    (paths, log, workers), limits = checks.last
+    assert len(paths) == 10 and log == tmp_path / "out" / "manifest" / "checked.csv" and workers == 3
+    assert limits["max_missing"] == 0.25 and not copies.calls
+    assert run(*base, "--reencode", "--short-side", 100, "--gop", 5, "--crf", 30).returncode == 1
+    (_, root, out, encoding, workers), limits = copies.last
+    assert (root, out) == (tmp_path / "data", tmp_path / "data-100px") and len(checks.calls) == 1
+    assert (encoding.short_side, encoding.gop, encoding.crf) == (100, 5, 30)
+    assert workers == 3 and limits["max_missing"] == 0.25
+    run(*base, "--reencode", "--out", tmp_path / "copies")
+    assert copies.last[0][2] == tmp_path / "copies"
+
+
+def test_prepare_takes_the_official_split_asked_for(run, tmp_path):
+    from layouts import hmdb51
+
+    root = hmdb51(tmp_path / "hmdb51")
+    found = run("prepare", "hmdb51", "--root", root, "--split", 2)
+    assert found.returncode == 0, found.stderr
+    assert (root / "manifest-split2" / "train.csv").is_file() and not (root / "manifest-split1").exists()
+    assert "data.official_split=2" in found.stdout
+
+
+def test_copies_are_as_small_as_their_quality(tmp_path):
+    """crf reaches the encoder: noise of quality 40 takes less than a fifth of the room of quality 10."""
+    from softpool3d.datasets.encoder import write_video
+    from softpool3d.datasets.manifest import Clip
+
+    noise = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), np.uint8)
+    write_video(tmp_path / "a.mp4", noise, 25, crf=5)
+    sizes, noisy = {}, Clip(str(tmp_path / "a.mp4"), 0)
+    for crf in (10, 40):
+        reencode.encode_copy(noisy, str(tmp_path / f"{crf}.mp4"), reencode.Encoding(64, 8, crf))
+        sizes[crf] = (tmp_path / f"{crf}.mp4").stat().st_size
+    assert sizes[40] < sizes[10] / 5
+
+
+# --- classify --------------------------------------------------------------------------------------------------------
+
+
+def test_classify_hands_on_how_to_run_the_network(run, clip, weights, monkeypatch):
+    told = Told(monkeypatch, classifier, "Classifier")
+    options = ["--views", 4, "--crops", 3, "--device", "cpu", "--precision", "bf16", "--compile", "--max-missing", 0.4]
+    assert run("classify", clip, "--weights", weights, *options).returncode == 1
+    (given, device), settings = told.last
+    assert (given, device) == (str(weights), "cpu")
+    assert settings == {
+        **{"num_clips": 4, "num_crops": 3, "precision": "bf16", "compile": True, "trust": False, "max_missing": 0.4}
+    }
+    run("classify", clip, "--weights", "a.pt2", "--trust")
+    assert told.last[1]["trust"] and told.last[0][0] == "a.pt2"
+    assert [told.last[1][key] for key in ("num_clips", "num_crops", "precision", "compile")] == [
+        None,
+        None,
+        None,
+        False,
+    ]
+
+
+def test_classify_takes_the_views_asked_for(run, clip, weights):
+    for options, views in (([], 2), (["--views", 3], 3), (["--views", 3, "--crops", 3], 9)):
+        found = run("classify", clip, "--weights", weights, "--json", *options)
+        assert json.loads(found.stdout)["views"] == views, found.stderr
+
+
+@pytest.mark.parametrize(("jobs", "files", "processes"), [([], 1, 0), ([], 2, None), (["--jobs", 5], 2, 5)])
+def test_classify_decodes_in_the_processes_asked_for(run, clip, weights, monkeypatch, jobs, files, processes):
+    from softpool3d.datasets.pool import cores
+
+    told = Told(monkeypatch, _classify_files, "classify_files")
+    found = run("classify", *[clip, clip.parent / "other.mp4"][:files], "--weights", weights, "--topk", 2, *jobs)
+    assert found.returncode == 1
+    assert told.last[0][2:] == (max(1, cores()) if processes is None else processes, 2)
+
+
+def test_classify_hands_on_how_to_slide_and_what_to_watch(run, clip, weights, monkeypatch):
+    told = Told(monkeypatch, _classify_timeline, "watch")
+    options = ["--window", "1500ms", "--hop", "0.25", "--smooth", 5, "--min-score", 0.9]
+    assert run("classify", clip, "--weights", weights, "--timeline", *options).returncode == 1
+    (_, video, *rest), _ = told.last
+    assert video == str(clip) and rest[:4] == [1.5, 0.25, 5, 0.9]
+    run("classify", clip, "--weights", weights, "--timeline")
+    assert told.last[0][2:6] == (None, None, 3, 0.5)
+    told = Told(monkeypatch, _classify_live, "follow")
+    watching = (
+        (["--camera", 7], (7, None, None, True)),
+        (["--stream", "rtsp://a", "--window", 2, "--hop", "1m"], ("rtsp://a", 2.0, 60.0, False)),
+        (["--stream", "rtsp://a", "--live"], ("rtsp://a", None, None, True)),
+    )
+    for options, expected in watching:
+        run("classify", "--weights", weights, *options)
+        assert told.last[0][1:] == expected
+
+
+def test_live_labels_are_as_many_as_asked_for(run, weights, monkeypatch):
+    def two(*_):
+        yield 1.0, torch.tensor([0.2, 0.5, 0.3])
+        yield 2.0, torch.tensor([0.7, 0.1, 0.2])
+
+    monkeypatch.setattr(_classify_live, "follow", two)
+    found = run("classify", "--camera", 0, "--weights", weights, "--topk", 2, "--json")
+    assert [[x["label"] for x in json.loads(line)["labels"]] for line in found.stdout.splitlines()] == [
+        [CLASSES[1], CLASSES[2]],
+        [CLASSES[0], CLASSES[2]],
+    ]
+
+
+# --- visualize, explain, export --------------------------------------------------------------------------------------
+
+
+def test_visualize_shows_the_part_and_the_poolings_asked_for(run, clip, tmp_path):
+    part = ["--start", 0.4, "--seconds", 0.2, "--short-side", 24]
+    pooled = ["--kernel", "1,2,3", "--pools", "soft,max", "--beta", "3,7"]
+    found = run("visualize", clip, "--out", tmp_path / "a.png", *part, *pooled)
+    assert found.returncode == 0, found.stderr
+    assert "original 5x24x32; soft, beta 3 5x12x10; soft, beta 7 5x12x10; max 5x12x10; 0.2 s" in found.stdout
+    whole = run("visualize", clip, "--out", tmp_path / "b.png", "--pools", "max", "--repeat", 2)
+    assert "original 40x48x64; max 20x24x32, 10x12x16; 1.6 s" in whole.stdout
+    late = run("visualize", clip, "--out", tmp_path / "c.png", "--start", 5)
+    assert late.returncode == 2 and "--start 5.0: " in late.stderr and "ends after 1.56 s" in late.stderr
+
+
+def test_visualize_lays_out_as_asked_for(run, clip, tmp_path):
+    def size(*options):
+        found = run("visualize", clip, "--out", tmp_path / "a.mp4", "--overwrite", "--pools", "avg", *options)
+        assert found.returncode == 0, found.stderr
+        from softpool3d.datasets.decoder import open_video
+
+        with open_video(tmp_path / "a.mp4") as video:
+            return tuple(video.frames([0]).shape[2:])
+
+    beside, below = size("--seconds", 0.2), size("--seconds", 0.2, "--below")
+    assert beside[1] > 1.5 * below[1] and below[0] > 1.4 * beside[0]
+    widths = {}
+    for columns in (2, 4):
+        found = run("visualize", clip, "--out", tmp_path / f"{columns}.png", "--pools", "avg", "--columns", columns)
+        assert found.returncode == 0, found.stderr
+        widths[columns] = Image.open(tmp_path / f"{columns}.png").width
+    assert widths == {2: 2 * 68 - 4, 4: 4 * 68 - 4}
+
+
+def test_visualize_measures_only_where_asked_for(run, clip, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = run("visualize", clip, "--measure", "--pools", "avg", "--seconds", 0.4)
+    assert found.returncode == 0 and "PSNR" in found.stdout and not list(tmp_path.iterdir())
+    assert "PSNR" not in run("visualize", clip, "--pools", "avg", "--seconds", 0.4).stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["clip_pooled.mp4"]
+
+
+def test_explain_looks_where_asked_for(run, clip, weights, tmp_path, monkeypatch):
+    from softpool3d.visual import gradcam
+
+    asked, real = [], gradcam.explain
+
+    def noted(made, source, label, stage):
+        asked.append((made.device.type, tuple(source.frames.shape), label, stage))
+        return real(made, source, label, stage)
+
+    monkeypatch.setattr(gradcam, "explain", noted)
+    base = ["explain", clip, "--weights", weights]
+    found = run(*base, "--out", tmp_path / "a.png", "--class", CLASSES[1], "--stage", "stage2", "--device", "cpu",
+                "--seconds", 0.4, "--short-side", 24)  # fmt: skip
+    assert found.returncode in (0, 1)
+    assert asked == [("cpu", (10, 3, 24, 32), CLASSES[1], "stage2")]
+    widths = {}
+    for channels in (2, 3):
+        maps = ["--method", "features", "--out", tmp_path / "maps.png", "--overwrite", "--channels", channels]
+        found = run(*base, *maps)
+        assert found.returncode == 0, found.stderr
+        widths[channels] = Image.open(tmp_path / "maps.png").width
+    assert widths == {2: 2 * 116 - 4, 3: 3 * 116 - 4}
+    names = found.stdout.strip().rpartition("poolings: ")[2].split(", ")
+    assert len(names) > 1
+    found = run(*base, *maps, "--layers", f"*{names[-1]}")
+    assert found.stdout.strip().endswith(f"1 poolings: {names[-1]}")
+
+
+def test_export_hands_on_what_to_write(run, weights, tmp_path, monkeypatch):
+    told = Told(monkeypatch, exporter, "export_weights")
+    out = tmp_path / "a.pt2"
+    assert run("export", "--weights", weights, "--out", out).returncode == 1
+    assert told.last[0] == (str(weights), "torchexport", out, False, 1e-4)
+    run("export", "--weights", weights, "--out", tmp_path / "a.onnx")
+    assert told.last[0][1] == "onnx"
+    out.write_text("old")
+    run("export", "--weights", weights, "--out", out, "--to", "aoti", "--plain", "--tolerance", 0.5, "--overwrite")
+    assert told.last[0] == (str(weights), "aoti", out, True, 0.5)
+
+
+def test_the_tolerance_of_an_export_is_the_one_given(data, tmp_path, monkeypatch):
+    weights = write_weights(tmp_path / "a.safetensors", data, "model.width=8", "model.pool.where=[head]")
+    monkeypatch.setattr(exporter, "_difference", lambda *_: 0.01)
+    monkeypatch.setattr(exporter, "_ATTEMPTS", exporter._ATTEMPTS[:1])
+    with pytest.raises(WorkError, match="1.0e-02 of the largest, and 5e-03 is allowed"):
+        export_weights(weights, "torchexport", tmp_path / "a.pt2", plain=True, tolerance=0.005)
+    assert export_weights(weights, "torchexport", tmp_path / "a.pt2", plain=True, tolerance=0.02).difference == 0.01
+
+
+def test_the_network_runs_in_the_precision_asked_for(weights):
+    """bf16 keeps eight bits: its logits are other numbers than fp32's, and equal them to a hundredth."""
+    clips = torch.randint(0, 256, (1, 3, 4, 32, 32), dtype=torch.uint8)
+    made = {name: classifier.Classifier(weights, "cpu", precision=name) for name in (None, "fp32", "bf16")}
+    types, logits = {}, {}
+    for name, one in made.items():
+        layer = one.model.fc
+        layer.register_forward_hook(lambda _, inputs, output, name=name: types.update({name: output.dtype}))
+        logits[name] = one.predictor(clips)
+    assert types == {None: torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16}
+    assert torch.equal(logits[None], logits["fp32"]) and not torch.equal(logits["bf16"], logits["fp32"])
+
+
+def test_a_compiled_network_is_one(weights, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda network, **settings: asked.append(settings) or network)
+    classifier.Classifier(weights, "cpu", compile=True)
+    assert asked == [{"dynamic": False}]
+    classifier.Classifier(weights, "cpu")
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("average", ["softmax", "logits"])
+def test_the_classifier_averages_views_as_its_weights_say(data, tmp_path, average):
+    made = classifier.Classifier(write_weights(tmp_path / "a.safetensors", data, f"test.average={average}"))
+    logits = torch.tensor([[2.0, 0.0, -1.0], [-3.0, 1.0, 0.5]])
+    expected = logits.softmax(1).mean(0) if average == "softmax" else logits.mean(0).softmax(0)
+    torch.testing.assert_close(made.average(logits), expected)
+    views = SimpleNamespace(duration=1.0, damage="")
+    best = made.prediction(logits, None, views, 0.0, 1)
+    assert best.score == pytest.approx(float(expected.max())) and best.label == CLASSES[int(expected.argmax())]
