@@ -5,19 +5,20 @@ from __future__ import annotations
 import atexit
 import hashlib
 import os
+import secrets
 import shutil
 import tempfile
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from softpool3d.errors import WorkError
 
 if TYPE_CHECKING:
     from softpool3d.config import DataConfig
 
-_PREFIX = "softpool3d-cache-"
+_PREFIX, _LOCK = "softpool3d-cache-", "owner"
 
 
 class FileCache:
@@ -57,7 +58,7 @@ class FileCache:
                 return original
         except OSError:
             return original  # whoever reads it says what is wrong
-        partial = copy.with_name(f"{copy.name}.{os.getpid()}")
+        partial = copy.with_name(f"{copy.name}.{secrets.token_hex(8)}")  # containers have the same process numbers
         try:
             copy.parent.mkdir(exist_ok=True)
             shutil.copyfile(original, partial)
@@ -101,29 +102,49 @@ def make_cache(data: DataConfig) -> FileCache | None:
 
 @lru_cache
 def _folder_in_memory() -> Path:
-    """A folder of this process's own where files are kept in memory, removed at its end; one for all its loaders."""
+    """A folder of this process's own where files are kept in memory, removed at its end; one for all its loaders.
+
+    Whose it is says the lock of a file in it, which the system gives up when its process ends, and not a process's
+    number: containers that share /dev/shm have the same numbers for different processes.
+    """
     base = Path("/dev/shm")
     if not os.access(base, os.W_OK):
         base = Path(tempfile.gettempdir())
     for left in base.glob(f"{_PREFIX}*"):  # by processes that were killed
-        if not _alive(left.name.removeprefix(_PREFIX).partition("-")[0]):
+        if _is_abandoned(left):
             shutil.rmtree(left, ignore_errors=True)
-    owner = os.getpid()
-    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{owner}-", dir=base))
+    folder, owner = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base)), os.getpid()
+    lock = (folder / f".{_LOCK}").open("w", encoding="ascii")
+    _try_lock(lock)
+    (folder / f".{_LOCK}").rename(folder / _LOCK)  # so that nobody finds it without its lock
 
     def remove() -> None:
         if os.getpid() == owner:  # not at the end of its forked workers
             shutil.rmtree(folder, ignore_errors=True)
+            lock.close()
 
     atexit.register(remove)
     return folder
 
 
-def _alive(pid: str) -> bool:
+def _is_abandoned(folder: Path) -> bool:
+    """Whether nobody holds its lock. One without a lock is left alone: it may be about to get it."""
     try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
+        with (folder / _LOCK).open("r+", encoding="ascii") as lock:
+            return _try_lock(lock)
+    except OSError:  # somebody else's, or without
         return False
-    except (PermissionError, ValueError):
-        pass  # somebody else's
+
+
+def _try_lock(file: IO[str]) -> bool:
+    """False if another process holds it, or the system has no locks, and so nothing is known to be abandoned.
+
+    The lock is also that of the processes that were forked from its owner, and read there: it goes with the last.
+    """
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        return False
     return True

@@ -12,7 +12,7 @@ from charts import CHART, COLUMNS, FORMULAS, ROWS, decoders, patches, write_char
 from videos import damaged_files, read_numbers, rotated, write_audio_only, write_numbered
 
 from softpool3d.datasets import pool
-from softpool3d.datasets.cache import FileCache
+from softpool3d.datasets.cache import FileCache, _folder_in_memory
 from softpool3d.datasets.decoder import open_video
 from softpool3d.datasets.frame_index import DecodeError
 from softpool3d.datasets.manifest import Clip, Manifest
@@ -270,6 +270,34 @@ def test_a_cache_in_memory_goes_with_its_process(tmp_path):
     assert result.returncode == 0, result.stderr
     place = result.stdout.strip()
     assert place != str(file) and not os.path.exists(os.path.dirname(place))
+
+
+_OWNER = (
+    "import sys\nfrom softpool3d.config import DataConfig\nfrom softpool3d.datasets.cache import make_cache\n"
+    "print(make_cache(DataConfig(cache='memory')).folder, flush=True)\nsys.stdin.read()"
+)
+
+
+def test_a_cache_in_memory_is_left_alone_while_its_process_lives_and_goes_when_it_was_killed(monkeypatch):
+    """Also of a process whose number says nothing here, as in another container that shares the folder."""
+    import subprocess
+    import sys
+
+    owner = subprocess.Popen([sys.executable, "-c", _OWNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    folder = Path(owner.stdout.readline().strip())
+
+    def no_such_process(*_):
+        raise ProcessLookupError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "kill", no_such_process)
+        _folder_in_memory.__wrapped__()
+    assert folder.is_dir()
+    owner.kill()
+    owner.wait()
+    assert folder.is_dir()
+    mine = [_folder_in_memory.__wrapped__() for _ in range(2)]
+    assert not folder.exists() and all(one.is_dir() for one in mine)
 
 
 # --- names of copies -------------------------------------------------------------------------------------------------
