@@ -163,6 +163,40 @@ def test_a_configuration_s_network():
     assert inflated.eval()(torch.randn(1, 3, 8, 64, 64)).shape == (1, 5)
 
 
+def test_each_key_of_the_model_reaches_its_network():
+    def made(*overrides):
+        return build_model(config("model.width=8", "model.pool.where=[head]", *overrides), 5)
+
+    assert made().stem[0].out_channels == 8 and made("model.width=12").stem[0].out_channels == 12
+    assert type(made()).__name__ == "R3D" != type(made("model.name=x3d_xs", "data.crop_size=32")).__name__
+    assert (made().dropout.p, made("model.dropout=0.3").dropout.p) == (0, 0.3)
+    assert not made().checkpointing and made("model.checkpointing=true").checkpointing
+    x = torch.randn(1, 64, 2, 3, 3)
+    flat = x.flatten(2)
+    softly = {beta: ((beta * flat).softmax(2) * flat).sum(2) for beta in (1, 3)}
+    powers = {p: flat.abs().pow(p).mean(2).pow(1 / p) for p in (2, 3)}
+    for overrides, expected in {
+        (): softly[1],
+        ("model.pool.beta=3",): softly[3],
+        ("model.pool.kind=max",): flat.amax(2),
+        ("model.pool.kind=avg",): flat.mean(2),
+        ("model.pool.kind=lp",): powers[2],
+        ("model.pool.kind=lp", "model.pool.p=3"): powers[3],
+    }.items():
+        torch.testing.assert_close(made(*overrides).avgpool(x).flatten(1), expected)
+    assert made("model.pool.beta=learnable").avgpool.beta.requires_grad
+    for where, place in (("downsample", "downsample"), ("head", "head"), ("existing", "head")):  # it pools there alone
+        assert {change.place for change in made(f"model.pool.where=[{where}]").pooling} == {place}
+    temporal = made("model.pool.where=[temporal]", "model.pool.temporal=[stage2,stage3]")
+    assert [change.name for change in temporal.pooling] == ["stage2", "stage3"]
+    image = ["model.name=resnet18", "model.inflate=true", "model.pool.where=[existing]"]
+    assert isinstance(made(*image).conv1, torch.nn.Conv3d)
+    assert [made(*image, *more).maxpool.kernel_size for more in ([], ["model.pool.paper_stem=true"])] == [
+        (1, 3, 3),
+        (1, 2, 2),
+    ]
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
