@@ -177,6 +177,11 @@ class DataConfig(Section):
             raise ValueError(f"split {self.split} has to sum to 1, with parts above 0 for train and val")
         return self
 
+    @property
+    def tested_crop(self) -> int:
+        """Pixels of the crops that evaluation, testing, labels and exported networks see."""
+        return self.test_crop_size or self.crop_size
+
 
 class OptimConfig(Section):
     name: str = "sgd"  # any of torch.optim, in lower case: sgd, adamw, rmsprop, ...; or of timm: lamb, lion, ...
@@ -257,7 +262,7 @@ class TrainConfig(Section):
     )
     norm_clips: Positive = 8  # split: clips of a part
     precise_norm: Annotated[int, Field(ge=0)] = 0  # batches that running statistics are taken from before an evaluation
-    on_nonfinite: Literal["stop", "skip"] = "stop"  # an update whose loss is NaN or infinite
+    on_nonfinite: Literal["stop", "skip"] = "stop"  # an update whose loss or gradient is NaN or infinite
     memory_format: Literal["channels_last_3d", "contiguous"] = "channels_last_3d"
     timeout_minutes: Annotated[float, Field(gt=0)] = 10.0  # that processes wait for each other before they give up
     eval_every: Positive = 1  # epochs; the last one is always evaluated
@@ -276,9 +281,7 @@ class TrainConfig(Section):
             raise ValueError("accumulate follows from global_batch and batch_size; set one of the two")
         cycles = self.multigrid.long_cycles
         if cycles and cycles[-1] > self.epochs:
-            raise ValueError(
-                f"multigrid.long_cycles {cycles} end after the run's {self.epochs} epochs; set fewer"
-            )
+            raise ValueError(f"multigrid.long_cycles {cycles} end after the run's {self.epochs} epochs; set fewer")
         return self
 
     def update(self, processes: int) -> tuple[int, int]:

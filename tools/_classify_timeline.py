@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from softpool3d.engine.interrupt import Interrupted
 from softpool3d.errors import UsageError, WorkError
 from softpool3d.files import replacing, write_atomically
 from softpool3d.inference import timeline_files as files
-from softpool3d.inference.classifier import Classifier
+from softpool3d.inference.classifier import Classifier, NoAnswer
 from softpool3d.inference.timeline import VideoTimeline, watch
 from softpool3d.signals import number_of
 
@@ -83,6 +84,7 @@ def timelines(make_classifier: Callable[[], Classifier], videos: Sequence[str], 
         except WorkError as error:
             failed += 1
             reason = f"cannot read {video}: {explain(error)}" if isinstance(error, DecodeError) else str(error)
+            reason = f"cannot classify {video}: {error}" if isinstance(error, NoAnswer) else reason
             print(f"error: {reason}", file=sys.stderr)
         except KeyboardInterrupt as stop:
             raise Interrupted(f"stopped in {video}", number_of(stop)) from None
@@ -128,12 +130,13 @@ def _annotate(target: Path, found: VideoTimeline) -> None:
     with replacing(target) as temporary, _bar(f"writing {target.name}", duration) as bar:
         task = bar.add_task("", total=duration)
 
-        def frames():
-            for number, picture in enumerate(files.annotated_frames(found)):
+        def shown(pictures):
+            for number, picture in enumerate(pictures):
                 bar.update(task, completed=number / fps)
                 yield picture
 
-        write_video(temporary, frames(), fps)
+        with closing(files.annotated_frames(found)) as pictures:  # with the thread that reads, whatever happens
+            write_video(temporary, shown(pictures), fps)
 
 
 def _print(found: VideoTimeline, min_score: float) -> None:

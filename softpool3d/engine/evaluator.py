@@ -17,7 +17,7 @@ from softpool3d.datasets.loader import Batch, to_device
 from softpool3d.datasets.transforms import normalize
 from softpool3d.engine.devices import MEMORY_FORMATS
 from softpool3d.engine.losses import as_probabilities
-from softpool3d.engine.scores import Scores
+from softpool3d.engine.scores import Scores, check_finite
 
 
 @torch.inference_mode()
@@ -67,6 +67,9 @@ def evaluate(
     Args:
         on_batch: called after each batch; may raise to stop.
         on_bad: called with the files of a batch that could not be read, and with what is missing of others.
+
+    Raises:
+        WorkError: in all processes, if the network's answers are no numbers.
     """
     # DDP's forward talks to the other processes, and these may have a batch fewer
     alone = model.module if isinstance(model, DistributedDataParallel) else model
@@ -80,7 +83,9 @@ def evaluate(
             mine.append(Scores(probabilities, batch.label, batch.index))
         on_batch()
     model.train(was_training)
-    return gathered(mine)
+    scores = gathered(mine)
+    check_finite(scores, lambda place: loader.dataset.manifest.clips[int(scores.index[place])].path)
+    return scores
 
 
 def gathered(mine: list[Scores]) -> Scores:

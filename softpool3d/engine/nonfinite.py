@@ -1,9 +1,10 @@
-"""A loss that is NaN or infinite: seen before it reaches the weights."""
+"""A loss or gradient that is NaN or infinite: seen before it reaches the weights."""
 
 from __future__ import annotations
 
 import csv
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ class LossGuard:
 
     The weights are never touched by such an update. With train.on_nonfinite=skip, running statistics, which the forward
     has changed already, go back to where they were.
+
+    Gradients of fp16 are left to its scaler: they are too large now and then, and it leaves those updates out itself.
     """
 
     def __init__(
@@ -60,14 +63,17 @@ class LossGuard:
         """
         losses, indices = torch.stack(self._losses), torch.cat(self._indices)
         self._losses, self._indices = [], []
-        good = torch.isfinite(losses).all()
+        gradient = losses.new_zeros(()) if self._accelerator.scaler else gradient_norm(self._model, losses)
+        good = torch.isfinite(losses).all() & torch.isfinite(gradient)
         if self._accelerator.num_processes > 1:
             good = self._accelerator.reduce(good.float(), "sum") == self._accelerator.num_processes
-        if good:
+        if good:  # the one place where an update waits for the device
             self._state["in_a_row"] = 0
             return True
-        self._write(epoch, step, losses, indices)
-        where = f"the loss is {losses.sum().item()} in epoch {epoch} at step {step}"
+        loss, gradient = losses.sum().item(), gradient.item()
+        self._write(epoch, step, loss, gradient, indices)
+        what = f"the gradient's norm is {gradient}" if math.isfinite(loss) else f"the loss is {loss}"
+        where = f"{what} in epoch {epoch} at step {step}"
         remedy = "try a lower optim.lr, a longer optim.warmup_epochs, or optim.clip_grad_norm=1"
         if not self._skips:
             raise WorkError(
@@ -80,16 +86,29 @@ class LossGuard:
         torch._foreach_copy_(list(self._model.buffers()), self._buffers)
         return False
 
-    def _write(self, epoch: int, step: int, losses: Tensor, indices: Tensor) -> None:
+    def stepped(self, skipped: bool) -> None:
+        """Whether the scaler of fp16 left out the update that was allowed; it halves its scale then.
+
+        Raises:
+            WorkError: if it did in so many in a row that it is not the scale.
+        """
+        self._state["overflows"] = self._state.get("overflows", 0) + 1 if skipped else 0
+        if self._state["overflows"] == _MOST:
+            raise WorkError(
+                f"gradients in fp16 were not finite in {_MOST} updates in a row, whatever they are scaled by; try "
+                "train.precision=bf16, a lower optim.lr, or a longer optim.warmup_epochs"
+            )
+
+    def _write(self, epoch: int, step: int, loss: float, gradient: float, indices: Tensor) -> None:
         # train.repeats: a file several times
         paths = [self._manifest.clips[index].path for index in dict.fromkeys(indices.tolist())]
-        rows = [[epoch, step, f"{losses.sum().item():g}", path] for path in paths]
+        rows = [[epoch, step, f"{loss:g}", path, f"{gradient:g}"] for path in paths]
         rows = gather_object(rows) if self._accelerator.num_processes > 1 else rows
         self._state["rows"] += rows
         if self._accelerator.is_main_process:
             text = io.StringIO(newline="")
             writer = csv.writer(text, lineterminator="\n")
-            writer.writerow(["epoch", "step", "loss", "path"])
+            writer.writerow(["epoch", "step", "loss", "path", "gradient_norm"])
             writer.writerows(self._state["rows"])
             write_atomically(self._path, text.getvalue().encode(errors="surrogateescape"))
 
@@ -98,3 +117,16 @@ class LossGuard:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._state |= state
+
+
+def gradient_norm(model: nn.Module, like: Tensor) -> Tensor:
+    """The Euclidean norm of this process's gradients, in shards of its own part: float32 (), on the device of `like`.
+
+    It waits for nothing.
+    """
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    local = [gradient.to_local() if hasattr(gradient, "to_local") else gradient for gradient in gradients]
+    local = [gradient for gradient in local if gradient.numel()]
+    if not local:
+        return like.new_zeros(())
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(local)).float())

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from softpool3d.engine import scores
 from softpool3d.engine.metrics import Metrics, measure, most_confused
 from softpool3d.engine.plots import confusion_figure, png
 from softpool3d.engine.scores import FILE, VideoScores
@@ -36,15 +37,9 @@ def check_finite(video_scores: VideoScores) -> None:
     Raises:
         WorkError: if there are no scores, or some are no numbers.
     """
-    finite = video_scores.scores.probabilities.isfinite().all(1)
-    if not len(finite):
+    if not len(video_scores.scores.probabilities):
         raise WorkError("there are no scores: not one of the videos could be read")
-    if not finite.all():
-        first = video_scores.videos[int(finite.int().argmin())]
-        raise WorkError(
-            f"the network's answers for {int((~finite).sum())} of {len(finite)} videos are not finite (the first: "
-            f"{first}); its weights hold NaN or inf, or train.precision is too low for it"
-        )
+    scores.check_finite(video_scores.scores, video_scores.videos.__getitem__)
 
 
 def write_results(folder: Path, video_scores: VideoScores, extra: dict[str, Any] | None = None) -> Metrics:

@@ -17,7 +17,7 @@ import json
 import os
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from torch import Tensor
 
 from softpool3d.datasets.lists import format_seconds
 from softpool3d.datasets.manifest import Clip
-from softpool3d.errors import UsageError
+from softpool3d.errors import UsageError, WorkError
 from softpool3d.files import write_atomically
 from softpool3d.foreign import parse_json
 
@@ -88,6 +88,23 @@ class Scores:
         if self.multi_label:
             return float(F.binary_cross_entropy(self.probabilities, self.label.float()))
         return float(F.nll_loss(self.probabilities.clamp_min(1e-12).log(), self.label))
+
+
+def check_finite(scores: Scores, name_of: Callable[[int], str]) -> None:
+    """
+    Args:
+        name_of: a video's name, by its place in `scores`.
+
+    Raises:
+        WorkError: if some of the probabilities are no numbers: the likeliest class of those would be the first.
+    """
+    finite = scores.probabilities.isfinite().all(1)
+    if not finite.all():
+        first = name_of(int(finite.int().argmin()))
+        raise WorkError(
+            f"the network's answers for {int((~finite).sum())} of {len(finite)} videos are not finite (the first: "
+            f"{first}); its weights hold NaN or inf, or train.precision is too low for it"
+        )
 
 
 @dataclass

@@ -344,6 +344,7 @@ def _train(
                         at = step // accumulate, steps // accumulate
                         state["lr"] = schedule.set(optimizer, epoch, *at, batches.rate(step))
                         optimizer.step()
+                        guard.stepped(optimizer.step_was_skipped)
                         if average and not optimizer.step_was_skipped:  # as the scaler of fp16 does
                             average.update_parameters(network)
                         meter.mark("optimizer")

@@ -18,20 +18,21 @@ from softpool3d.datasets.loader import Loader, start_worker
 from softpool3d.datasets.manifest import Clip
 from softpool3d.datasets.pool import Crashed
 from softpool3d.datasets.views import Views
-from softpool3d.inference.classifier import Classifier, Prediction
+from softpool3d.inference.classifier import Classifier, NoAnswer, Prediction
 
 _PREFETCH = 2  # videos that each worker has ready
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A file that could not be classified, and why."""
+    """A file that could not be classified, and why: it cannot be read, unless the network has no answer."""
 
     file: str
     reason: str
+    read: bool = False
 
     def __str__(self) -> str:
-        return f"cannot read {self.file}: {self.reason}"
+        return f"cannot {'classify' if self.read else 'read'} {self.file}: {self.reason}"
 
 
 @dataclass
@@ -74,7 +75,10 @@ def classify_files(
                 rows = [known.popleft() for _ in range(file.views.count)]
                 logits = torch.stack([row for row, _ in rows])
                 seconds = file.seconds + sum(seconds for _, seconds in rows)
-                yield classifier.prediction(logits, file.file, file.views, seconds, top_k)
+                try:
+                    yield classifier.prediction(logits, file.file, file.views, seconds, top_k)
+                except NoAnswer as error:
+                    yield Failure(file.file, str(error), read=True)
             else:
                 return
             files.popleft()

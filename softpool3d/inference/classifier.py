@@ -15,10 +15,14 @@ from softpool3d.datasets.manifest import Clip
 from softpool3d.datasets.views import Views, as_frames, read_views, sample_views
 from softpool3d.engine.devices import pick_device
 from softpool3d.engine.losses import as_probabilities
-from softpool3d.errors import UsageError
+from softpool3d.errors import UsageError, WorkError
 from softpool3d.inference.exported import ExportedNetwork
 from softpool3d.inference.predictor import Predictor
 from softpool3d.inference.trained import load_trained
+
+
+class NoAnswer(WorkError):
+    """The network answered with what is no number: there is no likeliest class."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,7 @@ class Classifier:
 
         Raises:
             DecodeError: if the file cannot be read.
+            NoAnswer: if the network's answer is not finite.
             ValueError: for frames of another shape or type.
         """
         began = time.perf_counter()
@@ -161,10 +166,20 @@ class Classifier:
         return Prediction(labels, file, len(logits), views.duration, seconds, views.damage)
 
     def average(self, logits: Tensor) -> Tensor:
-        """Probabilities, float (classes,), of the views' logits, float (V, classes), averaged as in testing."""
+        """Probabilities, float (classes,), of the views' logits, float (V, classes), averaged as in testing.
+
+        Raises:
+            NoAnswer: if they are no numbers.
+        """
         if self.config.test.average == "logits":
-            return as_probabilities(logits.mean(0), self.config)
-        return as_probabilities(logits, self.config).mean(0)
+            probabilities = as_probabilities(logits.mean(0), self.config)
+        else:
+            probabilities = as_probabilities(logits, self.config).mean(0)
+        if not probabilities.isfinite().all():
+            raise NoAnswer(
+                "the network's answer is not finite: its weights hold NaN or inf, or its precision is too low"
+            )
+        return probabilities
 
     def labels(self, probabilities: Tensor, top_k: int) -> tuple[Label, ...]:
         """The `top_k` likeliest classes of float (classes,), likeliest first."""

@@ -63,7 +63,7 @@ SMOOTH, WEIGHTS = "optim.label_smoothing=0.1", "optim.class_weights=[0.1,3,1]"
     ],
 )
 def test_an_update_is_the_same_in_one_batch_in_several_and_in_several_processes(manifest, target, overrides):
-    """Ten clips, at once, and as `TrainBatches` deals them out: accumulated, to 2 processes, to 3 of which some get fewer."""
+    """Ten clips, at once, and as `TrainBatches` deals them out: accumulated, to 2 processes, to 3."""
     generator = torch.Generator().manual_seed(0)
     clips, network = torch.randn(10, 4, generator=generator), torch.nn.Linear(4, 3)
     targets = {

@@ -368,6 +368,75 @@ def test_an_update_with_a_nan_is_skipped(tmp_path, monkeypatch):
     assert rows(tmp_path / "runs" / "r3d_softpool-2")[0]["train_loss"] == "nan"  # not 0: no update was made
 
 
+class Infinite(torch.autograd.Function):
+    """A loss as it is, with a gradient that is not."""
+
+    @staticmethod
+    def forward(ctx, loss):
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("inf")
+
+
+class Steep(Poisoned):
+    """The loss is finite for these batches, its gradient is not."""
+
+    def __call__(self, logits, target):
+        loss = torch.nn.functional.cross_entropy(logits, target)
+        self.count += 1
+        return Infinite.apply(loss) if self.count - 1 in self.numbers else loss
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_it_reaches_a_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "build_loss", lambda *_: Steep([5]))
+    with pytest.raises(WorkError, match="the gradient's norm is (nan|inf) in epoch 2 at step 2; .*on_nonfinite=skip"):
+        train(tiny(tmp_path, "checkpoint.every_minutes=1e-9"))
+    folder = tmp_path / "runs" / "r3d_softpool"
+    with open(folder / "nonfinite.csv", newline="") as file:
+        found = list(csv.DictReader(file))
+    assert len(found) == 4 and all(math.isfinite(float(row["loss"])) for row in found)
+    assert not any(math.isfinite(float(row["gradient_norm"])) for row in found)
+    state = torch.load(folder / "last" / "checkpoint.pt", weights_only=True)
+    leaves = torch.utils._pytree.tree_leaves([state["model"], state["parts"]])
+    assert state["steps"] == 5 and all(leaf.isfinite().all() for leaf in leaves if isinstance(leaf, torch.Tensor))
+
+
+@pytest.mark.parametrize("accumulate", ["1", "2"])
+def test_an_update_whose_gradient_is_not_finite_is_skipped(tmp_path, monkeypatch, accumulate):
+    monkeypatch.setattr(trainer, "build_loss", lambda *_: Steep([2]))
+    settings = ["train.on_nonfinite=skip", "train.epochs=1", "optim.clip_grad_norm=1"]
+    summary = train(tiny(tmp_path, *settings, f"train.accumulate={accumulate}"))
+    assert summary["skipped_updates"] == 1
+    state = torch.load(Path(summary["folder"]) / "last" / "checkpoint.pt", weights_only=True)
+    leaves = torch.utils._pytree.tree_leaves([state["model"], state["parts"]])
+    assert all(leaf.isfinite().all() for leaf in leaves if isinstance(leaf, torch.Tensor))
+
+
+def test_fp16_whose_scaler_never_finds_a_scale(tmp_path, monkeypatch):
+    """The scaler leaves such updates out in silence; it is on a GPU alone, and stood in for here."""
+    monkeypatch.setattr("accelerate.optimizer.AcceleratedOptimizer.step_was_skipped", True)
+    with pytest.raises(WorkError, match="gradients in fp16 were not finite in 20 updates in a row"):
+        train(tiny(tmp_path, "train.epochs=9"))
+
+
+def test_answers_that_are_no_numbers_are_no_validation(tmp_path, monkeypatch):
+    """Training itself is fine: statistics of norms, or fp16, can be no numbers in evaluation alone."""
+    build = trainer.build_model
+
+    def broken(*arguments):
+        network = build(*arguments)
+        network.register_forward_hook(lambda module, _, logits: logits if module.training else logits * float("nan"))
+        return network
+
+    monkeypatch.setattr(trainer, "build_model", broken)
+    with pytest.raises(WorkError, match=r"for 8 of 8 videos are not finite \(the first: .*\.mp4\); its weights"):
+        train(tiny(tmp_path, "train.epochs=1"))
+    folder = tmp_path / "runs" / "r3d_softpool"
+    assert not (folder / "best.safetensors").exists() and not (folder / "metrics.csv").exists()
+
+
 def test_a_full_disk_is_met_before_tensorboard_s_thread_meets_it(tmp_path, monkeypatch):
     def full(*_):
         raise WorkError("no space left")
