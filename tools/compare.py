@@ -19,7 +19,7 @@ def main(
     runs: list[Path] = typer.Argument(help="Folders of runs."),
     out: list[Path] | None = typer.Option(None, help="Curves as .png, .svg, .pdf; the table as .csv, .md. Repeatable."),
     sort: str = typer.Option("given", help="given, val, test (best first) or seconds (shortest first)."),
-    overwrite: bool = typer.Option(False, help="Replace files of --out that are there."),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Replace files of --out that are there."),
 ) -> None:
     """Compare runs: a table of what differs and what came of it, and the curves."""
     if sort not in _SORTS:
@@ -101,10 +101,10 @@ def _place(record, sort: str) -> float:
     if sort == "given":
         return 0.0
     if sort == "val":
-        return -(record.best_val or 0.0)
+        return -(record.best_val() or 0.0)
     if record.summary is None:
         return float("inf")
-    return -record.summary["test_top1"] if sort == "test" else record.summary["seconds"]
+    return -record.test() if sort == "test" else record.summary["seconds"]
 
 
 if __name__ == "__main__":

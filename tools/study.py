@@ -19,7 +19,9 @@ def main(
     ),
     cfg: str = typer.Option(help="The study's YAML file, or the name of one that is shipped: study/motion."),
     out: Path | None = typer.Option(None, help="The page of results. [default: study.md in the study's output]"),
-    dry_run: bool = typer.Option(False, help="Say which runs there are, and which are finished; train nothing."),
+    dry_run: bool = typer.Option(
+        False, "--dry-run", help="Say which runs there are, and which are finished; train nothing."
+    ),
 ) -> None:
     """Run a study: train what is not finished, write means, spread and paired differences."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
@@ -27,7 +29,7 @@ def main(
 
     from rich.console import Console
 
-    from softpool3d.analysis.folders import read_run
+    from softpool3d.analysis.folders import MEASURES, read_run
     from softpool3d.analysis.study import load_study, run_study
     from softpool3d.analysis.study_report import study_page
     from softpool3d.engine.devices import pick_device
@@ -47,7 +49,8 @@ def main(
     if dry_run:
         for trial in trials:
             record = read_run(trial.folder)
-            state = f"test top-1 {record.summary['test_top1']:.1%}" if record.finished else "to be trained"
+            judged = MEASURES[record.measure]
+            state = f"test {judged} {record.test():.1%}" if record.finished else "to be trained"
             say(f"{trial.folder}: {state}")
         return
     page = out or Path(trials[0].config.output) / "study.md"

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from softpool3d.analysis.folders import RunRecord
+from softpool3d.analysis.folders import MEASURES, RunRecord
 from softpool3d.config import differing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SAME_ANYWAY = ("name", "output", "device")  # they say where a run is, not what it is
-CURVE = "val_top1"
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,7 @@ class Comparison:
         """Header and a row for each run: its settings, then results; empty where there is none yet."""
         results = {
             "epochs": [f"{epochs_done(run)}/{run.config.train.epochs}" for run in self.runs],
-            "best val top-1": [_percent(run.best_val) for run in self.runs],
-            "test top-1": [_percent(run.summary["test_top1"] if run.summary else None) for run in self.runs],
+            **self._scores(),
             "seconds": [_seconds(run) for run in self.runs],
             "parameters": ["" if run.parameters is None else f"{run.parameters / 1e6:.2f} M" for run in self.runs],
         }
@@ -42,6 +40,14 @@ class Comparison:
         settings = {key: [_text(value) for value in values] for key, values in self.settings.items()}
         columns = {"run": names(self.runs)} | settings | results
         return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
+
+    def _scores(self) -> dict[str, list[str]]:
+        """Validation and test by top-1, and by mAP before it where a run has clips with several labels."""
+        columns = {}
+        for measure in dict.fromkeys((*(run.measure for run in self.runs if run.measure == "map"), "top1")):
+            columns[f"best val {MEASURES[measure]}"] = [_percent(run.best_val(measure)) for run in self.runs]
+            columns[f"test {MEASURES[measure]}"] = [_percent(run.test(measure)) for run in self.runs]
+        return columns
 
 
 def compare(records: Sequence[RunRecord]) -> Comparison:
@@ -65,8 +71,10 @@ def epochs_done(run: RunRecord) -> int:
     return int(max((row.get("epoch", 0) for row in run.epochs), default=0))
 
 
-def curve(run: RunRecord, key: str = CURVE) -> tuple[list[float], list[float]]:
-    """Epochs and values; evaluations within an epoch lie between whole numbers."""
+def curve(run: RunRecord, key: str = "") -> tuple[list[float], list[float]]:
+    """Epochs and values of `key`, or of the score that judges it in validation. Evaluations within an epoch lie between
+    whole numbers."""
+    key = key or f"val_{run.measure}"
     rows = [row for row in run.epochs if key in row and row.get("epoch", 0) > 0]
     steps = max((row["step"] / row["epoch"] for row in rows if "step" in row), default=0)  # reached at an epoch's end
     epochs = [row["step"] / steps if steps and "step" in row else row["epoch"] for row in rows]
@@ -74,23 +82,23 @@ def curve(run: RunRecord, key: str = CURVE) -> tuple[list[float], list[float]]:
 
 
 def curves_figure(runs: Sequence[RunRecord]) -> Figure:
-    """Training loss and validation top-1 over the epochs."""
+    """Training loss and validation top-1, or mAP, over the epochs."""
     from matplotlib.figure import Figure
 
     figure = Figure((11, 4.5), layout="constrained")
-    loss, top1 = figure.subplots(1, 2)
+    loss, score = figure.subplots(1, 2)
     for number, (run, name) in enumerate(zip(runs, names(runs), strict=True)):
         style = {"marker": ".", "linestyle": ("-", "--", ":")[number // 10 % 3]}  # colours come again after ten
         label = name.replace("$", r"\$")
         label = f" {label}" if label.startswith("_") else label  # matplotlib hides names that begin with _
         loss.plot(*curve(run, "train_loss"), label=label, **style)
-        top1.plot(*curve(run), label=label, **style)
+        score.plot(*curve(run), label=label, **style)
     loss.set(xlabel="epoch", ylabel="training loss")
-    top1.set(xlabel="epoch", ylabel="validation top-1", ylim=(0, 1))
-    for axes in (loss, top1):
+    score.set(xlabel="epoch", ylabel=_judged(runs), ylim=(0, 1))
+    for axes in (loss, score):
         axes.grid(alpha=0.3)
     if runs:
-        figure.legend(*top1.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(runs), 3))
+        figure.legend(*score.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(runs), 3))
     return figure
 
 
@@ -101,7 +109,7 @@ def picture(figure: Figure, ending: str) -> bytes:
 
 
 def curves_text(runs: Sequence[RunRecord], width: int = 72, height: int = 14) -> list[str]:
-    """Validation top-1 over the epochs in letters, a, b, ... in the order of the runs; * where several meet."""
+    """Validation top-1, or mAP, over the epochs in letters, a, b, ... in the runs' order; * where several meet."""
     curves = [curve(run) for run in runs]
     epochs = [epoch for xs, _ in curves for epoch in xs]
     values = [value for _, ys in curves for value in ys]
@@ -117,7 +125,12 @@ def curves_text(runs: Sequence[RunRecord], width: int = 72, height: int = 14) ->
     marks = {0: high, height // 2: low + (high - low) * (height - 1 - height // 2) / (height - 1), height - 1: low}
     lines = [f"{f'{marks[n]:.0%}' if n in marks else '':>5} |{''.join(row).rstrip()}" for n, row in enumerate(grid)]
     end = f"epoch {last:g}"
-    return ["validation top-1", *lines, f"{'':>5} +{'-' * width}", f"{'':>6}0{end:>{width}}"]
+    return [_judged(runs), *lines, f"{'':>5} +{'-' * width}", f"{'':>6}0{end:>{width}}"]
+
+
+def _judged(runs: Sequence[RunRecord]) -> str:
+    """What the curves of these runs show."""
+    return "validation " + " or ".join(sorted({MEASURES[run.measure] for run in runs}, reverse=True))
 
 
 def letter(number: int) -> str:
@@ -132,7 +145,8 @@ def _tested(run: RunRecord) -> str:
     if not run.tests:
         return ""
     test = run.tests[0]
-    return f"{test['top1']:.1%} ({test['num_clips']}x{test['num_crops']})"
+    score = f"{test['top1']:.1%}" if test["map"] is None else f"mAP {test['map']:.1%}"
+    return f"{score} ({test['num_clips']}x{test['num_crops']})"
 
 
 def _seconds(run: RunRecord) -> str:

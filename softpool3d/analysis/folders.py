@@ -14,6 +14,8 @@ from softpool3d.engine.run import stored_config
 from softpool3d.errors import UsageError
 from softpool3d.foreign import parse_json
 
+MEASURES = {"map": "mAP", "top1": "top-1"}  # name in files -> for people
+
 
 @dataclass
 class RunRecord:
@@ -37,9 +39,19 @@ class RunRecord:
         return self.summary is not None and not self.problem
 
     @property
-    def best_val(self) -> float | None:
-        """The best top-1 on validation so far."""
-        return max((row["val_top1"] for row in self.epochs if "val_top1" in row), default=None)
+    def measure(self) -> str:
+        """What the run is judged by, one of MEASURES: mAP where clips have several labels."""
+        keys = {key for row in self.epochs for key in row} | set(self.summary or ())
+        return "map" if keys & {"val_map", "test_map"} else "top1"
+
+    def best_val(self, measure: str = "") -> float | None:
+        """The best on validation so far, by `measure` or the run's own."""
+        key = f"val_{measure or self.measure}"
+        return max((row[key] for row in self.epochs if key in row), default=None)
+
+    def test(self, measure: str = "") -> float | None:
+        """What the best weights have on the test split, of a run that is finished."""
+        return (self.summary or {}).get(f"test_{measure or self.measure}")
 
 
 def read_run(folder: str | Path) -> RunRecord:
@@ -78,7 +90,8 @@ def _summary(path: Path) -> dict[str, Any] | None:
         return None
     try:
         summary = parse_json(path.read_text(encoding="utf-8"))
-        return summary | {"test_top1": float(summary["test_top1"]), "seconds": float(summary["seconds"])}
+        needed = ("test_top1", "seconds", *(key for key in ("val_map", "test_map") if key in summary))
+        return summary | {key: float(summary[key]) for key in needed}
     except (OSError, ValueError, KeyError, TypeError):
         raise UsageError(f"{path} is damaged") from None
 
@@ -88,7 +101,8 @@ def _tests(folder: Path) -> Iterator[dict[str, Any]]:
         try:
             result = parse_json(path.read_text(encoding="utf-8"))
             if result.get("split") == "test":
-                yield {key: result[key] for key in ("top1", "num_clips", "num_crops")}
+                found = {key: result[key] for key in ("top1", "num_clips", "num_crops")}
+                yield found | {"map": result.get("mean_average_precision")}
         except (OSError, ValueError, KeyError, AttributeError):
             raise UsageError(f"{path} is damaged") from None
 

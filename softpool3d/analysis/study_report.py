@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
-from softpool3d.analysis.folders import RunRecord, read_run
+from softpool3d.analysis.folders import MEASURES, RunRecord, read_run
 from softpool3d.analysis.statistics import paired_difference, spread
 from softpool3d.analysis.study import Study, Trial
 
@@ -16,8 +16,9 @@ class Outcome:
     record: RunRecord
 
     @property
-    def top1(self) -> float:
-        return self.record.summary["test_top1"]
+    def score(self) -> float:
+        """Top-1 on the test split, or mAP where clips have several labels."""
+        return self.record.test()
 
 
 def study_page(study: Study, trials: list[Trial], failed: dict[str, str], command: str, machine: str) -> str:
@@ -71,17 +72,19 @@ def _setting(study: Study, trials: list[Trial]) -> list[str]:
 
 
 def _means(study: Study, outcomes: list[Outcome]) -> list[str]:
-    heads = ["variant", "test top-1, mean", "spread (sd)", *(f"seed {seed}" for seed in study.seeds)]
-    heads += ["best val top-1, mean", "train top-1 in the last epoch, mean", "parameters", "seconds a run, median"]
+    measure = outcomes[0].record.measure if outcomes else "top1"
+    judged = MEASURES[measure]
+    heads = ["variant", f"test {judged}, mean", "spread (sd)", *(f"seed {seed}" for seed in study.seeds)]
+    heads += [f"best val {judged}, mean", "train top-1 in the last epoch, mean", "parameters", "seconds a run, median"]
     lines = _head(heads)
     for variant in study.variants:
         mine = {outcome.trial.seed: outcome for outcome in outcomes if outcome.trial.variant == variant}
-        values = [outcome.top1 for outcome in mine.values()]
+        values = [outcome.score for outcome in mine.values()]
         if not values:
             lines.append(_row([variant, "not finished", *[""] * (len(heads) - 2)]))
             continue
         deviation = spread(values)
-        val = statistics.fmean(outcome.record.summary["val_top1"] for outcome in mine.values())
+        val = statistics.fmean(outcome.record.summary[f"val_{measure}"] for outcome in mine.values())
         trained = statistics.fmean(outcome.record.epochs[-1]["train_top1"] for outcome in mine.values())
         seconds = statistics.median(outcome.record.summary["seconds"] for outcome in mine.values())
         parameters = next(iter(mine.values())).record.parameters
@@ -91,7 +94,7 @@ def _means(study: Study, outcomes: list[Outcome]) -> list[str]:
                     variant,
                     f"{statistics.fmean(values):.1%}",
                     "" if deviation is None else f"{100 * deviation:.1f}",
-                    *(f"{mine[seed].top1:.1%}" if seed in mine else "" for seed in study.seeds),
+                    *(f"{mine[seed].score:.1%}" if seed in mine else "" for seed in study.seeds),
                     f"{val:.1%}",
                     f"{trained:.1%}",
                     "" if parameters is None else f"{parameters / 1e6:.2f} M",
@@ -103,16 +106,16 @@ def _means(study: Study, outcomes: list[Outcome]) -> list[str]:
 
 
 def _differences(study: Study, outcomes: list[Outcome]) -> list[str]:
-    top1 = {(outcome.trial.variant, outcome.trial.seed): outcome.top1 for outcome in outcomes}
+    scores = {(outcome.trial.variant, outcome.trial.seed): outcome.score for outcome in outcomes}
     lines = _head([f"{study.reference} minus", "mean, points", "95% interval", "of each pair", "what it says"])
     for variant in study.variants:
         if variant == study.reference:
             continue
-        seeds = [s for s in study.seeds if (variant, s) in top1 and (study.reference, s) in top1]
+        seeds = [s for s in study.seeds if (variant, s) in scores and (study.reference, s) in scores]
         if not seeds:
             lines.append(_row([variant, "no finished pair", "", "", ""]))
             continue
-        found = paired_difference([top1[study.reference, s] for s in seeds], [top1[variant, s] for s in seeds])
+        found = paired_difference([scores[study.reference, s] for s in seeds], [scores[variant, s] for s in seeds])
         interval = "" if found.interval is None else f"{_points(found.interval[0])} to {_points(found.interval[1])}"
         verdict = "not told apart"
         if found.excludes_zero:

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from scores import write_data_set, write_weights
 
+from softpool3d import cli
 from softpool3d.analysis.comparison import compare, curve, curves_figure, curves_text, names, picture
 from softpool3d.analysis.folders import read_run
 from softpool3d.analysis.statistics import paired_difference, spread, t_quantile
@@ -225,3 +226,56 @@ def test_a_study_takes_up_runs_that_filled_in_what_was_left_open(tmp_path, study
     _, changed = load_study(study_file, [*small, "data.mean=[0.5,0.5,0.5]"])
     with pytest.raises(UsageError, match="tiny-soft-seed0 is a run with another data.mean; move it away"):
         run_study(changed[:1], lambda *_: pytest.fail("nothing is to be trained"), lambda text: None)
+
+
+def write_multi_label_run(folder, config, test_map=0.625):
+    """As training on clips with several labels leaves it: mAP beside top-1, and by another order."""
+    write_run(folder, config, 0.9)
+    rows = ["1,1.0,0.8,0.95,0.3,1.0", "2,0.5,0.8,0.9,0.6,2.0"]
+    header = "epoch,train_loss,train_top1,val_top1,val_map,seconds"
+    (folder / "metrics.csv").write_text("\n".join([header, *rows]) + "\n")
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps(summary | {"val_map": 0.6, "test_map": test_map}))
+
+
+def test_runs_on_several_labels_are_compared_by_map(study_file, tmp_path):
+    study, trials = load_study(study_file)
+    write_multi_label_run(trials[0].folder, trials[0].config)
+    write_multi_label_run(trials[1].folder, trials[1].config, test_map=0.5)
+    records = [read_run(trial.folder) for trial in trials[:2]]
+    heads, rows = compare(records).table()
+    scores = ["best val mAP", "test mAP", "best val top-1", "test top-1"]
+    assert heads == ["run", "model.pool.kind", "epochs", *scores, "seconds", "parameters"]
+    assert [row[3:7] for row in rows] == [["60.0%", "62.5%", "95.0%", "90.0%"], ["60.0%", "50.0%", "95.0%", "90.0%"]]
+    assert curve(records[0]) == ([1, 2], [0.3, 0.6])
+    assert curves_text(records)[0] == "validation mAP"
+    assert curves_figure(records).axes[1].get_ylabel() == "validation mAP"
+    result = {"top1": 0.7, "mean_average_precision": 0.65, "num_clips": 10, "num_crops": 3, "split": "test"}
+    (trials[0].folder / "test").mkdir()
+    (trials[0].folder / "test" / "results.json").write_text(json.dumps(result))
+    heads, rows = compare([read_run(trial.folder) for trial in trials[:2]]).table()
+    assert [row[-1] for row in rows] == ["mAP 65.0% (10x3)", ""]
+    page = study_page(study, trials, {}, "command", "a machine")
+    assert "| variant | test mAP, mean |" in page and "| best val mAP, mean |" in page
+    assert "| soft | 62.5% | " in page and "| max | +12.5 |" in page
+    write_run(tmp_path / "one_label", trials[0].config, 0.75)
+    mixed = [*records, read_run(tmp_path / "one_label")]
+    assert curves_text(mixed)[0] == "validation top-1 or mAP"
+    _, rows = compare(mixed).table()
+    assert rows[2][2:7] == ["2/2", "", "", "60.0%", "75.0%"]
+
+
+def test_compare_sorts_by_what_runs_are_judged_by(study_file, tmp_path, monkeypatch, capsys):
+    _, trials = load_study(study_file)
+    write_multi_label_run(trials[0].folder, trials[0].config, test_map=0.5)
+    write_multi_label_run(trials[1].folder, trials[1].config, test_map=0.7)
+    command = ["softpool3d", "compare", str(trials[0].folder), str(trials[1].folder), "--sort", "test"]
+    monkeypatch.setattr("sys.argv", [*command, "--out", str(tmp_path / "table.csv")])
+    with pytest.raises(SystemExit):
+        cli.run()
+    lines = (tmp_path / "table.csv").read_text().splitlines()
+    assert "test mAP" in lines[0]
+    assert [line.partition(",")[0] for line in lines[1:]] == [
+        "tiny-max-seed0",
+        "tiny-soft-seed0",
+    ]
