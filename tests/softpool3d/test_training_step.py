@@ -81,7 +81,10 @@ def test_blocks_learn_at_rates_of_their_own(run):
 
 
 def test_what_is_frozen_keeps_its_first_values(run):
-    done = run("optim.freeze=[hidden]")
+    """Norms keep their running statistics too."""
+    done = run("optim.freeze=[norm]", norm=True)
+    assert done.weights()["norm.running_mean"].eq(0).all() and done.weights()["norm.weight"].eq(1).all()
+    done = run("optim.freeze=[hidden]", "name=hidden")
     for parameters, gradients in done.updates():
         descend({name: parameters[name] for name in ("fc.weight", "fc.bias")}, gradients, 0.5)
     found = done.weights()
@@ -176,13 +179,14 @@ def smoothed(values, label):
 
 
 def weighted(values, label):
-    weights = torch.tensor([1.0, 5.0, 0.5])[label]
-    return -(weights * values.log_softmax(1)[range(len(label)), label]).sum() / weights.sum()
+    """Scaled so that the mean weight of the eight training clips, three, two and three of the classes, is 1."""
+    weights = torch.tensor([1.0, 5.0, 0.5]) / ((3 * 1 + 2 * 5 + 3 * 0.5) / 8)
+    return -(weights[label] * values.log_softmax(1)[range(len(label)), label]).mean()
 
 
 def balanced(values, label):
-    weights = 8 / (3 * torch.tensor([3.0, 2.0, 3.0]))[label]  # of eight clips: three, two and three
-    return -(weights * values.log_softmax(1)[range(len(label)), label]).sum() / weights.sum()
+    weights = 8 / (3 * torch.tensor([3.0, 2.0, 3.0]))[label]
+    return -(weights * values.log_softmax(1)[range(len(label)), label]).mean()
 
 
 def binary(values, label):

@@ -1,0 +1,457 @@
+"""Mutations of the code, and the tests beside it that should see them: features that do nothing, options that are
+ignored, wrong constants, off by one. Run by mutants.py."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Mutation(NamedTuple):
+    """old: text that is in the file once. tests: files, or tests in them, with spaces between."""
+
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+STEP = "tests/softpool3d/test_training_step.py"
+AROUND = "tests/softpool3d/test_training_settings.py"
+TRAINER = "tests/softpool3d/test_trainer.py"
+OPTIONS = "tests/tools/test_options.py"
+CLIPS = "tests/datasets/test_settings.py"
+TRANSFORMS = "tests/datasets/test_transforms.py"
+
+
+def _all(file: str, tests: str, *pairs: tuple[str, str]) -> list[Mutation]:
+    return [Mutation(file, old, new, tests) for old, new in pairs]
+
+
+_CLIPPED = f"{STEP}::test_gradients_are_clipped"
+_AVERAGE = f"{STEP}::test_the_average_of_the_weights_is_updated_by_its_decay"
+_PRECISE = f"{STEP}::test_precise_statistics_are_those_of_that_many_batches"
+_SKIPPED = f"{STEP}::test_a_skipped_update_leaves_weights_and_running_statistics"
+_BEST = f"{AROUND}::test_the_best_weights_are_tested_and_not_the_last"
+_VIEWS = f"{AROUND}::test_the_final_test_has_the_views_that_were_asked_for"
+_BY_STEPS = f"{TRAINER}::test_evaluation_by_steps_the_best_few_and_the_last"
+_TRAIN = "softpool3d/engine/trainer.py"
+
+_TRAINING = [
+    *_all(
+        _TRAIN,
+        _AVERAGE,
+        ("average.update_parameters(network)", "pass"),
+        ("get_ema_multi_avg_fn(config.train.ema)", "get_ema_multi_avg_fn(0.999)"),
+    ),
+    *_all(_TRAIN, _BEST, ("load_weights(keeper.best).state", "load_weights(keeper.last).state")),
+    *_all(
+        _TRAIN,
+        _PRECISE,
+        ("if config.train.precise_norm:", "if False:"),
+        ("clips, config.train.precise_norm, accelerator", "clips, 1, accelerator"),
+    ),
+    *_all(
+        _TRAIN,
+        f"{_VIEWS} {_BEST}",
+        ("views = config.test.num_clips, config.test.num_crops", "views = config.test.num_clips, 1"),
+        ("views = config.test.num_clips, config.test.num_crops", "views = 1, config.test.num_crops"),
+    ),
+    *_all(
+        _TRAIN,
+        _CLIPPED,
+        ("nn.utils.clip_grad_value_(model.parameters(), config.optim.clip_grad_value)", "pass"),
+        ("nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_grad_norm)", "pass"),
+        (
+            "nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_grad_norm)",
+            "nn.utils.clip_grad_norm_(model.parameters(), 1.0)",
+        ),
+        (
+            "nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_grad_norm)",
+            "nn.utils.clip_grad_norm_(list(model.parameters())[-1], config.optim.clip_grad_norm)",
+        ),
+    ),
+    *_all(
+        _TRAIN,
+        f"{STEP}::test_clips_are_mixed_as_far_as_alpha_says",
+        ("config.train.mixup, config.train.cutmix)", "min(config.train.mixup, 1.0), config.train.cutmix)"),
+        ("config.train.mixup, config.train.cutmix)", "config.train.mixup, min(config.train.cutmix, 1.0))"),
+        ("config.train.mixup, config.train.cutmix)", "config.train.cutmix, config.train.mixup)"),
+    ),
+    *_all(
+        _TRAIN,
+        f"{AROUND}::test_the_network_is_compiled_where_that_is_asked_for",
+        ("if config.train.compile:", "if False:"),
+    ),
+    *_all(
+        _TRAIN,
+        f"{STEP}::test_the_rate_goes_with_the_clips_of_an_update",
+        (
+            "Schedule(config.optim, epochs, batches.update_size * config.train.repeats)",
+            "Schedule(config.optim, epochs, batches.update_size)",
+        ),
+    ),
+    *_all(
+        _TRAIN,
+        f"{STEP}::test_what_is_frozen_keeps_its_first_values",
+        ("    freeze(model, config.optim.freeze)\n", ""),
+        (
+            "                train_mode(model)\n                for step",
+            "                model.train()\n                for step",
+        ),
+    ),
+    *_all(
+        _TRAIN,
+        f"{STEP}::test_norms_are_those_asked_for",
+        ("model = convert_norms(model, config.train, accelerator.device)", "model = model"),
+    ),
+    *_all(
+        _TRAIN,
+        f"{AROUND}::test_clips_lie_in_memory_as_asked_for",
+        (
+            "clips = clips.contiguous(memory_format=memory_format)\n                    meter",
+            "clips = clips.contiguous()\n                    meter",
+        ),
+    ),
+    *_all(
+        _TRAIN,
+        f"{AROUND}::test_the_seed_decides_the_first_weights_and_the_order_of_clips",
+        ("seed_everything(config.seed)\n    manifests", "seed_everything(0)\n    manifests"),
+    ),
+    *_all(
+        _TRAIN,
+        f"{AROUND}::test_the_state_is_saved_so_often",
+        ("every = 60 * config.checkpoint.every_minutes", "every = 600"),
+        ("processes.is_first and 0 < every <", "processes.is_first and"),
+    ),
+    *_all(
+        _TRAIN,
+        f"{STEP}::test_gradient_descent",
+        (
+            "clips = normalize(video, config.data.mean, config.data.std)",
+            "clips = normalize(video, [0.45] * 3, config.data.std)",
+        ),
+        (
+            "clips = normalize(video, config.data.mean, config.data.std)",
+            "clips = normalize(video, config.data.mean, [0.225] * 3)",
+        ),
+    ),
+    *_all(_TRAIN, _SKIPPED, ("guard.before_forward()", "pass")),
+    *_all(
+        _TRAIN,
+        _BY_STEPS,
+        ("due = (epoch + 1) % config.train.eval_every == 0 or", "due = True or"),
+        (
+            "due = (epoch + 1) % config.train.eval_every == 0 or epoch + 1 == epochs",
+            "due = (epoch + 1) % config.train.eval_every == 0",
+        ),
+        ('state["steps"] // every > state["reported"] // every', "False"),
+    ),
+    *_all(
+        "softpool3d/engine/keeper.py",
+        f"{_BY_STEPS} {TRAINER}::test_early_stopping_holds_over_a_resume {_BEST}",
+        ("ranked = ranked[: self._config.train.keep_best]", "ranked = ranked[:1]"),
+        ("0 < self._config.train.patience <=", "0 < self._config.train.patience <"),
+        ("-scores.loss()", "scores.loss()"),
+        ("reverse=True", "reverse=False"),
+    ),
+]
+
+_OPTIMISER = [
+    *_all(
+        "softpool3d/engine/optim.py",
+        f"{STEP}::test_momentum_and_the_decay_of_weights_alone",
+        ("weight_decay if decays else 0.0", "weight_decay"),
+        ("decays = parameter.ndim > 1", "decays = parameter.ndim > 2"),
+        ('"momentum": config.momentum', '"momentum": 0.9'),
+        ("config.nesterov and config.momentum > 0", "config.momentum > 0"),
+        ("config.nesterov and config.momentum > 0", "False"),
+    ),
+    *_all(
+        "softpool3d/engine/optim.py",
+        f"{STEP}::test_another_optimiser_with_its_options",
+        ("kind(groups, lr=config.lr, **options)", "kind(groups, lr=config.lr)"),
+        ("groups = parameter_groups(model, config.weight_decay,", "groups = parameter_groups(model, 1e-4,"),
+    ),
+    *_all(
+        "softpool3d/engine/optim.py",
+        f"{STEP}::test_blocks_learn_at_rates_of_their_own tests/softpool3d/test_optim.py",
+        ("layer_decay ** (deepest - depths.get(name, deepest))", "layer_decay ** depths.get(name, deepest)"),
+        ("| depths, len(blocks)", "| depths, len(blocks) - 1"),
+        ("if layer_decay < 1 else", "if False else"),
+    ),
+    *_all(
+        "softpool3d/engine/schedule.py",
+        f"{STEP}::test_the_rate_of_each_update {STEP}::test_the_rate_goes_with_the_clips_of_an_update "
+        f"{STEP}::test_blocks_learn_at_rates_of_their_own",
+        ("config.lr * batch_size / config.base_batch", "config.lr"),
+        ("min((at + 1 / steps) / warmup, 1)", "min(at / warmup, 1)"),
+        ("start = config.warmup_start * self.peak", "start = 0.0"),
+        ("0.5 * (1 + math.cos(math.pi * done))", "(1 - done)"),
+        ("(final + (1 - final) *", "((1 - final) *"),
+        ("begin = 0.0 if config.cosine_from_start else config.warmup_epochs", "begin = config.warmup_epochs"),
+        ("begin = 0.0 if config.cosine_from_start else config.warmup_epochs", "begin = 0.0"),
+        ("self._after_warmup(warmup) if config.cosine_from_start else self.peak", "self.peak"),
+        ("config.gamma ** sum(", "0.1 ** sum("),
+        ("at + 1e-9 >= milestone", "at - 0.5 >= milestone"),
+        ('rate * group.get("lr_scale", 1.0)', "rate"),
+        ("at = self._config, epoch + step / steps", "at = self._config, epoch + 0.0"),
+    ),
+    *_all(
+        "softpool3d/engine/losses.py",
+        f"{STEP}::test_the_loss_is_the_one_asked_for",
+        ('reduction="sum", label_smoothing=smoothing)', 'reduction="sum")'),
+        ("target.float() * (1 - smoothing) + 0.5 * smoothing", "target.float()"),
+        ("target, weights, reduction", "target, None, reduction"),
+        ('return binary if config.optim.loss == "binary" else cross_entropy', "return cross_entropy"),
+        ("counts.sum() / (classes * counts.clip(min=1))", "counts / counts.max()"),
+        ("return weights / mean", "return weights"),
+    ),
+    *_all(
+        "softpool3d/engine/norms.py",
+        f"{STEP}::test_norms_are_those_asked_for {_PRECISE} tests/softpool3d/test_norms.py",
+        ("made.clips = config.norm_clips", "made.clips = 8"),
+        ("update_bn_stats(model, batches, count)", "update_bn_stats(model, batches, count + 1)"),
+        ("norm.num_batches_tracked.copy_(tracked)", "pass"),
+        ("not self.training or len(input) <= self.clips", "True"),
+        ("variance * count / (count - 1), momentum", "variance, momentum"),
+        ("    model.eval()  # dropout draws nothing\n", ""),
+    ),
+    *_all(
+        "softpool3d/engine/nonfinite.py",
+        f"{_SKIPPED} {TRAINER}::test_an_update_with_a_nan_is_skipped",
+        ("torch._foreach_copy_(list(self._model.buffers()), self._buffers)", "pass"),
+        ("if self._skips and not self._losses:", "if False:"),
+        ('self._state["skipped"] += 1', 'self._state["skipped"] += 2'),
+        ('self._state["in_a_row"] == _MOST', 'self._state["in_a_row"] == 2 * _MOST'),
+    ),
+    *_all(
+        "softpool3d/engine/evaluator.py",
+        f"{AROUND}::test_views_are_averaged_as_asked_for {_VIEWS}",
+        ('if config.test.average == "logits":', "if False:"),
+        (".split(config.test.batch_size)", ".split(16)"),
+        ("as_probabilities(logits, config).mean(1)", "as_probabilities(logits, config)[:, 0]"),
+    ),
+    *_all(
+        "softpool3d/engine/devices.py",
+        f"{AROUND}::test_accelerate_is_told_the_precision_and_how_long_to_wait",
+        ('backend.allow_tf32 = config.train.precision == "tf32"', "backend.allow_tf32 = False"),
+        ("timedelta(minutes=config.train.timeout_minutes)", "timedelta(minutes=10)"),
+        ('{"fp32": "no", "tf32": "no"}.get(config.train.precision, config.train.precision)', '"no"'),
+        ("[InitProcessGroupKwargs(timeout=timeout)]", "[]"),
+        ("log_with=config.train.trackers or None", "log_with=None"),
+    ),
+]
+
+_READING = [
+    *_all(
+        "datasets/loader.py",
+        f"{CLIPS} tests/softpool3d/test_training_batches.py::test_options_of_a_batch_reach_the_network",
+        ("repeats, make_cache(config.data))", "1, make_cache(config.data))"),
+        ("config.data, config.seed, repeats, make_cache(config.data))", "config.data, config.seed, repeats, None)"),
+        ("data.prefetch if workers else None", "2 if workers else None"),
+        ("data.test_crop_size or data.crop_size", "data.crop_size"),
+        ('data.sample_by == "time")', "False)"),
+        ("rng = np.random.default_rng((self.seed, epoch, index))", "rng = np.random.default_rng((self.seed, index))"),
+    ),
+    *_all(
+        "datasets/decoder.py",
+        f"{CLIPS}::test_a_file_is_opened_as_its_settings_say",
+        ("data.decode_timeout_s, data.decoder, data.max_missing)", "30.0, data.decoder, data.max_missing)"),
+        ("data.decode_timeout_s, data.decoder, data.max_missing)", 'data.decode_timeout_s, "pyav", data.max_missing)'),
+        ("data.decode_timeout_s, data.decoder, data.max_missing)", "data.decode_timeout_s, data.decoder)"),
+    ),
+    *_all(
+        "datasets/sampling.py",
+        f"{CLIPS} tests/datasets/test_sampling.py",
+        ("data.short_clip, data.jitter)", "data.short_clip)"),
+        ("(timeline.fps / data.target_fps if data.target_fps else 1)", "1"),
+        ('indices % total if short == "loop" else', "indices % total if True else"),
+        ("random_clip(total, frames, rate, rng, data.short_clip", 'random_clip(total, frames, rate, rng, "loop"'),
+        ("num_frames) * jitter * rate", "num_frames) * rate"),
+        (
+            "rng.integers(max(total - clip_span(num_frames, rate), 0) + 1)",
+            "rng.integers(max(total - clip_span(num_frames, rate), 0) + 2)",
+        ),
+        ("starts = [room // 2] if num_clips == 1", "starts = [0] if num_clips == 1"),
+    ),
+    *_all(
+        "datasets/transforms.py",
+        f"{CLIPS} {TRANSFORMS}",
+        ("v2.RandomErasing(augment.erase_probability,", "v2.RandomErasing(1.0,"),
+        ("v2.ColorJitter(*augment.color_jitter)", "v2.ColorJitter(*augment.color_jitter[::-1])"),
+        ("augment.operations, augment.magnitude, interpolation", "2, augment.magnitude, interpolation"),
+        ("augment.operations, augment.magnitude, interpolation", "augment.operations, 9, interpolation"),
+        (
+            "severity=augment.magnitude, mixture_width=augment.operations",
+            "severity=3, mixture_width=augment.operations",
+        ),
+        ("severity=augment.magnitude, mixture_width=augment.operations", "severity=augment.magnitude, mixture_width=3"),
+        ("tuple(augment.area), tuple(augment.ratio)", "(0.08, 1.0), tuple(augment.ratio)"),
+        ("tuple(augment.area), tuple(augment.ratio)", "tuple(augment.area)"),
+        ("kind(alpha=alpha, num_classes=num_classes)", "kind(alpha=1.0, num_classes=num_classes)"),
+        ("self.data.flip and not any(", "not any("),
+        ("elif augment.inverse_scale:", "elif False:"),
+        ("rng.integers(low, high + 1)", "rng.integers(low, high)"),
+        ("if data.no_flip_classes is None:", "if True:"),
+        ("torch.rand(()) < 0.5", "torch.rand(()) < 0.0"),
+    ),
+    *_all(
+        "datasets/multigrid.py",
+        f"{CLIPS}::test_clips_of_the_multigrid_have_the_shapes_asked_for tests/datasets/test_multigrid.py",
+        ("tuple(config.short_crops) if config.short_cycle else ()", "(0.5, 0.7071) if config.short_cycle else ()"),
+        ("tuple(config.long_cycles),", "(),"),
+        ("Grid(base.frames, min(crop, base.crop))", "Grid(base.frames, crop)"),
+    ),
+    *_all(
+        "datasets/cache.py",
+        f"{CLIPS}::test_copies_are_kept_as_asked_for "
+        "tests/datasets/test_reencode.py::test_a_cache_copies_up_to_its_limit",
+        ("int(data.cache_gb * 2**30)", "8 * 2**30"),
+        ("FileCache(Path(data.cache_folder), limit)", "None"),
+        ("if taken > self.limit:", "if taken >= self.limit + 10**9:"),
+    ),
+    *_all(
+        "datasets/__init__.py",
+        f"{CLIPS} tests/datasets/test_layouts.py::test_hmdb51",
+        ("read_motion(tuple(data.motion_clips), data.motion_seed)", "read_motion(tuple(data.motion_clips))"),
+        ("read_folder(data.root, data.split, data.split_seed,", "read_folder(data.root, data.split, 0,"),
+        (
+            "read_folder(data.root, data.split, data.split_seed,",
+            "read_folder(data.root, (0.8, 0.1, 0.1), data.split_seed,",
+        ),
+        ("read_hmdb51(data.root, data.official_split)", "read_hmdb51(data.root, 1)"),
+    ),
+]
+
+_NETWORKS = [
+    *_all(
+        "models/registry.py",
+        "tests/models/test_models.py::test_each_key_of_the_model_reaches_its_network",
+        ("            width=model.width,\n            dropout", "            dropout"),
+        ("            dropout=model.dropout,\n", ""),
+        ("            checkpointing=model.checkpointing,\n", ""),
+        ("            inflate=model.inflate,\n            checkpointing", "            checkpointing"),
+    ),
+    *_all(
+        "models/pools/basic.py",
+        "tests/models/test_models.py::test_each_key_of_the_model_reaches_its_network tests/models/test_pools.py",
+        ("x.abs().pow(self.p)", "x.abs().pow(2)"),
+        ("pow(1 / self.p)", "pow(0.5)"),
+    ),
+]
+
+_VERBS = [
+    *_all(
+        "softpool3d/inference/classifier.py",
+        OPTIONS,
+        ('if self.config.test.average == "logits":', "if False:"),
+        ("Predictor(trained, place, precision, compile)", "Predictor(trained, place, None, compile)"),
+        ("Predictor(trained, place, precision, compile)", "Predictor(trained, place, precision)"),
+        ("self.num_clips = num_clips or", "self.num_clips ="),
+        ("self.num_crops = num_crops or", "self.num_crops ="),
+    ),
+    *_all(
+        "softpool3d/inference/predictor.py",
+        OPTIONS,
+        ("precision or self.config.train.precision", "self.config.train.precision"),
+        ("torch.compile(self.network, dynamic=False)", "self.network"),
+    ),
+    *_all(
+        "softpool3d/inference/timeline.py",
+        "tests/softpool3d/test_timeline.py",
+        ("ahead(cut, 4)), smooth)", "ahead(cut, 4)), 1)"),
+        ("_segments(windows, classifier.classes, min_score)", "_segments(windows, classifier.classes, 0.5)"),
+    ),
+    *_all(
+        "tools/classify.py",
+        f"{OPTIONS} tests/tools/test_classify.py",
+        ("            num_crops=crops,\n", ""),
+        ("            precision=precision and precision.value,\n", ""),
+        ("            max_missing=max_missing,\n", ""),
+        ("score = 0.5 if min_score is None else min_score", "score = 0.5"),
+        ("smooth or 3", "3"),
+        ("topk or 3", "3"),
+        ("live or camera is not None", "live"),
+        ("resume is not None, overwrite)", "resume is not None, False)"),
+    ),
+    *_all(
+        "tools/_classify_files.py",
+        OPTIONS,
+        ("classify_files(classifier, clips, jobs, topk)", "classify_files(classifier, clips, 1, topk)"),
+    ),
+    *_all(
+        "tools/ensemble.py",
+        OPTIONS,
+        ("combine(members, names, parts, mean, common)", 'combine(members, names, parts, "arithmetic", common)'),
+        ("combine(members, names, parts, mean, common)", "combine(members, names, parts, mean, False)"),
+        ("combine(members, names, parts, mean, common)", "combine(members, names, None, mean, common)"),
+    ),
+    *_all(
+        "tools/compare.py",
+        OPTIONS,
+        ("records.sort(key=lambda record: _place(record, sort))", "pass"),
+        ('-record.test() if sort == "test"', 'record.test() if sort == "test"'),
+        ("return -(record.best_val() or 0.0)", "return record.best_val() or 0.0"),
+    ),
+    *_all(
+        "tools/prepare.py",
+        OPTIONS,
+        ("Encoding(short_side, gop, crf)", "Encoding(short_side, gop)"),
+        ("Encoding(short_side, gop, crf)", "Encoding(short_side, 16, crf)"),
+        ('"max_missing": max_missing,', '"max_missing": 0.1,'),
+        ("official_split=split,", "official_split=1,"),
+        ("make_copies(manifests, root, out, encoding, workers,", "make_copies(manifests, root, out, encoding, None,"),
+    ),
+    *_all(
+        "datasets/reencode.py",
+        f"{OPTIONS}::test_copies_are_as_small_as_their_quality tests/datasets/test_reencode.py",
+        ("encoding.crf", "20"),
+        ("encoding.gop", "16"),
+    ),
+    *_all(
+        "tools/visualize.py",
+        OPTIONS,
+        ("read_source(clip, start, seconds, short_side)", "read_source(clip, 0.0, seconds, short_side)"),
+        ("read_source(clip, start, seconds, short_side)", "read_source(clip, start, 10.0, short_side)"),
+        ("read_source(clip, start, seconds, short_side)", "read_source(clip, start, seconds)"),
+        (", below), columns", ", below)"),
+        (", below), columns", ", False), columns"),
+        ("measures = measure or csv", "measures = csv"),
+    ),
+    *_all(
+        "tools/explain.py",
+        OPTIONS,
+        ("explain(classifier, source, label, stage)", 'explain(classifier, source, label, "stage4")'),
+        ("explain(classifier, source, label, stage)", "explain(classifier, source, None, stage)"),
+        ("read_source(clip, 0.0, seconds, short_side)", "read_source(clip, 0.0, 10.0, short_side)"),
+        ("draw(chosen, channels, caption)", "draw(chosen, 6, caption)"),
+        ("if fnmatchcase(m.name, layers)", "if True"),
+    ),
+    *_all(
+        "tools/export.py",
+        OPTIONS,
+        ("export_weights(weights, to.value, out, plain, tolerance)", "export_weights(weights, to.value, out, plain)"),
+        (
+            "export_weights(weights, to.value, out, plain, tolerance)",
+            "export_weights(weights, to.value, out, False, tolerance)",
+        ),
+    ),
+    *_all(
+        "softpool3d/inference/exporter.py", OPTIONS, ("if not difference <= tolerance:", "if not difference <= 1e-2:")
+    ),
+    *_all(
+        "tools/train.py",
+        OPTIONS,
+        ("force_resume=force_resume)", "force_resume=False)"),
+        ("auto_resume=auto,", "auto_resume=False,"),
+    ),
+    *_all(
+        "tools/test.py",
+        OPTIONS,
+        ("test(subject, split, out, overwrite)", "test(subject, None, out, overwrite)"),
+        ("test(subject, split, out, overwrite)", "test(subject, split, out)"),
+    ),
+    *_all("tools/study.py", OPTIONS, ("page = out or", "page = None or"), ("    if dry_run:\n", "    if False:\n")),
+]
+
+MUTATIONS = [*_TRAINING, *_OPTIMISER, *_READING, *_NETWORKS, *_VERBS]
