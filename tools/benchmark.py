@@ -396,7 +396,9 @@ def _begin() -> tuple[str, Callable[[str], None]]:
 
 
 def _command() -> str:
-    return shlex.join(["python", "tools/benchmark.py", *sys.argv[1:]])
+    """The command line; of files that lie elsewhere their names, because a page is read on other machines."""
+    words = [Path(word).name if word.startswith(("/", "~", "..")) else word for word in sys.argv[1:]]
+    return shlex.join(["python", "tools/benchmark.py", *words])
 
 
 def main() -> None:

@@ -15,9 +15,9 @@ def main(
     scores: list[Path] = typer.Argument(help="Files of scores from `test`, their folders, or folders of runs."),
     weights: str | None = typer.Option(None, help="One of each, as in 2,1. [default: equal]"),
     mean: str = typer.Option("arithmetic", help="arithmetic, or geometric (of logarithms) of the probabilities."),
-    common: bool = typer.Option(False, help="Leave out videos that not all of them have."),
+    common: bool = typer.Option(False, "--common", help="Leave out videos that not all of them have."),
     out: Path | None = typer.Option(None, help="Folder to write the results to, as `test` does."),
-    overwrite: bool = typer.Option(False, help="Replace results that are there."),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Replace results that are there."),
 ) -> None:
     """Average the scores of several networks, and measure the result."""
     if len(scores) < 2:

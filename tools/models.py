@@ -37,7 +37,9 @@ def main(
         None, "--set", metavar="KEY=VALUE", help="A key of the configuration, as in model.pool.where=downsample."
     ),
     pools: bool = typer.Option(False, "--pools", help="List the kinds of pooling."),
-    save: Path | None = typer.Option(None, metavar="FILE", help="Write the tables as Markdown (docs/models.md)."),
+    save: Path | None = typer.Option(
+        None, metavar="FILE", help="Write the tables as Markdown (docs/models.md); what a file says of weights stays."
+    ),
 ) -> None:
     """List the networks; show one of them; list the kinds of pooling."""
     if sum((name is not None, pools, save is not None)) > 1:
@@ -260,7 +262,8 @@ def _stage_shapes(network: Staged, clip) -> dict[str, str]:
 
 _PAGE = """# Networks and pooling
 
-Written by `softpool3d models --save docs/models.md`. One network in detail: `softpool3d models x3d_m`.
+Written by `softpool3d models --save docs/models.md`, but for what stands from "Public weights" on. One network in
+detail: `softpool3d models x3d_m`.
 
 ## Networks
 
@@ -297,26 +300,8 @@ Names and shapes of parameters do not change, so public weights load; `attention
 
 `blur` and `conv` slide over windows and have no global form: with `existing` they leave the head as it is. `conv`
 leaves strided convolutions as they are.
-
-## Public weights: `model.weights`
-
-- torchvision's: the network's name (`model.weights=r3d_18`), which fetches them, or the file; `r3d_18`, `mc3_18`,
-  `r2plus1d_18`, `s3d`, `mvit_v2_s`, and the image networks but `resnext101_32x4d`.
-- PyTorchVideo's zoo: `X3D_M.pyth`, `SLOWFAST_8x8_R50.pyth`, `SLOW_8x8_R50.pyth`, `C2D_8x8_R50.pyth`,
-  `I3D_8x8_R50.pyth`, `CSN_32x2_R101.pyth`, `R2PLUS1D_16x4_R50.pyth` and their like.
-- PySlowFast's checkpoints (of torch.save, not Caffe2's) of X3D, SlowFast, Slow, C2D and I3D. Its variants without the
-  pooling in time (`c2d_nopool`, `i3d_nopool`) have the same names and shapes: they load, and are another network.
-- Hara's: `r3d50_K_200ep.pth` and its like, of depths 34, 50 and 101.
-- SoftPool's own ImageNet checkpoints, for the image networks.
-- `best.safetensors` of a run of softpool3d.
-
-torchvision's weights (by name, or a file under its own name) and a run's bring their mean, std and class names along.
-Training takes `data.mean` and `data.std` from them unless they are set, and the names where the data set's classes are
-bare numbers and as many; both go into the run's `config.yaml` and `best.safetensors`.
-
-Files are read with `weights_only=True`. The report says what was loaded, what was left out (a classifier of another
-size) and what starts anew; a layer of the body that does not fit is an error that names it and both shapes.
 """
+_BY_HAND = "## Public weights"  # from here on the page is kept
 
 
 def _save(path: Path) -> None:
@@ -338,7 +323,8 @@ def _save(path: Path) -> None:
         differences=markdown_table(_DIFFERENCES, differences),
         kinds=markdown_table(_POOL_COLUMNS, [[cell.replace("|", "\\|") for cell in row] for row in _pool_rows()]),
     )
-    write_atomically(path, text.encode())
+    _, mark, kept = path.read_text("utf-8").partition(_BY_HAND) if path.exists() else ("", "", "")
+    write_atomically(path, (f"{text}\n{mark}{kept}" if mark else text).encode())
     print(f"{path}: {len(rows)} networks")
 
 

@@ -20,8 +20,10 @@ def main(
     resume: str | None = typer.Option(
         None, help="The folder of a run to go on with; auto: the run of --cfg's name if there is one, else a new one."
     ),
-    force_resume: bool = typer.Option(False, help="Go on even if changed settings change what is learned."),
-    print_config: bool = typer.Option(False, help="Print the merged configuration and stop."),
+    force_resume: bool = typer.Option(
+        False, "--force-resume", help="Go on even if changed settings change what is learned."
+    ),
+    print_config: bool = typer.Option(False, "--print-config", help="Print the merged configuration and stop."),
 ) -> None:
     """Train a network: --cfg FILE starts a run, --resume FOLDER goes on with one."""
     from softpool3d.config import load_config

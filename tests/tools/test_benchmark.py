@@ -145,3 +145,10 @@ def test_library_networks_take_the_weights_of_ours():
         assert (theirs is None) == (name in without)
         if theirs is not None:
             assert theirs.state_dict().keys() == ours.state_dict().keys(), name
+
+
+def test_a_page_names_no_folder_of_the_machine_that_measured(monkeypatch):
+    words = ["loader", "--clips", "/data/real clips", "--seconds", "0.3", "../other/demo.mp4", "tests/own.mp4"]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *words])
+    written = "python tools/benchmark.py loader --clips 'real clips' --seconds 0.3 demo.mp4 tests/own.mp4"
+    assert benchmark._command() == written

@@ -1,6 +1,7 @@
 """softpool3d models, and softpool3d train on every video network."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -96,6 +97,12 @@ def test_the_page(monkeypatch, tmp_path):
     text = (tmp_path / "models.md").read_text()
     assert "| x3d_xs | 0.60 | 0.63 | 0.61 | 0.02 |" in text and "| x3d_xs | 4 x 160x160 | 3.79 | 0.63 |" in text
     assert all(f"| {kind} |" in text for kind in KINDS)
+    by_hand = "## Public weights\n\nGrüße\n"
+    (tmp_path / "models.md").write_text(f"# old\n\n{by_hand}", encoding="utf-8")
+    invoke("--save", str(tmp_path / "models.md"))
+    assert (tmp_path / "models.md").read_text("utf-8") == f"{text}\n{by_hand}"
+    head = Path(__file__).parents[2].joinpath("docs/models.md").read_text("utf-8").partition("| name |")[0]
+    assert text.startswith(head)
 
 
 @pytest.mark.parametrize(
