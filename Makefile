@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY ?= passive
 GPUS := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sort -u | tr '\n' ' ')
 ARCHITECTURES := $(or $(TORCH_CUDA_ARCH_LIST),$(strip $(GPUS)),7.5+PTX)
 
-.PHONY: env demo test lint wheel clean
+.PHONY: env demo test mutants lint wheel clean
 
 env: $(VENV)/.installed
 
@@ -31,6 +31,10 @@ demo: env
 # a process on each core, with one thread: faster than one process with threads
 test: env
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+# changes the code in a copy and runs the tests beside each change: in the background of a day; goes on where it was
+mutants: env
+	$(PY) tests/mutants.py
 
 lint: env
 	$(PY) -m ruff check .
