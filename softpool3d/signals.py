@@ -20,7 +20,8 @@ _HANGUP = getattr(signal, "SIGHUP", None)
 
 
 class Stopped(KeyboardInterrupt):
-    """Another signal than Ctrl-C's asked to stop."""
+    """A signal asked to stop. Not KeyboardInterrupt itself: where that comes out of `exec`, as in the definition of a
+    dataclass, Python takes it for one that nobody handles, and kills itself at its end."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -45,16 +46,18 @@ def leave_to_parent() -> None:
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """Inside, SIGTERM and SIGHUP raise `Stopped`, as Ctrl-C raises KeyboardInterrupt. A second one ends the process.
+    """Inside, Ctrl-C, SIGTERM and SIGHUP raise `Stopped`. A second SIGTERM or SIGHUP ends the process.
 
-    Not under torchrun: it ends processes that wait for each other, where Python does not see signals.
+    Under torchrun Ctrl-C alone: it ends processes that wait for each other, where Python does not see signals.
     """
-    numbers = [n for n in (signal.SIGTERM, _HANGUP) if n is not None and not is_ignored(n)]
-    if "LOCAL_RANK" in os.environ:
-        numbers = []
+    numbers = [] if "LOCAL_RANK" in os.environ else [n for n in (signal.SIGTERM, _HANGUP) if n is not None]
+    numbers = [n for n in numbers if not is_ignored(n)]
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        numbers.append(signal.SIGINT)
 
     def stop(number: int, _: object) -> None:
-        signal.signal(number, signal.SIG_DFL)
+        if number != signal.SIGINT:
+            signal.signal(number, signal.SIG_DFL)
         forget_terminal(number)
         raise Stopped(number)
 

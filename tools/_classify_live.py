@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -39,19 +39,23 @@ def live(
     console, classifier = Console(), make_classifier()
     drawn = keep_up and console.is_terminal and not as_json
     seen, seconds = 0, 0.0
+
+    def show(seconds: float, labels: tuple[Label, ...], screen: Live | None) -> None:
+        if as_json:
+            shown = [{"label": x.name, "probability": round(x.probability, 4)} for x in labels]
+            print(json.dumps({"time": round(seconds, 3), "labels": shown}, ensure_ascii=False), flush=True)
+        elif drawn:
+            screen.update(_picture(name, seconds, labels), refresh=True)
+        else:
+            line = "  ".join(f"{x.probability:6.1%} {x.name}" for x in labels)
+            print(f"{seconds:8.1f} s  {line}", flush=True)
+
     with Live(console=console, auto_refresh=False) if drawn else nullcontext() as screen:
         try:
-            for seconds, probabilities in follow(classifier, source, window, hop, keep_up):
-                labels = classifier.labels(probabilities, topk)
-                seen += 1
-                if as_json:
-                    shown = [{"label": x.name, "probability": round(x.probability, 4)} for x in labels]
-                    print(json.dumps({"time": round(seconds, 3), "labels": shown}, ensure_ascii=False), flush=True)
-                elif drawn:
-                    screen.update(_picture(name, seconds, labels), refresh=True)
-                else:
-                    line = "  ".join(f"{x.probability:6.1%} {x.name}" for x in labels)
-                    print(f"{seconds:8.1f} s  {line}", flush=True)
+            with closing(follow(classifier, source, window, hop, keep_up)) as windows:
+                for seconds, probabilities in windows:
+                    seen += 1
+                    show(seconds, classifier.labels(probabilities, topk), screen)
         except KeyboardInterrupt as stop:
             text = f"stopped after {seconds:.1f} s, {seen} windows classified"
             if number_of(stop) != signal.SIGINT:

@@ -40,4 +40,5 @@ class Interrupt:
         self.requested = number
         forget_terminal(number)
         if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            before = self._previous[number]
+            signal.signal(number, before if callable(before) else signal.default_int_handler)

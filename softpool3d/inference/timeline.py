@@ -9,6 +9,7 @@ from __future__ import annotations
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -192,9 +193,10 @@ def watch(
         sliding = Sliding(data, _steady_fps(stream, data), window_s, hop_s, num_clips)
         cut = clips_of_windows(stream, sliding, data, classifier.num_crops, thumbnails.add)
         end = 0.0
-        for start, end, probabilities in _smoothed(_classified(classifier, ahead(cut, 4)), smooth):
-            windows.add(start, end, probabilities)
-            on_window(end)
+        with closing(ahead(cut, 4)) as made:
+            for start, end, probabilities in _smoothed(_classified(classifier, made), smooth):
+                windows.add(start, end, probabilities)
+                on_window(end)
         segments = _segments(windows, classifier.classes, min_score)
         return VideoTimeline(
             str(source), end, classifier.classes, windows, segments, stream.damage, thumbnails.evenly()
@@ -224,10 +226,11 @@ def follow(
         sliding = Sliding(data, _steady_fps(stream, data), window_s, hop_s)
         cut = clips_of_windows(stream, sliding, data, 1, lambda *_: None)
         smooth = None
-        for _, end, views in ahead(cut, 1, drop=True) if keep_up else ahead(cut, 4):
-            probabilities = classifier.average(classifier.predictor(views))
-            smooth = probabilities if smooth is None else inertia * smooth + (1 - inertia) * probabilities
-            yield end, smooth
+        with closing(ahead(cut, 1, drop=True) if keep_up else ahead(cut, 4)) as made:
+            for _, end, views in made:
+                probabilities = classifier.average(classifier.predictor(views))
+                smooth = probabilities if smooth is None else inertia * smooth + (1 - inertia) * probabilities
+                yield end, smooth
 
 
 def _steady_fps(stream: FrameStream, data: DataConfig) -> float:

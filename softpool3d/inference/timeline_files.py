@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -165,13 +166,15 @@ def annotated_frames(found: VideoTimeline) -> Iterator[np.ndarray]:
 
     scale, segments, at = Scaler(None, found.file), found.segments, 0
     with FrameStream(found.file, max_missing=1.0) as stream:  # what is missing was said when it was watched
-        for number, picture in ahead(((n, scale(frame)) for n, frame in steady(stream)), 4):
-            seconds = number / stream.fps
-            while at < len(segments) and segments[at].end <= seconds:
-                at += 1
-            if at < len(segments) and segments[at].start <= seconds:
-                picture = _with_text(picture, _caption(segments[at]))
-            yield picture
+        pictures = ((n, scale(frame)) for n, frame in steady(stream))
+        with closing(ahead(pictures, 4)) as made:
+            for number, picture in made:
+                seconds = number / stream.fps
+                while at < len(segments) and segments[at].end <= seconds:
+                    at += 1
+                if at < len(segments) and segments[at].start <= seconds:
+                    picture = _with_text(picture, _caption(segments[at]))
+                yield picture
 
 
 def _with_text(picture: np.ndarray, text: str) -> np.ndarray:

@@ -45,11 +45,21 @@ def test_what_nohup_started_lives_on_without_its_terminal(hangup):
 
 
 def test_a_command_that_does_not_listen_ends_as_by_ctrl_c(hangup):
-    for number in (signal.SIGTERM, hangup):
+    for number in (signal.SIGINT, signal.SIGTERM, hangup):
         before = signal.getsignal(number)
         with pytest.raises(KeyboardInterrupt) as stop, signals.raised():
             signal.raise_signal(number)
         assert signals.number_of(stop.value) == number and signal.getsignal(number) == before
+
+
+def test_ctrl_c_in_the_definition_of_a_class_ends_in_the_exit_code_that_was_chosen(tmp_path):
+    """While modules are imported: dataclasses are made by `exec`. Python killed itself by SIGINT at its end."""
+    (tmp_path / "command.py").write_text(
+        "import signal, sys\nfrom softpool3d import signals\nwith signals.raised():\n    try:\n"
+        "        exec('signal.raise_signal(signal.SIGINT)')\n    except KeyboardInterrupt:\n        sys.exit(130)\n"
+    )
+    listens = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
+    assert subprocess.run([sys.executable, "-m", "command"], cwd=tmp_path, **listens).returncode == 130
 
 
 def test_the_second_one_ends_the_process():
