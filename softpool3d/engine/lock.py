@@ -1,11 +1,17 @@
-"""One run, one training: the lock of a run's folder. The system gives it up when its process ends, however it ends."""
+"""One run, one training; one folder or file of results, one command. The system gives a lock up when its process ends,
+however it ends.
+
+A POSIX record lock: it works over NFS (between machines too, where its lock service runs; where a file system has no
+locks, nothing is refused), and the workers that a killed process leaves for a moment do not hold it.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -20,33 +26,45 @@ except ImportError:  # Windows
 _held: dict[Path, IO[str]] = {}
 
 
-def lock(folder: Path) -> None:
-    """Holds the folder until this process ends. The lock file says who trains there, or did.
+class Held(UsageError):
+    """Another process holds the lock. owner: what it wrote down about itself, where that can be read."""
 
-    A POSIX record lock: it works over NFS, and the workers that a killed process leaves for a moment do not hold it.
+    def __init__(self, message: str, owner: dict[str, object]) -> None:
+        super().__init__(message)
+        self.owner = owner
+
+
+def lock(folder: Path) -> None:
+    """Holds a run's folder until this process ends. The lock file stays, and says who trains there, or did.
 
     Raises:
-        UsageError: if another process holds it, naming that.
+        Held: if another process holds it, naming that.
     """
-    folder = folder.resolve()
-    if fcntl is None or folder in _held:
-        return
-    file = (folder / ".lock").open("a+", encoding="utf-8")
+    _take(folder.resolve() / ".lock", f"{folder.resolve()} is being trained by", "start a run of another name", {})
+
+
+@contextmanager
+def claim(path: Path, *, is_folder: bool, **about: object) -> Iterator[None]:
+    """Keeps a folder or file for the results of this command alone, as long as it is at work.
+
+    Args:
+        is_folder: it is made, if need be.
+        about: is written down beside the owner, for whoever wants the lock too.
+
+    Raises:
+        Held: if another process holds it, naming that.
+    """
+    path = Path(path).absolute()
+    file = path / ".lock" if is_folder else path.with_name(f".{path.name}.lock")
+    with suppress(OSError):  # whoever writes there says what is wrong
+        file.parent.mkdir(parents=True, exist_ok=True)
+    taken = _take(file, f"{path} is being written by", "give another name", about)
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        owner = owner_of(folder)
-        file.close()
-        if isinstance(error, (BlockingIOError, PermissionError)):
-            raise UsageError(
-                f"{folder} is being trained by process {owner.get('pid', '?')} on {owner.get('host', '?')}; wait for "
-                "it or stop it, or start a run of another name"
-            ) from None
-        return  # a file system without locks
-    _held[folder] = file
-    file.truncate(0)
-    file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "job": job()}))
-    file.flush()
+        yield
+    finally:
+        if taken:
+            file.unlink(missing_ok=True)
+            _held.pop(file).close()
 
 
 def release() -> None:
@@ -56,12 +74,8 @@ def release() -> None:
 
 
 def owner_of(folder: Path) -> dict[str, object]:
-    """Who holds the lock, or held it last: pid, host, job."""
-    with suppress(OSError, ValueError):
-        owner = parse_json((folder / ".lock").read_text(encoding="utf-8"))
-        if isinstance(owner, dict):
-            return owner
-    return {}
+    """Who holds the lock of a run's folder, or held it last: pid, host, job."""
+    return _read(folder / ".lock")
 
 
 def job() -> str | None:
@@ -70,3 +84,42 @@ def job() -> str | None:
     if name is None:
         return None
     return f"{socket.gethostname()}:{os.getppid()}" if name == "none" else name
+
+
+def _take(path: Path, held: str, instead: str, about: dict[str, object]) -> bool:
+    """Locks the file at `path`; False where it is this process's own already, or there are no locks."""
+    if fcntl is None or path in _held:
+        return False
+    while True:
+        try:
+            file = path.open("a+", encoding="utf-8")
+        except OSError:  # whoever writes there says what is wrong
+            return False
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                break
+            file.close()  # its owner removed it just now, and gave it up
+        except OSError as error:
+            owner = _read(path)
+            file.close()
+            if not isinstance(error, (BlockingIOError, PermissionError)):
+                return False  # a file system without locks
+            raise Held(
+                f"{held} process {owner.get('pid', '?')} on {owner.get('host', '?')}; wait for it or stop it, or "
+                f"{instead}",
+                owner,
+            ) from None
+    _held[path] = file
+    file.truncate(0)
+    file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "job": job(), **about}))
+    file.flush()
+    return True
+
+
+def _read(path: Path) -> dict[str, object]:
+    with suppress(OSError, ValueError):
+        owner = parse_json(path.read_text(encoding="utf-8"))
+        if isinstance(owner, dict):
+            return owner
+    return {}

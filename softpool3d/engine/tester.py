@@ -12,7 +12,7 @@ import json
 import shutil
 import time
 import zipfile
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from softpool3d.engine.checkpoint import load_into
 from softpool3d.engine.devices import MEMORY_FORMATS, make_accelerator
 from softpool3d.engine.evaluator import joined, scored_batches
 from softpool3d.engine.interrupt import Interrupt, Interrupted
+from softpool3d.engine.lock import Held, claim
 from softpool3d.engine.losses import choose_loss
 from softpool3d.engine.memory import out_of_memory_explained
 from softpool3d.engine.metrics import Metrics, measure
@@ -127,11 +128,17 @@ def test(
         overwrite: test anew, where results are there already; they stay until the new ones are.
 
     Raises:
-        UsageError: for a request that cannot be met; nothing was written then.
+        UsageError: for a request that cannot be met; nothing was written then. Also while another process is at it.
         WorkError: if not one video could be read, or the network's answers are no numbers.
         Interrupted: after Ctrl-C or SIGTERM; what was done is kept.
     """
-    console = console or Console()
+    with ExitStack() as claims:
+        return _test(subject, split, out, overwrite, console or Console(), claims)
+
+
+def _test(
+    subject: Subject, split: str | None, out: Path | None, overwrite: bool, console: Console, claims: ExitStack
+) -> dict[str, Any]:
     config = subject.config
     accelerator = make_accelerator(config)
     processes = Processes(accelerator)
@@ -148,7 +155,7 @@ def test(
         say(subject.note)
 
     def prepare() -> tuple[Path, Scores | None, bool]:
-        folder = _folder(subject, out, request, overwrite)
+        folder = _folder(subject, out, request, overwrite, claims)
         if (folder / RESULTS).is_file() and not overwrite:
             return folder, None, True
         return folder, _kept(folder, request), False
@@ -318,9 +325,10 @@ def _request(subject: Subject, config: Config, split: str, manifest: Manifest, c
     return digest.hexdigest()
 
 
-def _folder(subject: Subject, out: Path | None, request: str, overwrite: bool) -> Path:
-    """Where the results go: a folder without any, or with those of this request."""
+def _folder(subject: Subject, out: Path | None, request: str, overwrite: bool, claims: ExitStack) -> Path:
+    """Where the results go: a folder without any, or with those of this request; claimed."""
     if out is not None:
+        claims.enter_context(claim(out, is_folder=True, request=request))
         other = _held(out)
         if other not in (None, request) and not overwrite:
             raise UsageError(f"--out {out} holds the results of another test; name another folder, or give --overwrite")
@@ -330,8 +338,15 @@ def _folder(subject: Subject, out: Path | None, request: str, overwrite: bool) -
     number = 1
     while True:
         folder = base if number == 1 else base.with_name(f"{base.name}-{number}")
-        if _held(folder) in (None, request):
-            return folder
+        try:
+            with ExitStack() as mine:
+                mine.enter_context(claim(folder, is_folder=True, request=request))
+                if _held(folder) in (None, request):
+                    claims.enter_context(mine.pop_all())
+                    return folder
+        except Held as held:
+            if held.owner.get("request") == request:
+                raise
         number += 1
 
 
