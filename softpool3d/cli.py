@@ -16,7 +16,7 @@ import typer
 from softpool3d.engine.interrupt import Interrupted
 from softpool3d.errors import DEBUG, SoftPool3dError, UsageError
 from softpool3d.foreign import Shielded
-from softpool3d.signals import number_of, raised
+from softpool3d.signals import ending_quietly, number_of, raised
 from softpool3d.tools import (
     classify,
     compare,
@@ -124,7 +124,7 @@ def _guard(app: typer.Typer) -> None:
             setattr(sys, name, Shielded(stream))
     _take_debug()
     try:
-        with raised():
+        with ending_quietly(), raised():
             app()
     except SystemExit as end:
         if end.code == 2:  # the command line is not understood

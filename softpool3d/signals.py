@@ -7,10 +7,12 @@ the decision to that one: a terminal and a cluster send signals to all of them.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import stat
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 # Ctrl-C; a cluster's end of a job; the terminal was closed; a cluster's warning some time before the end (as
@@ -67,6 +69,37 @@ def raised() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def ending_quietly() -> Iterator[None]:
+    """Around all that a process does: Ctrl-C at the very end of it, when nothing is left that it could stop but exit
+    hooks, ends it at once, by an exit code; and then, while Python takes itself apart, does nothing."""
+    _at_exit(_ignore_ctrl_c)  # hooks run last to first
+    try:
+        yield
+    finally:
+        _at_exit(_leave_at_ctrl_c)
+
+
+def _at_exit(hook: Callable[[], None]) -> None:
+    atexit.unregister(hook)
+    atexit.register(hook)
+
+
+def _ignore_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _leave_at_ctrl_c() -> None:
+    def leave(number: int, _: object) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(128 + number)
+
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, leave)
 
 
 def forget_terminal(number: int) -> None:

@@ -17,6 +17,11 @@ from softpool3d.engine.interrupt import Interrupt
 TINY = ["data.motion_clips=[8,8,8]", "data.num_workers=1", "model.width=4", "train.batch_size=4", "train.epochs=300"]
 
 
+def _listening() -> None:
+    """A shell ignores Ctrl-C for what it runs in the background, and so would all that is started from there."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture
 def hangup():
     """SIGHUP as a shell leaves it, whatever started the tests."""
@@ -58,8 +63,24 @@ def test_ctrl_c_in_the_definition_of_a_class_ends_in_the_exit_code_that_was_chos
         "import signal, sys\nfrom softpool3d import signals\nwith signals.raised():\n    try:\n"
         "        exec('signal.raise_signal(signal.SIGINT)')\n    except KeyboardInterrupt:\n        sys.exit(130)\n"
     )
-    listens = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
-    assert subprocess.run([sys.executable, "-m", "command"], cwd=tmp_path, **listens).returncode == 130
+    command = [sys.executable, "-m", "command"]
+    assert subprocess.run(command, cwd=tmp_path, preexec_fn=_listening).returncode == 130
+
+
+def test_ctrl_c_at_the_very_end_is_no_death_by_a_signal():
+    """In an exit hook, and in what Python does after the last of them."""
+    code = (
+        "import atexit, os, signal, sys\nfrom softpool3d import signals\n"
+        "class Late:\n    def __del__(self, raise_signal=signal.raise_signal, number=signal.SIGINT):\n"
+        "        raise_signal(number)\n"
+        "with signals.ending_quietly():\n"
+        "    if sys.argv[1] == 'hook':\n        atexit.register(signal.raise_signal, signal.SIGINT)\n"
+        "    else:\n        sys.late = Late()\n"
+        "print('done')\n"
+    )
+    for when, expected in (("hook", 130), ("later", 0)):
+        done = subprocess.run([sys.executable, "-c", code, when], capture_output=True, text=True, preexec_fn=_listening)
+        assert (done.returncode, done.stdout, done.stderr) == (expected, "done\n", "")
 
 
 def test_the_second_one_ends_the_process():
