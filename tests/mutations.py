@@ -72,7 +72,7 @@ _TRAINING = [
     ),
     *_all(
         _TRAIN,
-        f"{STEP}::test_clips_are_mixed_as_far_as_alpha_says",
+        f"{STEP}::test_clips_are_mixed_as_far_as_alpha_says {STEP}::test_mixing_is_told_both_alphas",
         ("config.train.mixup, config.train.cutmix)", "min(config.train.mixup, 1.0), config.train.cutmix)"),
         ("config.train.mixup, config.train.cutmix)", "config.train.mixup, min(config.train.cutmix, 1.0))"),
         ("config.train.mixup, config.train.cutmix)", "config.train.cutmix, config.train.mixup)"),
@@ -138,7 +138,7 @@ _TRAINING = [
     *_all(_TRAIN, _SKIPPED, ("guard.before_forward()", "pass")),
     *_all(
         _TRAIN,
-        _BY_STEPS,
+        f"{_BY_STEPS} {AROUND}::test_the_last_epoch_is_always_evaluated",
         ("due = (epoch + 1) % config.train.eval_every == 0 or", "due = True or"),
         (
             "due = (epoch + 1) % config.train.eval_every == 0 or epoch + 1 == epochs",

@@ -175,6 +175,19 @@ def test_mixing_a_batch(mixup, cutmix):
     assert BatchMix(5, 0, 0)(clips, label, 0) == (clips, label)
 
 
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 8.0])
+def test_shares_are_drawn_by_alpha(alpha):
+    """Of Beta(alpha, alpha), whose variance is 1 / (4 (2 alpha + 1)); of boxes, before they are cut off at the edge."""
+    clips, label = torch.arange(2.0).view(2, 1, 1, 1, 1).expand(2, 1, 1, 16, 16), torch.tensor([0, 1])
+    shares = torch.tensor([float(BatchMix(2, alpha, 0)(clips, label, seed)[1][0, 0]) for seed in range(600)])
+    variance = 1 / (4 * (2 * alpha + 1))
+    assert float(shares.mean()) == pytest.approx(0.5, abs=0.05) and float(shares.var()) == pytest.approx(
+        variance, rel=0.2
+    )
+    cut = torch.tensor([float(BatchMix(2, 0, alpha)(clips, label, seed)[1][0, 0]) for seed in range(300)])
+    assert (cut > 0.85).float().mean() > 0.15 if alpha < 8 else (cut > 0.85).float().mean() < 0.1
+
+
 def test_views_in_evaluation():
     views = EvalTransform(64, 56, num_crops=3)(torch.zeros(4, 3, 128, 160, dtype=torch.uint8))
     assert [v.shape for v in views] == [(4, 3, 56, 56)] * 3

@@ -28,7 +28,8 @@ def adaptive_windows(size, out):
 def brute_force(x, windows, beta, g=None):
     """y, and with g = dL/dy also dL/dx and dL/dbeta, of x (N, C, T, H, W); beta one number or one per channel.
 
-    The formulas of DESIGN.md, window by window; NaN and infinities as it says.
+    y is the mean of a window's values weighted by softmax(beta * x) (arXiv 2101.00440), window by window. Values that
+    are not finite have no weight; a window with a NaN gives NaN, one with +inf gives +inf, and one of -inf alone -inf.
     """
     # Long doubles where the machine has them, so that float64 can be held against it too.
     x = x.detach().double().numpy().astype(np.longdouble)

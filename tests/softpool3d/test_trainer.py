@@ -326,7 +326,6 @@ def test_an_average_of_the_weights_is_evaluated_and_kept_beside_them(tmp_path):
     assert all(row["val_ema_top1"] for row in rows(folder)) and "test_ema_top1" in summary
     last, average = (load_weights(folder / f"last{suffix}.safetensors").state for suffix in ("", "_ema"))
     assert not torch.equal(last["fc.weight"], average["fc.weight"])
-    torch.testing.assert_close(last["fc.weight"], average["fc.weight"], rtol=1, atol=0.1)
     state = torch.load(folder / "last" / "checkpoint.pt", weights_only=True)
     assert torch.equal(state["parts"]["average"]["module.fc.weight"], average["fc.weight"])
 

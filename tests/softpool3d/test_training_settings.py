@@ -1,6 +1,7 @@
 """Settings around the updates of a run: which weights are tested and how, what the network is given, what processes and
 accelerate are told."""
 
+import csv
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -123,6 +124,12 @@ def test_the_state_is_saved_so_often(run, monkeypatch, minutes, saves):
     monkeypatch.setattr(trainer, "save_state", counted)
     run(f"checkpoint.every_minutes={minutes}", "train.epochs=2")
     assert len(places) == saves and places[-1] == (2, 0), places
+
+
+def test_the_last_epoch_is_always_evaluated(run):
+    done = run("train.eval_every=2", "train.epochs=3")
+    with (Path(done.summary["folder"]) / "metrics.csv").open(newline="") as file:
+        assert [bool(row["val_top1"]) for row in csv.DictReader(file)] == [False, True, True]
 
 
 def test_a_run_goes_into_the_folder_of_its_name(run, tmp_path):

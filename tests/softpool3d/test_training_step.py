@@ -250,6 +250,13 @@ def test_clips_are_mixed_as_far_as_alpha_says(run, monkeypatch, kind):
         assert len(shares) == 6 and (len(middle) == 6 if halves else len(middle) < 3), shares
 
 
+def test_mixing_is_told_both_alphas(run, monkeypatch):
+    mix, told = trainer.BatchMix, []
+    monkeypatch.setattr(trainer, "BatchMix", lambda *alphas: told.append(alphas) or mix(*alphas))
+    run("train.mixup=0.3", "train.cutmix=7")
+    assert told == [(3, 0.3, 7)]
+
+
 # --- averages and statistics -----------------------------------------------------------------------------------------
 
 
@@ -278,9 +285,9 @@ def test_precise_statistics_are_those_of_that_many_batches(run):
         for name in ("last", "best"):
             found = done.weights(name)
             torch.testing.assert_close(found["norm.running_mean"], mean)
+            variance = torch.cat(batches).var((0, 2, 3, 4), unbiased=False)
+            torch.testing.assert_close(found["norm.running_var"], variance)
             assert found["norm.num_batches_tracked"] == 2 and not torch.allclose(plain, mean, rtol=0.1)
-        if count == 1:
-            torch.testing.assert_close(found["norm.running_var"], batches[0].var((0, 2, 3, 4)), rtol=0.1, atol=0)
 
 
 class Spoiled:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import socket
 import sys
 import time
 import traceback
@@ -26,6 +25,7 @@ import matplotlib.pyplot  # noqa: F401
 import torch
 import torch.utils.tensorboard  # noqa: F401
 import torchmetrics.functional.classification  # noqa: F401
+from torch.distributed import TCPStore
 
 from softpool3d.config import load_config
 from softpool3d.engine import trainer
@@ -105,6 +105,7 @@ def child(job: dict, rank: int) -> int:
     if job["processes"] > 1:
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(job["processes"]))
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(job["port"]))
+        os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
     if job["at"] and job["at"][0] == rank:
         signal_at(*job["at"][1:])
     trainer.build_model = network
@@ -132,9 +133,9 @@ def child(job: dict, rank: int) -> int:
 def main() -> None:
     for line in sys.stdin:
         job = {"processes": 1, "missing": 0, "resume": None, "at": None, "after": None, "nan": [], **json.loads(line)}
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            job["port"] = free.getsockname()[1]
+        # held here, as torchrun holds the store of its processes: a port that is free, and stays theirs
+        meeting = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) if job["processes"] > 1 else None
+        job["port"] = meeting and meeting.port
         pids = []
         for rank in range(job["processes"] - job["missing"]):
             pids.append(os.fork())

@@ -2,7 +2,6 @@
 
 import re
 import sys
-import time
 
 import pytest
 import torch
@@ -23,13 +22,22 @@ def test_contenders_take_turns():
     assert {timing.rounds for timing in times.values()} == {4}
 
 
-def test_a_slow_contender_is_timed_once():
-    calls = []
-    contenders = {"slow": lambda: (calls.append("slow"), time.sleep(0.05)), "fast": lambda: None}
-    times = _measure.interleaved(contenders, CPU, seconds=0.02, rounds=(3, 5))
-    assert calls == ["slow"] * 2 and times["slow"].rounds == 1 and times["slow"].median >= 0.05
-    assert times["fast"].rounds >= 3
-    assert list(_measure.interleaved({"slow": contenders["slow"]}, CPU, seconds=0.02)) == ["slow"]
+def test_a_slow_contender_is_timed_once(monkeypatch):
+    calls, now = [], [0.0]
+    monkeypatch.setattr(_measure.time, "perf_counter", lambda: now[0])
+
+    def taking(name, seconds):
+        def call():
+            calls.append(name)
+            now[0] += seconds
+
+        return call
+
+    contenders = {"slow": taking("slow", 0.5), "fast": taking("fast", 0.25)}
+    times = _measure.interleaved(contenders, CPU, seconds=0.4, rounds=(3, 5))
+    assert calls == ["slow"] * 2 + ["fast"] * 5
+    assert times == {"slow": _measure.Timing(0.5, 0.5, 0.5, 1), "fast": _measure.Timing(0.25, 0.25, 0.25, 3)}
+    assert list(_measure.interleaved({"slow": contenders["slow"]}, CPU, seconds=0.4)) == ["slow"]
 
 
 def test_rounds_end_when_there_are_enough_of_them():

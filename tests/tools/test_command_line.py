@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from videos import damaged_files, write_numbered
 
+from softpool3d import cli
 from softpool3d.datasets.motion import read_motion
 from softpool3d.inference.trained import SHIPPED
 
@@ -46,7 +47,7 @@ def test_help_needs_no_torch():
     )
 
 
-@pytest.mark.parametrize("tool", ["train", "test", "compare", "classify", "visualize", "models", "doctor"])
+@pytest.mark.parametrize("tool", [*cli._VERBS, "benchmark"])
 def test_files_of_tools_are_scripts(tool, tmp_path):
     result = subprocess.run([sys.executable, ROOT / "tools" / f"{tool}.py", "--help"], capture_output=True, text=True)
     assert result.returncode == 0 and "Usage" in result.stdout

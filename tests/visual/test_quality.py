@@ -54,7 +54,7 @@ def test_scores_are_those_of_torchmetrics():
 
 
 def test_beta_says_where_between_average_and_maximum():
-    """DESIGN: on [0, 1] beta 1 is close to average pooling, and beta 255 to max pooling."""
+    """On [0, 1] beta 1 is close to average pooling, and beta 255 to max pooling."""
     frames = smooth()
     layers = poolings(["avg", "max", "soft"], [1.0, 255.0], (2, 2, 2))
     psnr = {p.label: measure(frames, pool_clip(frames, p, (2, 2, 2))[0]).scores()["psnr"] for p in layers}
@@ -95,7 +95,7 @@ def test_table_csv_and_plot():
 
 @pytest.mark.clips
 def test_real_clips_keep_what_the_design_measured(real_clips: Path):
-    """DESIGN section 8: average 26.1 dB, soft on [0, 1] 26.0, on [0, 255] 22.1, max 22.1 for one of the clips."""
+    """As measured once: average 26.1 dB, soft on [0, 1] 26.0, on [0, 255] 22.1, max 22.1 for one of the clips."""
     from softpool3d.visual.source import read_source
 
     frames = read_source(real_clips / "mmaction2" / "demo.mp4", seconds=1.0).frames
