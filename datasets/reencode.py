@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -25,7 +26,7 @@ from softpool3d.datasets.pool import Crashed, each
 from softpool3d.datasets.pyav_reader import convert, scaled
 from softpool3d.datasets.stream import FrameStream
 from softpool3d.errors import UsageError, WorkError
-from softpool3d.files import write_atomically
+from softpool3d.files import remove_abandoned, replacing, write_atomically
 
 _CLOCK = Fraction(1, 90000)
 
@@ -51,7 +52,7 @@ def reencode(
 ) -> tuple[dict[str, Manifest], dict[str, str]]:
     """Returns manifests of copies in `out`, which lie there as the originals below `root`, and path -> reason of those
     of which some clip cannot be decoded: such clips are left out. Copies that are there and are newer than their
-    originals are not made again.
+    originals are not made again. One process at a time: what others left unfinished in `out` is removed.
 
     Args:
         max_missing: the share of an original that may be missing (damage.py).
@@ -73,15 +74,16 @@ def reencode(
     todo = ((clip, target) for clip, target in targets.items() if not _is_newer(target, clip.path))
     jobs = [(clip, target, encoding, max_missing) for clip, target in todo]
     bad: dict[Clip, str] = {}
-    for (clip, *_), result in each(_copy, jobs, "Encoding", workers):
-        if isinstance(result, Crashed):
-            bad[clip] = str(result)
-        elif isinstance(result, DecodeError):
-            bad[clip] = result.reason
-        elif isinstance(result, Exception):
-            raise result
-        elif result:
-            on_damage(clip.path, result)
+    with _without_leftovers(targets.values()):
+        for (clip, *_), result in each(_copy, jobs, "Encoding", workers):
+            if isinstance(result, Crashed):
+                bad[clip] = str(result)
+            elif isinstance(result, DecodeError):
+                bad[clip] = result.reason
+            elif isinstance(result, Exception):
+                raise result
+            elif result:
+                on_damage(clip.path, result)
     copies = {
         split: Manifest(
             manifest.classes,
@@ -94,6 +96,20 @@ def reencode(
     return copies, {clip.path: reason for clip, reason in bad.items()}
 
 
+@contextmanager
+def _without_leftovers(targets: Iterable[str]) -> Iterator[None]:
+    """Removes what processes that were killed left of their copies: those of an earlier run, and those of this one,
+    whose workers end with it in the middle of a file."""
+    folders = {Path(target).parent for target in targets}
+    try:
+        for folder in folders:
+            remove_abandoned(folder)
+        yield
+    finally:
+        for folder in folders:
+            remove_abandoned(folder)
+
+
 def encode_copy(clip: Clip, target: str, encoding: Encoding, max_missing: float = MAX_MISSING) -> str:
     """Writes one copy, whole or not at all: H.264 in 4:2:0, upright, every frame at its own time. Returns what of the
     original is missing, as a sentence; empty where nothing is known to be.
@@ -103,32 +119,26 @@ def encode_copy(clip: Clip, target: str, encoding: Encoding, max_missing: float 
 
     Raises:
         DecodeError: if the original cannot be decoded.
-        OSError: if the copy cannot be written.
+        WorkError: if the copy cannot be written.
     """
     import av
 
-    partial = f"{target}.partial-{os.getpid()}"
-    os.makedirs(os.path.dirname(target), exist_ok=True)
-    try:
-        with av.open(partial, "w", format="mp4", options={"movflags": "faststart"}) as container:
-            stream, part = None, _Part(clip, max_missing)
-            for time, frame in part:
-                if stream is None:
-                    stream = _add_stream(container, frame, encoding)
-                    upright = _Upright(stream.width, stream.height)
-                with errors_of(clip.path):
-                    frame = upright(frame)
-                frame.pts, frame.time_base = round(time / _CLOCK), _CLOCK
-                frame.pict_type = av.video.frame.PictureType.NONE  # not that of the original
-                container.mux(stream.encode(frame))
+    options = {"movflags": "faststart"}
+    with replacing(target) as temporary, av.open(str(temporary), "w", format="mp4", options=options) as container:
+        stream, part = None, _Part(clip, max_missing)
+        for time, frame in part:
             if stream is None:
-                raise DecodeError(clip.path, "there are no frames in its part of the video")
-            container.mux(stream.encode(None))
-        os.replace(partial, target)
-        return part.damage
-    finally:
-        if os.path.exists(partial):
-            os.unlink(partial)
+                stream = _add_stream(container, frame, encoding)
+                upright = _Upright(stream.width, stream.height)
+            with errors_of(clip.path):
+                frame = upright(frame)
+            frame.pts, frame.time_base = round(time / _CLOCK), _CLOCK
+            frame.pict_type = av.video.frame.PictureType.NONE  # not that of the original
+            container.mux(stream.encode(frame))
+        if stream is None:
+            raise DecodeError(clip.path, "there are no frames in its part of the video")
+        container.mux(stream.encode(None))
+    return part.damage
 
 
 class _Upright:
@@ -205,9 +215,9 @@ def _copy(job: tuple[Clip, str, Encoding, float]) -> str | DecodeError | WorkErr
     clip, target, encoding, max_missing = job
     try:
         return encode_copy(clip, target, encoding, max_missing)
-    except DecodeError as error:
+    except WorkError as error:
         return error
-    except (OSError, av.error.FFmpegError) as error:
+    except av.error.FFmpegError as error:
         return WorkError(f"cannot write {target}: {(error.strerror or str(error)).lower()}")
 
 

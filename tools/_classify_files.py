@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
@@ -18,10 +19,11 @@ from rich.text import Text
 from softpool3d.datasets.inputs import Inputs, clip_name
 from softpool3d.datasets.pool import cores
 from softpool3d.engine.interrupt import Interrupted
+from softpool3d.engine.lock import claim
 from softpool3d.errors import WorkError
 from softpool3d.inference.bulk import Failure, classify_files
 from softpool3d.inference.classifier import Classifier, Prediction
-from softpool3d.inference.labels_file import ResultsFile, record
+from softpool3d.inference.labels_file import ResultsFile, part_of, record
 from softpool3d.signals import number_of
 
 
@@ -42,6 +44,23 @@ def classify(
         Interrupted: after Ctrl-C.
     """
     rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+    mine = out if out is None or rank == 0 else part_of(out, rank)
+    with claim(mine, is_folder=False) if mine is not None else nullcontext():
+        _classify(make_classifier, inputs, topk, jobs, as_json, out, resume, overwrite, rank, world_size)
+
+
+def _classify(
+    make_classifier: Callable[[], Classifier],
+    inputs: Inputs,
+    topk: int | None,
+    jobs: int | None,
+    as_json: bool,
+    out: Path | None,
+    resume: bool,
+    overwrite: bool,
+    rank: int,
+    world_size: int,
+) -> None:
     total = inputs.count()
     topk = topk or (5 if total == 1 or as_json else 1)
     results = ResultsFile(out, topk, resume, overwrite, rank, world_size) if out else None

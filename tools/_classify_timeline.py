@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from softpool3d.datasets.decoder import DecodeError
 from softpool3d.datasets.inputs import explain
 from softpool3d.datasets.stream import FrameStream
 from softpool3d.engine.interrupt import Interrupted
+from softpool3d.engine.lock import Taken, claim_files
 from softpool3d.errors import UsageError, WorkError
 from softpool3d.files import replacing, write_atomically
 from softpool3d.inference import timeline_files as files
@@ -51,12 +53,27 @@ class Options:
             files.check_ending(option, path, known)
             if len(videos) > 1 and "{name}" not in str(path):
                 raise UsageError(f"{option} {path}: {len(videos)} videos need a file each, as in {{name}}{path.suffix}")
-            for video in videos:
-                target = _named(path, video)
-                if target.exists() and not self.overwrite:
-                    raise UsageError(f"{option} {target} exists; give another name, or --overwrite")
-                if target.exists() and Path(video).exists() and target.samefile(video):
-                    raise UsageError(f"{option} {target} is the video itself; give another name")
+            self._check_targets(option, path, videos)
+
+    def _check_targets(self, option: str, path: Path, videos: Sequence[str]) -> None:
+        read = {os.path.realpath(video) for video in videos}
+        written: dict[Path, str] = {}
+        for video in videos:
+            target = _named(path, video)
+            if target in written:
+                raise UsageError(
+                    f"{option} {path}: {written[target]} and {video} would both be written to {target}; "
+                    "rename one of them, or give each a command of its own"
+                )
+            written[target] = video
+            if target.exists() and not self.overwrite:
+                raise UsageError(f"{option} {target} exists; give another name, or --overwrite")
+            if os.path.realpath(target) in read:
+                raise UsageError(f"{option} {target} is the video itself; give another name")
+
+    def targets(self, video: str) -> list[Path]:
+        """What is written of a video."""
+        return [_named(path, video) for path in (self.out, self.plot, self.annotate) if path is not None]
 
 
 def seconds(option: str, text: str | None) -> float | None:
@@ -80,8 +97,9 @@ def timelines(make_classifier: Callable[[], Classifier], videos: Sequence[str], 
     classifier, failed = make_classifier(), 0
     for video in videos:
         try:
-            _one(classifier, video, options)
-        except WorkError as error:
+            with claim_files(options.targets(video), options.overwrite):
+                _one(classifier, video, options)
+        except (WorkError, Taken) as error:
             failed += 1
             reason = f"cannot read {video}: {explain(error)}" if isinstance(error, DecodeError) else str(error)
             reason = f"cannot classify {video}: {error}" if isinstance(error, NoAnswer) else reason

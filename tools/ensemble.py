@@ -31,13 +31,14 @@ def main(
     from rich.text import Text
 
     from softpool3d.analysis.ensemble import combine
+    from softpool3d.engine.lock import claim
     from softpool3d.engine.metrics import measure
-    from softpool3d.engine.results import RESULTS, check_finite, show, write_results
+    from softpool3d.engine.results import check_finite, show, write_results
     from softpool3d.engine.scores import VideoScores
 
     paths = [_find(path) for path in scores]
-    if out is not None and (out / RESULTS).is_file() and not overwrite:
-        raise UsageError(f"--out {out} holds results already; name another folder, or give --overwrite")
+    if out is not None:
+        _check_free(out, overwrite)
     names = [str(path) for path in paths]
     members = [VideoScores.load(path) for path in paths]
     for member in members:
@@ -53,8 +54,20 @@ def main(
         table.add_row(Text(about["scores"]), f"{about['weight']:.3g}", str(len(member.videos)), top1)
     console.print(table)
     console.print(f"\ntogether, {len(together.videos)} videos, {mean} mean:")
-    metrics = write_results(out, together) if out else measure(together.scores, together.classes)
+    if out is None:
+        metrics = measure(together.scores, together.classes)
+    else:
+        with claim(out, is_folder=True):
+            _check_free(out, overwrite)
+            metrics = write_results(out, together)
     show(console, metrics, out)
+
+
+def _check_free(out: Path, overwrite: bool) -> None:
+    from softpool3d.engine.results import RESULTS
+
+    if (out / RESULTS).is_file() and not overwrite:
+        raise UsageError(f"--out {out} holds results already; name another folder, or give --overwrite")
 
 
 def _number(text: str) -> float:

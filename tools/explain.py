@@ -40,18 +40,20 @@ def main(
     out = out or Path(f"{clip.stem}_{method}{METHODS[method]}")
     _check(out, clip, method, stage, overwrite)
 
+    from softpool3d.engine.lock import claim_files
     from softpool3d.inference.classifier import Classifier
     from softpool3d.inference.exported import is_exported
 
     if weights is not None and is_exported(weights):  # and so nothing in it is loaded
         raise UsageError(f"{weights} was exported and hides its layers; give the weights file that it was made from")
-    classifier = Classifier(weights, device)
-    if classifier.note:
-        print(classifier.note, file=sys.stderr)
-    if method == "gradcam":
-        _gradcam(classifier, clip, out, label, stage, seconds, short_side)
-    else:
-        _features(classifier, clip, out, channels, layers)
+    with claim_files([out], overwrite):
+        classifier = Classifier(weights, device)
+        if classifier.note:
+            print(classifier.note, file=sys.stderr)
+        if method == "gradcam":
+            _gradcam(classifier, clip, out, label, stage, seconds, short_side)
+        else:
+            _features(classifier, clip, out, channels, layers)
 
 
 def _check(out: Path, clip: Path, method: str, stage: str, overwrite: bool) -> None:

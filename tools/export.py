@@ -43,14 +43,19 @@ def main(
         raise UsageError(f"--out {out}: the name has to end in {named}")
     if out.exists() and not overwrite:
         raise UsageError(f"--out {out} exists; name another file, or replace it with --overwrite")
+    from softpool3d.engine.lock import claim_files
     from softpool3d.inference.exporter import export_weights
 
-    written = export_weights(weights, to.value, out, plain, tolerance)
+    with claim_files([out], overwrite):
+        written = export_weights(weights, to.value, out, plain, tolerance)
     if written.note:
         print(written.note, file=sys.stderr)
     least, most = written.frames
     frames = str(least) if least == most else f"{least} or more" if most is None else f"{least} to {most}"
-    print(f"{out}: {to.value}, {out.stat().st_size / 2**20:.1f} MB; any number of clips of {frames} frames")
+    print(
+        f"{out}: {to.value}, {out.stat().st_size / 2**20:.1f} MB; any number of clips of {frames} frames of "
+        f"{written.side}x{written.side} pixels"
+    )
     compared = ", ".join(f"{batch}x{length}" for batch, length in written.compared)
     print(
         f"logits differ from the network's by at most {written.difference:.1e} of the largest ({tolerance:.0e} is "

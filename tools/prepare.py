@@ -9,6 +9,7 @@ import csv
 import io
 import os
 import shlex
+from contextlib import nullcontext
 from enum import Enum
 from pathlib import Path
 
@@ -53,6 +54,7 @@ def main(
     from softpool3d.datasets.reencode import reencode as make_copies
     from softpool3d.datasets.verify import bad_files, obviously_bad
     from softpool3d.engine.interrupt import Interrupted
+    from softpool3d.engine.lock import claim
     from softpool3d.signals import number_of
 
     if reencode and short_side % 2:
@@ -62,25 +64,27 @@ def main(
     if out is None:
         out = root.with_name(f"{root.name}-{short_side}px") if reencode else root
     try:
-        for archive in unpack_archives(data):
-            print(f"unpacked {archive}")
+        with claim(root, is_folder=True) if root.is_dir() else nullcontext():
+            for archive in unpack_archives(data):
+                print(f"unpacked {archive}")
         manifests = official_manifests(data)
         check_learnable(manifests)
         folder = prepared_folder(data.model_copy(update={"root": str(out)}))
-        paths = {clip.path for manifest in manifests.values() for clip in manifest.clips}
-        bad, damaged = obviously_bad(paths), {}
-        limit = {"max_missing": max_missing, "on_damage": damaged.__setitem__}
-        if verify:
-            bad |= bad_files(paths - bad.keys(), folder / "checked.csv", workers, **limit)
-        manifests = {name: manifest.without(bad) for name, manifest in manifests.items()}
-        if reencode:
-            encoding = Encoding(short_side, gop, crf)
-            manifests, undecodable = make_copies(manifests, root, out, encoding, workers, **limit)
-            bad |= undecodable
+        with claim(out if reencode else folder, is_folder=True):
+            paths = {clip.path for manifest in manifests.values() for clip in manifest.clips}
+            bad, damaged = obviously_bad(paths), {}
+            limit = {"max_missing": max_missing, "on_damage": damaged.__setitem__}
+            if verify:
+                bad |= bad_files(paths - bad.keys(), folder / "checked.csv", workers, **limit)
+            manifests = {name: manifest.without(bad) for name, manifest in manifests.items()}
+            if reencode:
+                encoding = Encoding(short_side, gop, crf)
+                manifests, undecodable = make_copies(manifests, root, out, encoding, workers, **limit)
+                bad |= undecodable
+            _write_lists(folder, manifests, bad, damaged)
+            notes = _write_manifest(root, out, folder, manifests, bad, data)
     except KeyboardInterrupt as stop:
         raise Interrupted("stopped; the same command goes on where it was", number_of(stop)) from None
-    _write_lists(folder, manifests, bad, damaged)
-    notes = _write_manifest(root, out, folder, manifests, bad, data)
     _report(data, out, folder, manifests, bad, damaged, notes)
 
 

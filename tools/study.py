@@ -34,6 +34,7 @@ def main(
     from softpool3d.analysis.study_report import study_page
     from softpool3d.engine.devices import pick_device
     from softpool3d.engine.interrupt import Interrupted
+    from softpool3d.engine.lock import claim
     from softpool3d.engine.trainer import train
     from softpool3d.files import write_atomically
     from softpool3d.tools._measure import machine
@@ -58,13 +59,14 @@ def main(
     command = shlex.join(["python", "tools/study.py", *options])
     device = pick_device(trials[0].config.device)
     failed: dict[str, str] = {}
-    try:
-        failed = run_study(trials, train, say)
-    except Interrupted as error:
-        raise Interrupted("stopped; the same command goes on where it was", error.exit_code - 128) from None
-    finally:
-        write_atomically(page, study_page(study, trials, failed, command, machine(device)).encode())
-        say(f"\nwritten to {page}")
+    with claim(Path(trials[0].config.output), is_folder=True):
+        try:
+            failed = run_study(trials, train, say)
+        except Interrupted as error:
+            raise Interrupted("stopped; the same command goes on where it was", error.exit_code - 128) from None
+        finally:
+            write_atomically(page, study_page(study, trials, failed, command, machine(device)).encode())
+            say(f"\nwritten to {page}")
     if failed:
         raise WorkError(f"{len(failed)} of {len(trials)} runs failed; {page} names them")
 

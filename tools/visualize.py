@@ -63,6 +63,7 @@ def main(
         raise UsageError(f"--report is a page about one clip, and there are {len(found)}")
     check_free([p for p in (*targets.values(), csv, plot, report) if p is not None], found, overwrite)
 
+    from softpool3d.engine.lock import claim_files
     from softpool3d.visual.pooling import check_size, pool_clip, poolings
     from softpool3d.visual.quality import measure as compare
     from softpool3d.visual.sheet import Sheet, original_panel, pooled_panel
@@ -71,7 +72,7 @@ def main(
     layers = {size: poolings(kinds, betas, size) for size in (windows, (1, *windows[1:]))}  # clips, pictures
     names, measured = _names(found), {}
 
-    def work(clip: Path, target: Path | None) -> None:
+    def draw(clip: Path, target: Path | None) -> None:
         source = read_source(clip, start, seconds, short_side)
         if source.damage:
             print(f"note: {clip}: {source.damage}", file=sys.stderr)
@@ -96,11 +97,16 @@ def main(
                 report, source, [original, *(p for line in pooled for p in line)], measured[names[clip]], size, repeat
             )
 
-    try:
-        _each(targets, work)
-    finally:  # what could be measured, though some clips failed
-        if measured and measures:
-            _show(measured, csv, plot)
+    def work(clip: Path, target: Path | None) -> None:
+        with claim_files([target], overwrite):
+            draw(clip, target)
+
+    with claim_files([csv, plot, report], overwrite):
+        try:
+            _each(targets, work)
+        finally:  # what could be measured, though some clips failed
+            if measured and measures:
+                _show(measured, csv, plot)
 
 
 def _kernel(text: str) -> tuple[int, int, int]:

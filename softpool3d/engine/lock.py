@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -23,54 +23,75 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-_held: dict[Path, IO[str]] = {}
+_trained: dict[Path, IO[str]] = {}  # run's folder -> its lock
 
 
-class Held(UsageError):
-    """Another process holds the lock. owner: what it wrote down about itself, where that can be read."""
+class Taken(UsageError):
+    """Another process was faster. owner: what it wrote down about itself, where that can be read."""
 
-    def __init__(self, message: str, owner: dict[str, object]) -> None:
+    def __init__(self, message: str, owner: dict[str, object] | None = None) -> None:
         super().__init__(message)
-        self.owner = owner
+        self.owner = owner or {}
 
 
 def lock(folder: Path) -> None:
     """Holds a run's folder until this process ends. The lock file stays, and says who trains there, or did.
 
     Raises:
-        Held: if another process holds it, naming that.
+        Taken: if another process holds it, naming that.
     """
-    _take(folder.resolve() / ".lock", f"{folder.resolve()} is being trained by", "start a run of another name", {})
+    folder = folder.resolve()
+    if folder not in _trained:
+        file = _take(folder / ".lock", f"{folder} is being trained by", "start a run of another name", {})
+        if file is not None:
+            _trained[folder] = file
 
 
 @contextmanager
 def claim(path: Path, *, is_folder: bool, **about: object) -> Iterator[None]:
-    """Keeps a folder or file for the results of this command alone, as long as it is at work.
+    """Keeps a folder or file for the results of this command alone, as long as it is at work; once in a process.
 
     Args:
-        is_folder: it is made, if need be.
+        is_folder: it is made, if need be. A file whose folder is not there yet is not claimed.
         about: is written down beside the owner, for whoever wants the lock too.
 
     Raises:
-        Held: if another process holds it, naming that.
+        Taken: if another process holds it, naming that.
     """
     path = Path(path).absolute()
     file = path / ".lock" if is_folder else path.with_name(f".{path.name}.lock")
-    with suppress(OSError):  # whoever writes there says what is wrong
-        file.parent.mkdir(parents=True, exist_ok=True)
-    taken = _take(file, f"{path} is being written by", "give another name", about)
+    if is_folder:
+        with suppress(OSError):  # whoever writes there says what is wrong
+            path.mkdir(parents=True, exist_ok=True)
+    held = _take(file, f"{path} is being written by", "give another name", about)
     try:
         yield
     finally:
-        if taken:
+        if held is not None:
             file.unlink(missing_ok=True)
-            _held.pop(file).close()
+            held.close()
+
+
+@contextmanager
+def claim_files(paths: Iterable[Path | None], overwrite: bool) -> Iterator[None]:
+    """Claims files that are about to be written.
+
+    Raises:
+        Taken: if one exists, without leave to overwrite it, or another process is writing it.
+    """
+    with ExitStack() as claims:
+        for path in paths:
+            if path is not None:
+                claims.enter_context(claim(path, is_folder=False))
+                if path.exists() and not overwrite:
+                    raise Taken(f"{path} exists; give another name, or --overwrite")
+        yield
 
 
 def release() -> None:
-    """Gives up what this process holds, for those who train again in it."""
-    while _held:
-        _held.popitem()[1].close()
+    """Gives up the runs that this process holds, for those who train again in it."""
+    while _trained:
+        _trained.popitem()[1].close()
 
 
 def owner_of(folder: Path) -> dict[str, object]:
@@ -86,15 +107,15 @@ def job() -> str | None:
     return f"{socket.gethostname()}:{os.getppid()}" if name == "none" else name
 
 
-def _take(path: Path, held: str, instead: str, about: dict[str, object]) -> bool:
-    """Locks the file at `path`; False where it is this process's own already, or there are no locks."""
-    if fcntl is None or path in _held:
-        return False
+def _take(path: Path, held: str, instead: str, about: dict[str, object]) -> IO[str] | None:
+    """The file at `path`, made and locked; None where there are no locks."""
+    if fcntl is None:
+        return None
     while True:
         try:
             file = path.open("a+", encoding="utf-8")
         except OSError:  # whoever writes there says what is wrong
-            return False
+            return None
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
@@ -104,17 +125,16 @@ def _take(path: Path, held: str, instead: str, about: dict[str, object]) -> bool
             owner = _read(path)
             file.close()
             if not isinstance(error, (BlockingIOError, PermissionError)):
-                return False  # a file system without locks
-            raise Held(
+                return None  # a file system without locks
+            raise Taken(
                 f"{held} process {owner.get('pid', '?')} on {owner.get('host', '?')}; wait for it or stop it, or "
                 f"{instead}",
                 owner,
             ) from None
-    _held[path] = file
     file.truncate(0)
     file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "job": job(), **about}))
     file.flush()
-    return True
+    return file
 
 
 def _read(path: Path) -> dict[str, object]:

@@ -34,7 +34,7 @@ from softpool3d.engine.checkpoint import load_into
 from softpool3d.engine.devices import MEMORY_FORMATS, make_accelerator
 from softpool3d.engine.evaluator import joined, scored_batches
 from softpool3d.engine.interrupt import Interrupt, Interrupted
-from softpool3d.engine.lock import Held, claim
+from softpool3d.engine.lock import Taken, claim
 from softpool3d.engine.losses import choose_loss
 from softpool3d.engine.memory import out_of_memory_explained
 from softpool3d.engine.metrics import Metrics, measure
@@ -344,8 +344,8 @@ def _folder(subject: Subject, out: Path | None, request: str, overwrite: bool, c
                 if _held(folder) in (None, request):
                     claims.enter_context(mine.pop_all())
                     return folder
-        except Held as held:
-            if held.owner.get("request") == request:
+        except Taken as taken:
+            if taken.owner.get("request") == request:
                 raise
         number += 1
 

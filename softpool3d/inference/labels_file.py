@@ -60,6 +60,11 @@ def columns(top_k: int) -> list[str]:
     return ["file", "label", "score", *more, "views", "duration", "seconds", "error"]
 
 
+def part_of(path: Path, rank: int) -> Path:
+    """The file that one of several processes appends to."""
+    return path.with_name(f"{path.name}.part{rank}")
+
+
 class ResultsFile:
     """Where results go.
 
@@ -91,17 +96,18 @@ class ResultsFile:
             raise UsageError(f"--out {path}: parquet needs pyarrow; pip install 'softpool3d[parquet]', or take .csv")
         self._is_first = rank == 0
         self._in_parts = world_size > 1 or self._format == ".parquet"
-        self._own = self._part(rank) if self._in_parts else self.path
+        self._own = part_of(self.path, rank) if self._in_parts else self.path
         there = [path for path in (self.path, *self._parts()) if path.exists()]
         # other processes may have begun theirs already
-        others = {self._part(other) for other in range(world_size) if other != rank} if self._in_parts else set()
+        ranks = range(world_size) if self._in_parts else ()
+        others = {part_of(self.path, other) for other in ranks if other != rank}
         self._stale = [path for path in there if path not in others] if rank == 0 else [self._own]
         left = [path for path in there if path not in others]
         if left and not (resume or overwrite):
             raise UsageError(f"--out: {left[0]} exists; --resume {path} goes on with it, --overwrite replaces it")
         self._done = np.empty(0, np.uint64)
         self._file: io.FileIO | None = None
-        self._replaces = overwrite and not resume
+        self._goes_on, self._replaces = resume, overwrite and not resume
         self._columns = columns(top_k)
         if resume:
             if not self.path.is_file() and self.path.exists():
@@ -180,9 +186,6 @@ class ResultsFile:
     def _line_format(self) -> str:
         return ".jsonl" if self._format == ".parquet" else self._format
 
-    def _part(self, rank: int) -> Path:
-        return self.path.with_name(f"{self.path.name}.part{rank}")
-
     def _parts(self) -> list[Path]:
         prefix = f"{self.path.name}.part"
         if not self.path.parent.is_dir():
@@ -195,7 +198,8 @@ class ResultsFile:
         if self._replaces:
             for path in self._stale:
                 path.unlink(missing_ok=True)
-        self._file = self._own.open("ab", buffering=0)
+        # one that came to be since then is another command's
+        self._file = self._own.open("ab" if self._goes_on else "xb", buffering=0)
         if self._line_format == ".csv" and not self._own.stat().st_size:
             self._append(_csv_line(self._columns))
 

@@ -7,11 +7,11 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
+from locks import HOLDS, held
 from scores import CLASSES, write_data_set, write_weights
 from torch.distributed import TCPStore
 from videos import damaged_files
@@ -180,23 +180,6 @@ def test_results_are_not_lost_to_another_test(weights, tmp_path):
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["best.safetensors", "test", "test-2"]
 
 
-_HOLDS = (
-    "import pathlib, sys\nfrom softpool3d.engine.lock import claim\n"
-    "with claim(pathlib.Path(sys.argv[1]), is_folder=True, request=sys.argv[2]):\n"
-    "    print(flush=True)\n    sys.stdin.read()\n"
-)
-
-
-@contextmanager
-def held(folder, request):
-    """Another process is at work in the folder."""
-    command = [sys.executable, "-c", _HOLDS, folder, request]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        holder.stdout.readline()
-        yield holder.pid
-        holder.stdin.close()
-
-
 def test_two_tests_at_once_do_not_write_into_one_folder(weights, tmp_path, monkeypatch):
     """The same test is refused, another one takes the next folder; with --out every one is refused."""
     (tmp_path / "run").mkdir()
@@ -204,7 +187,7 @@ def test_two_tests_at_once_do_not_write_into_one_folder(weights, tmp_path, monke
     folder = tmp_path / "run" / "test"
     request = run(tmp_path / "run", None, "test.num_clips=1")["request"]
     shutil.rmtree(folder)
-    with held(folder, request) as pid:
+    with held(folder, request, is_folder=True) as pid:
         with pytest.raises(UsageError, match=f"{folder} is being written by process {pid} on .*; wait for it or stop"):
             run(tmp_path / "run", None, "test.num_clips=1")
         run(tmp_path / "run", None, "test.num_clips=2")
@@ -217,20 +200,20 @@ def test_two_tests_at_once_do_not_write_into_one_folder(weights, tmp_path, monke
 
 
 def test_a_folder_is_claimed_while_the_work_goes_on(weights, tmp_path, monkeypatch):
-    real = tester.scored_batches
-    code = _HOLDS.replace("print(flush=True)", "print('held', flush=True)")
+    real, read = tester.scored_batches, []
 
     def watched(*arguments):
-        other = subprocess.run([sys.executable, "-c", code, tmp_path / "out", ""], capture_output=True, text=True)
-        assert other.returncode and "held" not in other.stdout and f"process {os.getpid()} on" in other.stderr
+        command = [sys.executable, "-c", HOLDS, tmp_path / "out", "yes", ""]
+        other = subprocess.run(command, capture_output=True, text=True)
+        assert other.returncode and not other.stdout and f"process {os.getpid()} on" in other.stderr
+        read.append(True)
         yield from real(*arguments)
 
     monkeypatch.setattr(tester, "scored_batches", watched)
     run(weights, tmp_path / "out", "test.num_clips=1")
-    other = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "out", ""], stdin=subprocess.DEVNULL, text=True, capture_output=True
-    )
-    assert "held" in other.stdout
+    assert read
+    with held(tmp_path / "out", is_folder=True):
+        pass
 
 
 def test_unreadable_files_are_named_and_not_counted(tmp_path, capsys):

@@ -15,6 +15,7 @@ from videos import damaged_files, write_numbered
 from softpool3d.config import load_config
 from softpool3d.datasets.decoder import open_video
 from softpool3d.datasets.manifest import read_manifests_in
+from softpool3d.engine.lock import claim
 from softpool3d.engine.trainer import train
 
 TINY = ["model.width=4", "data.num_frames=4", "data.sampling_rate=2", "data.num_workers=0", "train.epochs=1"]
@@ -199,3 +200,40 @@ def test_ctrl_c_and_on(tmp_path):
     works(subprocess.run(command, capture_output=True, text=True))
     assert len({line for line in log.read_text().splitlines() if line}) == 200
     assert len(read_manifests_in(root / "manifest")["train"]) == 160
+
+
+def test_re_encoding_that_is_stopped_or_killed_leaves_nothing_unfinished(tmp_path):
+    root, out = tmp_path / "videos", tmp_path / "copies"
+    for label in "ab":
+        (root / label).mkdir(parents=True)
+        first = write_numbered(root / label / "0.mp4", 400)
+        for index in range(1, 4):
+            os.link(first, root / label / f"{index}.mp4")
+    command = [sys.executable, "-m", "softpool3d.tools.prepare", "folder", "--root", root, "--reencode", "--out", out]
+    command += ["--short-side", "48", "--workers", "1"]
+
+    def unfinished():
+        return list(out.rglob(".*.mp4"))
+
+    def begun():
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        while not unfinished():
+            assert process.poll() is None
+            time.sleep(0.01)
+        return process
+
+    process = begun()
+    process.terminate()
+    assert process.communicate() == (None, "error: stopped; the same command goes on where it was\n")
+    assert process.returncode == 128 + signal.SIGTERM and not unfinished()
+
+    process = begun()
+    process.kill()
+    process.communicate()
+    assert unfinished()
+    with claim(out, is_folder=True):
+        refused = subprocess.run(command, capture_output=True, text=True)
+        assert refused.returncode == 2 and f"{out} is being written by process {os.getpid()} on " in refused.stderr
+    works(subprocess.run(command, capture_output=True, text=True))
+    assert not unfinished() and not (out / ".lock").exists()
+    assert sum(len(manifest) for manifest in read_manifests_in(out / "manifest").values()) == 8
