@@ -340,10 +340,34 @@ _NETWORKS = [
     ),
 ]
 
+
+def _options(*names: str) -> str:
+    return " ".join(f"{OPTIONS}::test_{name}" for name in names)
+
+
+_CLASSIFIER = _options(
+    "the_network_runs_in_the_precision_asked_for",
+    "a_compiled_network_is_one",
+    "the_classifier_averages_views_as_its_weights_say",
+    "classify_takes_the_views_asked_for",
+)
+_CLASSIFY = _options(
+    "classify_hands_on_how_to_run_the_network",
+    "classify_takes_the_views_asked_for",
+    "classify_hands_on_how_to_slide_and_what_to_watch",
+    "live_labels_are_as_many_as_asked_for",
+)
+_CLASSIFY += " tests/tools/test_classify.py::test_going_on_after_a_kill"
+_PREPARE = _options("prepare_hands_on_how_to_check_and_copy", "prepare_takes_the_official_split_asked_for")
+_VISUALIZE = _options(
+    "visualize_shows_the_part_and_the_poolings_asked_for",
+    "visualize_lays_out_as_asked_for",
+    "visualize_measures_only_where_asked_for",
+)
 _VERBS = [
     *_all(
         "softpool3d/inference/classifier.py",
-        OPTIONS,
+        _CLASSIFIER,
         ('if self.config.test.average == "logits":', "if False:"),
         ("Predictor(trained, place, precision, compile)", "Predictor(trained, place, None, compile)"),
         ("Predictor(trained, place, precision, compile)", "Predictor(trained, place, precision)"),
@@ -352,7 +376,7 @@ _VERBS = [
     ),
     *_all(
         "softpool3d/inference/predictor.py",
-        OPTIONS,
+        _CLASSIFIER,
         ("precision or self.config.train.precision", "self.config.train.precision"),
         ("torch.compile(self.network, dynamic=False)", "self.network"),
     ),
@@ -364,7 +388,7 @@ _VERBS = [
     ),
     *_all(
         "tools/classify.py",
-        f"{OPTIONS} tests/tools/test_classify.py",
+        _CLASSIFY,
         ("            num_crops=crops,\n", ""),
         ("            precision=precision and precision.value,\n", ""),
         ("            max_missing=max_missing,\n", ""),
@@ -376,26 +400,26 @@ _VERBS = [
     ),
     *_all(
         "tools/_classify_files.py",
-        OPTIONS,
+        _options("classify_decodes_in_the_processes_asked_for"),
         ("classify_files(classifier, clips, jobs, topk)", "classify_files(classifier, clips, 1, topk)"),
     ),
     *_all(
         "tools/ensemble.py",
-        OPTIONS,
+        _options("ensemble_takes_the_mean_and_the_videos_asked_for"),
         ("combine(members, names, parts, mean, common)", 'combine(members, names, parts, "arithmetic", common)'),
         ("combine(members, names, parts, mean, common)", "combine(members, names, parts, mean, False)"),
         ("combine(members, names, parts, mean, common)", "combine(members, names, None, mean, common)"),
     ),
     *_all(
         "tools/compare.py",
-        OPTIONS,
+        _options("compare_puts_the_runs_in_order"),
         ("records.sort(key=lambda record: _place(record, sort))", "pass"),
         ('-record.test() if sort == "test"', 'record.test() if sort == "test"'),
         ("return -(record.best_val() or 0.0)", "return record.best_val() or 0.0"),
     ),
     *_all(
         "tools/prepare.py",
-        OPTIONS,
+        _PREPARE,
         ("Encoding(short_side, gop, crf)", "Encoding(short_side, gop)"),
         ("Encoding(short_side, gop, crf)", "Encoding(short_side, 16, crf)"),
         ('"max_missing": max_missing,', '"max_missing": 0.1,'),
@@ -404,13 +428,14 @@ _VERBS = [
     ),
     *_all(
         "datasets/reencode.py",
-        f"{OPTIONS}::test_copies_are_as_small_as_their_quality tests/datasets/test_reencode.py",
+        f"{OPTIONS}::test_copies_are_as_small_as_their_quality "
+        "tests/datasets/test_reencode.py::test_a_copy_shows_the_same_frames_at_the_same_times",
         ("encoding.crf", "20"),
         ("encoding.gop", "16"),
     ),
     *_all(
         "tools/visualize.py",
-        OPTIONS,
+        _VISUALIZE,
         ("read_source(clip, start, seconds, short_side)", "read_source(clip, 0.0, seconds, short_side)"),
         ("read_source(clip, start, seconds, short_side)", "read_source(clip, start, 10.0, short_side)"),
         ("read_source(clip, start, seconds, short_side)", "read_source(clip, start, seconds)"),
@@ -420,7 +445,7 @@ _VERBS = [
     ),
     *_all(
         "tools/explain.py",
-        OPTIONS,
+        _options("explain_looks_where_asked_for"),
         ("explain(classifier, source, label, stage)", 'explain(classifier, source, label, "stage4")'),
         ("explain(classifier, source, label, stage)", "explain(classifier, source, None, stage)"),
         ("read_source(clip, 0.0, seconds, short_side)", "read_source(clip, 0.0, 10.0, short_side)"),
@@ -429,7 +454,7 @@ _VERBS = [
     ),
     *_all(
         "tools/export.py",
-        OPTIONS,
+        _options("export_hands_on_what_to_write"),
         ("export_weights(weights, to.value, out, plain, tolerance)", "export_weights(weights, to.value, out, plain)"),
         (
             "export_weights(weights, to.value, out, plain, tolerance)",
@@ -437,21 +462,28 @@ _VERBS = [
         ),
     ),
     *_all(
-        "softpool3d/inference/exporter.py", OPTIONS, ("if not difference <= tolerance:", "if not difference <= 1e-2:")
+        "softpool3d/inference/exporter.py",
+        _options("the_tolerance_of_an_export_is_the_one_given"),
+        ("if not difference <= tolerance:", "if not difference <= 1e-2:"),
     ),
     *_all(
         "tools/train.py",
-        OPTIONS,
+        _options("train_hands_on_what_to_go_on_with"),
         ("force_resume=force_resume)", "force_resume=False)"),
         ("auto_resume=auto,", "auto_resume=False,"),
     ),
     *_all(
         "tools/test.py",
-        OPTIONS,
+        _options("test_tests_what_it_is_told_to"),
         ("test(subject, split, out, overwrite)", "test(subject, None, out, overwrite)"),
         ("test(subject, split, out, overwrite)", "test(subject, split, out)"),
     ),
-    *_all("tools/study.py", OPTIONS, ("page = out or", "page = None or"), ("    if dry_run:\n", "    if False:\n")),
+    *_all(
+        "tools/study.py",
+        _options("study_says_what_there_is_and_writes_its_page"),
+        ("page = out or", "page = None or"),
+        ("    if dry_run:\n", "    if False:\n"),
+    ),
 ]
 
 MUTATIONS = [*_TRAINING, *_OPTIMISER, *_READING, *_NETWORKS, *_VERBS]
