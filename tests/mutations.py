@@ -383,7 +383,7 @@ _VERBS = [
     *_all(
         "softpool3d/inference/timeline.py",
         "tests/softpool3d/test_timeline.py",
-        ("ahead(cut, 4)), smooth)", "ahead(cut, 4)), 1)"),
+        ("_smoothed(_classified(classifier, made), smooth)", "_smoothed(_classified(classifier, made), 1)"),
         ("_segments(windows, classifier.classes, min_score)", "_segments(windows, classifier.classes, 0.5)"),
     ),
     *_all(

@@ -154,3 +154,20 @@ def test_what_is_seen_when(match, tmp_path):
     assert frames.shape == plain.shape == (192, 112, 112, 3)
     assert (frames[10, :80] == plain[10, :80]).all() and (frames[10, -14:] != plain[10, -14:]).any()
     assert set(CLASSES) == set(found.classes)
+
+
+def test_windows_are_averaged_and_segments_chosen_as_asked_for(match):
+    classifier = Classifier()
+    plain, smooth = (watch(classifier, match, 1.4, 0.5, smooth=width, min_score=0.4) for width in (1, 5))
+    scores = [dict(plain.windows.tops(number)) for number in range(len(plain.windows))]
+    compared = 0
+    for number in range(2, len(scores) - 2):
+        for label, score in smooth.windows.tops(number):
+            around = [scores[at].get(label) for at in range(number - 2, number + 3)]
+            if None not in around:  # five labels of a window are kept
+                assert score == pytest.approx(sum(around) / 5, abs=1e-5)
+                compared += max(around) - min(around) > 0.01
+    assert compared > 4
+    strict = watch(classifier, match, 1.4, 0.5, smooth=1, min_score=0.9)
+    assert all(segment.score >= 0.9 for segment in strict.segments)
+    assert min(segment.score for segment in plain.segments) < 0.9
