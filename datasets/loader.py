@@ -161,7 +161,7 @@ def augmented(transform: TrainTransform, clips: list[Tensor], recipes: list[Reci
 
 def crop_views(clips: Tensor, data: DataConfig, num_crops: int) -> Tensor:
     """Each clip's crops, one clip after another: uint8 (K, T, C, H, W) -> (V, C, T, size, size)."""
-    crops = EvalTransform(data.short_side, data.test_crop_size or data.crop_size, num_crops)(clips)
+    crops = EvalTransform(data.short_side, data.tested_crop, num_crops)(clips)
     return torch.stack(crops, 1).flatten(0, 1).transpose(1, 2)
 
 

@@ -32,7 +32,7 @@ def out_of_memory_explained(config: Config, testing: bool = False) -> Iterator[N
             size = config.test.batch_size
             raise WorkError(
                 f"out of memory with test.batch_size={size} clips of {data.num_frames} frames at "
-                f"{data.test_crop_size or data.crop_size} pixels; try test.batch_size={size // 2 or 1}, a smaller "
+                f"{data.tested_crop} pixels; try test.batch_size={size // 2 or 1}, a smaller "
                 "data.prefetch, or data.num_workers=0; the scores stay the same"
             ) from error
         half = max(train.batch_size // 2, 1)

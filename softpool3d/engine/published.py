@@ -126,7 +126,7 @@ def _recognised(path: Path, name: str | None) -> Weights:
     seen = (
         f"  taken for {name}, {how}\n"
         f"  clips of {data.num_frames} frames, {clips}; short side {data.short_side}, crop "
-        f"{data.test_crop_size or data.crop_size}, mean {data.mean}, std {data.std}\n"
+        f"{data.tested_crop}, mean {data.mean}, std {data.std}\n"
         f"  classes: {told}"
     )
     return Weights(state, config, classes, str(path), named, f"{report}\n{seen}")

@@ -24,6 +24,7 @@ from softpool3d.foreign import parse_json
 INSTALL = "install it with: pip install 'softpool3d[export]'"
 PT2_METADATA = "softpool3d.json"  # a file beside an exported program
 SUFFIXES = (".onnx", ".pt2")
+_Sizes = tuple[tuple[int, int | None], int]  # the fewest and the most frames, and pixels of height and width
 # A tensor's entry `location` of its external data, and the mark that its data is there, as ONNX's protobuf has them.
 _EXTERNAL = re.compile(rb"\x0a\x08location\x12.{1,4096}?\x70\x01", re.DOTALL)
 
@@ -34,22 +35,42 @@ def is_exported(path: str | Path) -> bool:
 
 
 class ExportedNetwork:
-    """An exported network: float32 (N, C, T, H, W) on `device` -> logits float32 (N, classes), whatever autocast says.
+    """An exported network: float32 (N, 3, T, H, W) on `device` -> logits float32 (N, classes), whatever autocast says.
 
     Attributes:
         config, classes: of the run that it comes from, preprocessing included.
         frames: the fewest and the most frames of a clip that it takes; None for no limit.
+        side: pixels of a clip's height and width.
     """
 
     def __init__(
-        self, run: Callable[[Tensor], Tensor], config: Config, classes: tuple[str, ...], frames: list[int | None]
+        self, run: Callable[[Tensor], Tensor], path: Path, config: Config, classes: tuple[str, ...], sizes: _Sizes
     ) -> None:
-        self._run, self.config, self.classes, self.frames = run, config, classes, frames
+        self._run, self._path, self.config, self.classes = run, path, config, classes
+        self.frames, self.side = sizes
 
     @torch.no_grad()
     def __call__(self, clips: Tensor) -> Tensor:
-        with torch.autocast(clips.device.type, enabled=False):
-            return self._run(clips.float().contiguous())
+        """Runs the network.
+
+        Raises:
+            UsageError: for clips of another size than it was written for, or if what runs it refuses them.
+        """
+        channels, length, *sides = clips.shape[1:]
+        given = f"{channels} x {length} x {' x '.join(map(str, sides))}"
+        least, most = self.frames
+        # some runtimes do not look, and their results are wrong then
+        if channels != 3 or length < least or length > (most or length) or sides != [self.side, self.side]:
+            frames = str(least) if least == most else f"{least} {f'to {most}' if most else 'or more'}"
+            raise UsageError(f"{self._path} takes clips of 3 x {frames} x {self.side} x {self.side}, not {given}")
+        try:
+            with torch.autocast(clips.device.type, enabled=False):
+                return self._run(clips.float().contiguous())
+        except torch.OutOfMemoryError:  # the caller takes fewer at once
+            raise
+        except Exception as error:  # each runtime has types of its own
+            told = " ".join(str(error).split())[:300] or type(error).__name__
+            raise UsageError(f"{self._path} cannot run clips of {given} ({told}); export it again") from error
 
 
 def load_exported(path: str | Path, device: torch.device, trust: bool = False) -> ExportedNetwork:
@@ -73,15 +94,22 @@ def load_exported(path: str | Path, device: torch.device, trust: bool = False) -
         )
     run, metadata = _load_onnx(path, device) if onnx else _load_pt2(path, device)
     config, classes = read_description(metadata, path)
-    return ExportedNetwork(run, config, classes, _frames(metadata, path))
+    return ExportedNetwork(run, path, config, classes, _sizes(metadata, config, path))
 
 
-def _frames(metadata: dict[str, str], path: Path) -> list[int | None]:
+def _sizes(metadata: dict[str, str], config: Config, path: Path) -> _Sizes:
     try:
         least, most = parse_json(metadata["frames"])
+        side = parse_json(metadata["preprocessing"])["crop"]
     except (KeyError, ValueError, TypeError):
-        raise UsageError(f"{path}: its description does not say how many frames it takes") from None
-    return [least, most]
+        raise UsageError(f"{path}: its description does not say how large its clips are") from None
+    tested = config.data.tested_crop
+    if side != tested:  # an early version took training's crops
+        raise UsageError(
+            f"{path} is for crops of {side} pixels, and the network that it comes from is tested on crops of {tested}; "
+            "export it again"
+        )
+    return (least, most), side
 
 
 def _load_onnx(path: Path, device: torch.device) -> tuple[Callable, dict[str, str]]:

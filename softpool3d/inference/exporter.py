@@ -42,6 +42,7 @@ class Export:
     Attributes:
         difference: the largest of a logit, as a part of the largest logit, over all clips compared.
         compared: (batch, frames) of these.
+        side: pixels of a clip's height and width: those of testing.
         frames: the fewest and the most frames that it takes; None for no limit.
         note: what was taken for granted of weights that do not describe themselves.
         own_operator: whether it holds softpool3d's operator, and needs its library where it is loaded.
@@ -50,6 +51,7 @@ class Export:
     path: Path
     difference: float
     compared: tuple[tuple[int, int], ...]
+    side: int
     frames: Frames
     own_operator: bool
     note: str = ""
@@ -60,8 +62,8 @@ def export_weights(
 ) -> Export:
     """Writes the network of a weights file in another format, for CPUs and any batch size.
 
-    It takes float32 clips (N, 3, T, H, W), normalised, and returns logits (N, classes). The file's metadata holds what
-    a weights file's does, and `preprocessing` and `frames` for other people's programs.
+    It takes float32 clips (N, 3, T, H, W), normalised, H and W as in testing, and returns logits (N, classes). The
+    file's metadata holds what a weights file's does, and `preprocessing` and `frames` for other people's programs.
 
     Args:
         to: onnx; torchexport (torch.export.save); aoti (torch._inductor.aoti_compile_and_package).
@@ -96,7 +98,8 @@ def export_weights(
                 difference = max(_difference(network, exported, data, *size) for size in sizes)
                 if not difference <= tolerance:
                     raise _TooFar(f"{difference:.1e} of the largest, and {tolerance:.0e} is allowed (--tolerance)")
-            return Export(out, difference, tuple(sizes), frames, _holds_own_operator(program), loaded.note)
+            own_operator = _holds_own_operator(program)
+            return Export(out, difference, tuple(sizes), data.tested_crop, frames, own_operator, loaded.note)
         except SoftPool3dError:
             raise
         except _TooFar as error:
@@ -122,11 +125,12 @@ def preprocessing(config: Config) -> dict:
         "sampling_rate": data.sampling_rate,
         "target_fps": data.target_fps,
         "short_side": data.short_side,
-        "crop": data.crop_size,
+        "crop": data.tested_crop,
         "scale": 1 / 255,
         "mean": data.mean,
         "std": data.std,
         "output": "logits",
+        "probabilities": "sigmoid" if config.optim.loss == "binary" else "softmax",
     }
 
 
@@ -169,7 +173,7 @@ def _need_onnx() -> None:
 
 def _clips(data: DataConfig, batch: int, frames: int) -> Tensor:
     generator = torch.Generator().manual_seed(batch * 1000 + frames)
-    return torch.randn(batch, 3, frames, data.crop_size, data.crop_size, generator=generator)
+    return torch.randn(batch, 3, frames, data.tested_crop, data.tested_crop, generator=generator)
 
 
 @dataclass(frozen=True)
