@@ -11,6 +11,7 @@ from torch import Tensor
 
 from softpool3d.engine.plots import confusion_figure, png
 from softpool3d.engine.scores import Scores
+from softpool3d.engine.trackers import Trackers
 
 _CLIPS = 4  # of a training batch, side by side
 _FRAME_MS = 120
@@ -23,8 +24,8 @@ class Board:
         step: where the run goes on; what an interrupted run wrote of later steps gives way.
     """
 
-    def __init__(self, folder: Path, accelerator: Accelerator, step: int) -> None:
-        self._accelerator, self._writer = accelerator, None
+    def __init__(self, folder: Path, accelerator: Accelerator, step: int, trackers: Trackers) -> None:
+        self._trackers, self._writer = trackers, None
         if accelerator.is_main_process:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -37,7 +38,7 @@ class Board:
             for key, value in values.items():
                 self._writer.add_scalar(key, value, row["step"])
             self._writer.flush()
-        self._accelerator.log(values, step=row["step"])
+        self._trackers.log(values, row["step"])
 
     def clips(self, video: Tensor, step: int) -> None:
         """The first clips of a training batch, uint8 (N, C, T, H, W), as the network sees them, less normalisation."""
@@ -56,11 +57,13 @@ class Board:
             width, height = figure.get_size_inches() * 110
             self._picture("confusion", png(figure), (int(height), int(width)), step)
 
-    def close(self) -> None:
-        if self._writer:
+    def __enter__(self) -> Board:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if self._writer and error is None:
             self._writer.close()
-        for tracker in self._accelerator.trackers:
-            tracker.finish()
+        self._trackers.close(finished=error is None)
 
     def _picture(self, name: str, content: bytes, size: tuple[int, int], step: int) -> None:
         # an encoded picture as it is: TensorBoard plays a GIF, which add_video would make by way of moviepy

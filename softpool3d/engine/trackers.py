@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import queue
+import threading
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from softpool3d.errors import UsageError, WorkError
 from softpool3d.files import write_atomically
 
 FILE = "trackers.json"  # in the run's folder: what trackers call it, so that it goes on as one run there
+_PATIENCE_S = 20.0  # that a training waits for trackers: at its start, and at its end
 _PACKAGES = {"mlflow": ("mlflow", "mlflow-skinny")}
 
 
@@ -28,14 +32,82 @@ def check_trackers(config: Config) -> None:
             raise UsageError(f"train.trackers: {name} is not installed here; pip install {name.replace('_', '-')}")
 
 
-def start_trackers(folder: Path, config: Config, accelerator: Accelerator) -> None:
-    """On the first process alone.
+class Trackers:
+    """Nothing where there are none, and on every process but the first.
 
-    Raises:
-        WorkError: if one does not start, for want of an account or a network.
+    They work in a thread of their own: the training never waits for a network.
+
+    Args:
+        say: prints a line.
     """
-    if not config.train.trackers:
-        return
+
+    def __init__(self, folder: Path, config: Config, accelerator: Accelerator, say: Callable[[str], None]) -> None:
+        self._folder, self._config, self._accelerator, self._say = folder, config, accelerator, say
+        self._name = f"train.trackers={','.join(config.train.trackers)}"
+        self._jobs: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._failure: Exception | None = None
+        self._has_started = threading.Event()
+        self._works = False
+
+    def start(self) -> None:
+        """On the first process alone.
+
+        Raises:
+            WorkError: if one does not start, for want of an account; for want of a network, the run goes on.
+        """
+        if not self._config.train.trackers:
+            return
+        self._works = True
+        self._thread.start()
+        if not self._has_started.wait(_PATIENCE_S):
+            self._say(f"{self._name}: no answer for {_PATIENCE_S:g} s; the run goes on, and its rows wait for one")
+        elif self._failure and not _may_pass(self._failure):
+            raise WorkError(
+                f"{self._name}: {_reason(self._failure)}; log in there, have it work offline (WANDB_MODE=offline), or "
+                "leave it out with train.trackers=[]"
+            ) from self._failure
+        self._say_failure()
+
+    def log(self, values: dict[str, Any], step: int) -> None:
+        """A row of scalars."""
+        if self._works:
+            self._say_failure()
+            self._jobs.put(lambda: self._accelerator.log(values, step=step))
+
+    def close(self, finished: bool) -> None:
+        """Waits a little for rows that are still on their way.
+
+        Args:
+            finished: the run is, and does not only stop here.
+        """
+        if not self._works:
+            return
+        if finished:
+            self._jobs.put(lambda: [tracker.finish() for tracker in self._accelerator.trackers])
+        self._jobs.put(None)
+        self._thread.join(_PATIENCE_S)
+        self._say_failure()
+        if self._works and self._thread.is_alive():
+            self._say(f"{self._name}: no answer for {_PATIENCE_S:g} s; the last rows may be missing there")
+
+    def _work(self) -> None:
+        try:
+            _start(self._folder, self._config, self._accelerator)
+            self._has_started.set()
+            while (job := self._jobs.get()) is not None:
+                job()
+        except Exception as error:  # each library has errors of its own
+            self._failure = error
+            self._has_started.set()
+
+    def _say_failure(self) -> None:
+        if self._works and self._failure:
+            self._works = False
+            self._say(f"{self._name}: {_reason(self._failure)}; the run goes on without, metrics.csv has its rows")
+
+
+def _start(folder: Path, config: Config, accelerator: Accelerator) -> None:
     path = folder / FILE
     ids = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     settings: dict[str, dict[str, Any]] = {
@@ -48,14 +120,7 @@ def start_trackers(folder: Path, config: Config, accelerator: Accelerator) -> No
         settings[name] = settings.get(name, {}) | {key: known} | ({"resume": "allow"} if name == "wandb" else {})
     # what trackers cannot store goes as text
     plain = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in config.flat().items()}
-    try:
-        accelerator.init_trackers("softpool3d", plain, settings)
-    except Exception as error:  # each library has errors of its own
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise WorkError(
-            f"train.trackers={','.join(config.train.trackers)}: {reason}; log in there, have it work offline "
-            "(WANDB_MODE=offline), or leave it out with train.trackers=[]"
-        ) from None
+    accelerator.init_trackers("softpool3d", plain, settings)
     for tracker in accelerator.trackers:
         if tracker.name == "wandb":
             ids["wandb"] = tracker.tracker.id
@@ -65,6 +130,19 @@ def start_trackers(folder: Path, config: Config, accelerator: Accelerator) -> No
             ids["aim"] = tracker.tracker.hash
     if ids:
         write_atomically(path, json.dumps(ids).encode())
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+def _may_pass(error: BaseException | None) -> bool:
+    """Whether it is of the network, or of a disk, and not of what the user asked for."""
+    while error is not None:
+        if isinstance(error, OSError) or type(error).__name__ == "CommError":  # wandb's
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _installed(package: str) -> bool:

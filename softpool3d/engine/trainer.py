@@ -51,7 +51,7 @@ from softpool3d.engine.resume import begin, keep_update, restore, result
 from softpool3d.engine.run import Run
 from softpool3d.engine.schedule import Schedule
 from softpool3d.engine.sharding import layout
-from softpool3d.engine.trackers import check_trackers, start_trackers
+from softpool3d.engine.trackers import Trackers, check_trackers
 from softpool3d.errors import UsageError, WorkError
 from softpool3d.models import build_model, load_pretrained
 
@@ -253,10 +253,11 @@ def _train(
     }
     display.line(header(config, run.folder, network, accelerator.device, batches.multigrid))
     started = state["seconds"] - time.perf_counter()
-    processes.first(lambda: start_trackers(run.folder, config, accelerator))
+    trackers = Trackers(run.folder, config, accelerator, display.line)
+    processes.first(trackers.start)
     if accelerator.is_main_process:  # before the board, whose thread has no clear words for a disk that is full
         write_provenance(run.folder, manifests, accelerator)
-    board = Board(run.folder, accelerator, state["steps"])
+    board = Board(run.folder, accelerator, state["steps"], trackers)
 
     def report(name: str, trained: dict[str, float], evaluated: bool) -> None:
         """A row of metrics.csv and a line on the terminal, after an evaluation where one is due."""
@@ -295,7 +296,7 @@ def _train(
     def patience_is_over() -> bool:
         return all(keeper.patience_is_over() for keeper in keepers.values())
 
-    with processes.losing_none(go_on), Interrupt() as interrupt, display, out_of_memory_explained(config):
+    with processes.losing_none(go_on), Interrupt() as interrupt, board, display, out_of_memory_explained(config):
         try:
             for files in bad.values():  # those from before the interruption, by the limit of now
                 files.share(processes)
@@ -409,7 +410,6 @@ def _train(
             summary[f"test{suffix}_map"] = scores[suffix].mean_average_precision()
     if accelerator.is_main_process:
         run.summarize(summary)
-    board.close()
     display.line(summary_lines(summary))
     return summary
 

@@ -1,6 +1,7 @@
 """Trackers by way of accelerate, with one that has wandb's interface in place of wandb."""
 
 import sys
+import threading
 from types import ModuleType, SimpleNamespace
 
 import accelerate.tracking
@@ -44,6 +45,7 @@ def test_a_run_goes_on_as_the_same_run_there(wandb, tmp_path, monkeypatch):
     config = load_config("r3d_softpool", [*settings, "name=tracked"])
     train(config)
     folder = tmp_path / "tracked"
+    (folder / "summary.json").unlink()  # killed while it was tested
     train(config, Run(folder))
     first, second = wandb.starts
     assert first == {"project": "softpool3d", "name": "tracked", "dir": str(folder)}
@@ -57,3 +59,68 @@ def test_a_run_goes_on_as_the_same_run_there(wandb, tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["wandb"], "init", refuse)
     with pytest.raises(WorkError, match=r"train.trackers=wandb: no API key configured; log in there"):
         train(load_config("r3d_softpool", [*settings, "name=refused"]))
+
+
+def test_a_tracker_that_never_answers_does_not_hold_up_the_run(wandb, tmp_path, monkeypatch, capsys):
+    """As without a network: libraries try again for minutes."""
+    answer = threading.Event()
+    init = sys.modules["wandb"].init
+    monkeypatch.setattr(sys.modules["wandb"], "init", lambda **settings: answer.wait() and init(**settings))
+    monkeypatch.setattr(trackers, "_PATIENCE_S", 0.1)
+    train(load_config("r3d_softpool", [*TINY, "test.num_clips=1", f"output={tmp_path}", "train.trackers=wandb"]))
+    printed = capsys.readouterr().out
+    assert "train.trackers=wandb: no answer for 0.1 s; the run goes on, and its rows wait for one" in printed
+    assert "train.trackers=wandb: no answer for 0.1 s; the last rows may be missing there" in printed
+    assert (tmp_path / "r3d_softpool" / "summary.json").is_file() and not wandb.rows
+    answer.set()
+
+
+class Service:
+    """What a tracker is to us, by way of accelerate: `refuse` is raised when it starts, `lose` when it gets a row."""
+
+    def __init__(self, refuse=None, lose=None):
+        self.trackers, self.rows, self.refuse, self.lose = [], [], refuse, lose
+
+    def init_trackers(self, *_):
+        if self.refuse:
+            raise self.refuse
+
+    def log(self, values, step):
+        if self.lose and len(self.rows) == 1:
+            raise self.lose
+        self.rows.append((step, values))
+
+
+def tracked(folder, service):
+    """Three rows, and what is said."""
+    said = []
+    one = trackers.Trackers(folder, load_config("r3d_softpool", ["train.trackers=mlflow"]), service, said.append)
+    one.start()
+    for step in range(3):
+        one.log({"loss": 1.0}, step)
+    one.close(finished=True)
+    return said
+
+
+def caused(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+def test_without_a_network_it_is_said_once_and_the_run_goes_on(tmp_path):
+    service = Service()
+    assert tracked(tmp_path, service) == [] and [step for step, _ in service.rows] == [0, 1, 2]
+    without = "; the run goes on without, metrics.csv has its rows"
+    for error in (
+        ConnectionError("cannot reach it\nand so on"),
+        caused(RuntimeError("cannot reach it"), TimeoutError("timed out")),
+        type("CommError", (Exception,), {})("cannot reach it"),
+    ):
+        assert tracked(tmp_path, Service(refuse=error)) == [f"train.trackers=mlflow: cannot reach it{without}"]
+    service = Service(lose=ValueError("no such run"))  # whatever it is, it comes too late to stop a run for
+    assert tracked(tmp_path, service) == [f"train.trackers=mlflow: no such run{without}"] and len(service.rows) == 1
+
+
+def test_what_the_user_can_mend_stops_a_run_before_it_begins(tmp_path):
+    with pytest.raises(WorkError, match="train.trackers=mlflow: no such experiment; log in there"):
+        tracked(tmp_path, Service(refuse=ValueError("no such experiment")))
