@@ -69,6 +69,9 @@ def test_frames_of_a_clip_and_how_they_lie(frames):
     assert all([frame // 8 for frame in clip] == list(range(5)) for clip in uniform) and len({*map(tuple, uniform)}) > 2
     jittered = [numbers(clip) for clip in trained(frames, *length, "data.jitter=1", epochs=6)]
     assert len({step for clip in jittered for step in np.diff(clip)}) > 2
+    few = ["data.num_frames=4", "data.sampling_rate=8", "data.jitter=0.25"]  # each frame moves by one at most
+    steps = {int(step) for clip in trained(frames, *few, epochs=8) for step in np.diff(numbers(clip))}
+    assert steps <= set(range(6, 11)) and len(steps) > 2
 
 
 @pytest.mark.parametrize(("short_clip", "expected"), [("loop", [0, 15, 30, 5]), ("hold", [0, 15, 30, 39])])
