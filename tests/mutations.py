@@ -297,7 +297,8 @@ _READING = [
     ),
     *_all(
         "datasets/multigrid.py",
-        f"{CLIPS}::test_clips_of_the_multigrid_have_the_shapes_asked_for tests/datasets/test_multigrid.py",
+        f"{CLIPS}::test_clips_of_the_multigrid_have_the_shapes_asked_for "
+        "tests/datasets/test_multigrid.py::test_shapes_of_the_paper",
         ("tuple(config.short_crops) if config.short_cycle else ()", "(0.5, 0.7071) if config.short_cycle else ()"),
         ("tuple(config.long_cycles),", "(),"),
         ("Grid(base.frames, min(crop, base.crop))", "Grid(base.frames, crop)"),
