@@ -11,14 +11,15 @@ import tempfile
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from softpool3d.errors import WorkError
+from softpool3d.files import is_abandoned, own
 
 if TYPE_CHECKING:
     from softpool3d.config import DataConfig
 
-_PREFIX, _LOCK = "softpool3d-cache-", "owner"
+_PREFIX = "softpool3d-cache-"
 
 
 class FileCache:
@@ -104,19 +105,16 @@ def make_cache(data: DataConfig) -> FileCache | None:
 def _folder_in_memory() -> Path:
     """A folder of this process's own where files are kept in memory, removed at its end; one for all its loaders.
 
-    Whose it is says the lock of a file in it, which the system gives up when its process ends, and not a process's
-    number: containers that share /dev/shm have the same numbers for different processes.
+    Containers that share /dev/shm leave each other's alone.
     """
     base = Path("/dev/shm")
     if not os.access(base, os.W_OK):
         base = Path(tempfile.gettempdir())
     for left in base.glob(f"{_PREFIX}*"):  # by processes that were killed
-        if _is_abandoned(left):
+        if is_abandoned(left):
             shutil.rmtree(left, ignore_errors=True)
     folder, owner = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base)), os.getpid()
-    lock = (folder / f".{_LOCK}").open("w", encoding="ascii")
-    _try_lock(lock)
-    (folder / f".{_LOCK}").rename(folder / _LOCK)  # so that nobody finds it without its lock
+    lock = own(folder)
 
     def remove() -> None:
         if os.getpid() == owner:  # not at the end of its forked workers
@@ -125,26 +123,3 @@ def _folder_in_memory() -> Path:
 
     atexit.register(remove)
     return folder
-
-
-def _is_abandoned(folder: Path) -> bool:
-    """Whether nobody holds its lock. One without a lock is left alone: it may be about to get it."""
-    try:
-        with (folder / _LOCK).open("r+", encoding="ascii") as lock:
-            return _try_lock(lock)
-    except OSError:  # somebody else's, or without
-        return False
-
-
-def _try_lock(file: IO[str]) -> bool:
-    """False if another process holds it, or the system has no locks, and so nothing is known to be abandoned.
-
-    The lock is also that of the processes that were forked from its owner, and read there: it goes with the last.
-    """
-    try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (ImportError, OSError):
-        return False
-    return True

@@ -306,6 +306,11 @@ class Loader(DataLoader):
         return batches
 
 
+def worker_died(error: RuntimeError) -> bool:
+    """Whether it is what torch raises when a loader's worker crashed or was killed."""
+    return "DataLoader worker (pid" in str(error)
+
+
 def _end_workers(owner: int) -> None:
     """Kills what is left of the loaders' workers, and no other process of whoever uses us."""
     if os.getpid() != owner:  # a copy of the process that has them

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import math
 import os
+import secrets
 import shutil
-import socket
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from softpool3d.datasets.folder import read_folder
 from softpool3d.datasets.manifest import Manifest
 from softpool3d.datasets.pool import each
 from softpool3d.errors import WorkError
+from softpool3d.files import disown, is_abandoned, own
 
 CLASSES = (
     "moving left",
@@ -156,7 +157,9 @@ def _generate(root: Path, clips: tuple[int, int, int], seed: int) -> None:
     """Writes the set into a folder beside `root` and renames it: it is there as a whole or not at all."""
     root.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(root)
-    partial = root.with_name(f"{root.name}.partial-{socket.gethostname()}-{os.getpid()}")
+    partial = root.with_name(f"{root.name}.partial-{secrets.token_hex(8)}")
+    partial.mkdir()
+    owner = own(partial)
     jobs = []
     for number, (split, count) in enumerate(zip(("train", "val", "test"), clips, strict=True)):
         for label in CLASSES:
@@ -169,6 +172,7 @@ def _generate(root: Path, clips: tuple[int, int, int], seed: int) -> None:
         for _, failure in each(_render_to_file, jobs, "Generating the data set `motion`"):
             if failure is not None:
                 raise failure if isinstance(failure, OSError) else WorkError(f"a process died: {failure!r}")
+        disown(partial)
         try:
             partial.rename(root)
         except OSError:
@@ -176,6 +180,7 @@ def _generate(root: Path, clips: tuple[int, int, int], seed: int) -> None:
                 raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        owner.close()
 
 
 def _render_to_file(job: tuple[str, int, tuple[int, int, int]]) -> None:
@@ -184,11 +189,7 @@ def _render_to_file(job: tuple[str, int, tuple[int, int, int]]) -> None:
 
 
 def _remove_abandoned(root: Path) -> None:
-    """Folders that processes of this machine left behind when they were killed."""
-    for partial in root.parent.glob(f"{root.name}.partial-{socket.gethostname()}-*"):
-        try:
-            os.kill(int(partial.name.rpartition("-")[2]), 0)
-        except ProcessLookupError:
+    """Removes what processes left behind that were killed."""
+    for partial in root.parent.glob(f"{root.name}.partial-*"):
+        if is_abandoned(partial):
             shutil.rmtree(partial, ignore_errors=True)
-        except PermissionError:
-            pass  # somebody else's, alive

@@ -7,8 +7,11 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from softpool3d.errors import WorkError
+
+_OWNER = "owner"
 
 
 @contextmanager
@@ -72,6 +75,45 @@ def remove_abandoned(folder: Path) -> None:
         if re.fullmatch(r"\.\d+\..+", path.name):
             with suppress(OSError):
                 path.unlink()
+
+
+def own(folder: Path) -> IO[str]:
+    """Makes a folder this process's own: `is_abandoned` is false as long as the file that is returned is open, here or
+    in a process that was forked from here.
+
+    Whose it is says a lock, which the system gives up when a process ends, and not a process's number: containers have
+    the same numbers for different processes.
+    """
+    new = folder / f".{_OWNER}"
+    lock = new.open("w", encoding="ascii")
+    _try_lock(lock)
+    new.rename(folder / _OWNER)  # nobody finds it without its lock
+    return lock
+
+
+def is_abandoned(folder: Path) -> bool:
+    """Whether the processes that made a folder their own have all ended. One without an owner may soon get it."""
+    try:
+        with (folder / _OWNER).open("r+", encoding="ascii") as lock:
+            return _try_lock(lock)
+    except OSError:  # somebody else's, or without
+        return False
+
+
+def disown(folder: Path) -> None:
+    """Makes it a folder as any other."""
+    (folder / _OWNER).unlink()
+
+
+def _try_lock(file: IO[str]) -> bool:
+    """False if another process holds it; also where there are no locks, so that nothing is known to be abandoned."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        return False
+    return True
 
 
 def _sync_folder(folder: Path) -> None:

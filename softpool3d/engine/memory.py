@@ -9,6 +9,7 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
 from softpool3d.config import Config
+from softpool3d.datasets.loader import worker_died
 from softpool3d.errors import WorkError
 
 
@@ -20,11 +21,17 @@ def out_of_memory_explained(config: Config, testing: bool = False) -> Iterator[N
         testing: and not training, which has other settings to try.
 
     Raises:
-        WorkError: in place of the error of torch's allocators, or of Python's own, which is its cause.
+        WorkError: in place of the error of torch's allocators, or of Python's own, which is its cause. The same for a
+            process that decodes: the system kills those first.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and worker_died(error):
+            raise WorkError(
+                "a process that decodes was killed or crashed, most often for want of memory; try a smaller "
+                "data.num_workers or data.prefetch. What was saved last is kept, and gone on from"
+            ) from error
         if not _is_out_of_memory(error):
             raise
         train, data = config.train, config.data

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from softpool3d.datasets.decoder import DecodeError
 from softpool3d.datasets.inputs import clip_name, explain
-from softpool3d.datasets.loader import Loader, start_worker
+from softpool3d.datasets.loader import Loader, start_worker, worker_died
 from softpool3d.datasets.manifest import Clip
 from softpool3d.datasets.pool import Crashed
 from softpool3d.datasets.views import Views
@@ -138,13 +138,13 @@ def _decode(reader: _Reader, clips: Iterator[Clip], jobs: int) -> Iterator[_Deco
                 yield decoded
             return
         except RuntimeError as error:
-            if not _crashed(error):
+            if not worker_died(error):
                 raise
         for clip in sent:  # each by itself, to find the one that it was
             try:
                 yield from _loader(reader, [clip], 1)
             except RuntimeError as error:
-                if not _crashed(error):
+                if not worker_died(error):
                     raise
                 yield _Decoded(clip_name(clip), None, str(Crashed()))
 
@@ -162,10 +162,6 @@ def _loader(reader: _Reader, clips: Iterable[Clip], jobs: int) -> Loader:
             worker_init_fn=start_worker,
             generator=torch.Generator(),
         )
-
-
-def _crashed(error: RuntimeError) -> bool:
-    return "DataLoader worker (pid" in str(error)
 
 
 def _as_it_is(decoded: _Decoded) -> _Decoded:

@@ -102,3 +102,23 @@ def test_pixels_survive_encoding(tmp_path):
     with open_video(tmp_path / "a.mp4") as video:
         decoded = video.frames(range(32)).permute(0, 2, 3, 1)
     assert (decoded.float() - torch.from_numpy(pictures).float()).abs().mean() < 8
+
+
+def test_a_generation_that_is_still_at_work_is_left_alone(tmp_path):
+    """Also that of another container, whose process numbers say nothing here."""
+    code = (
+        "import pathlib, sys\nfrom softpool3d.files import own\nlock = own(pathlib.Path(sys.argv[1]))\n"
+        "print(flush=True)\nsys.stdin.read()\n"
+    )
+    root, partial = tmp_path / "motion", tmp_path / "motion.partial-1"
+    partial.mkdir()
+    motion._remove_abandoned(root)
+    assert partial.is_dir()  # made just now, without an owner yet
+    command = [sys.executable, "-c", code, partial]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        motion._remove_abandoned(root)
+        assert partial.is_dir()
+        process.kill()
+    motion._remove_abandoned(root)
+    assert not partial.exists()

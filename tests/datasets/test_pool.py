@@ -8,7 +8,10 @@ import signal
 import time
 from concurrent.futures import wait
 
+from videos import write_numbered
+
 from softpool3d.datasets import pool
+from softpool3d.inference import bulk
 
 
 def whose(job: int) -> int:
@@ -42,3 +45,21 @@ def test_a_killed_worker_costs_the_file_that_it_dies_of_and_no_other(tmp_path):
     jobs = [(number, str(tmp_path / "mark")) for number in range(4)]
     results = {number: result for (number, _), result in pool.each(killed_once, jobs, "", workers=2)}
     assert isinstance(results.pop(2), pool.Crashed) and results == {0: 0, 1: 1, 3: 3}
+
+
+def test_classify_names_the_file_that_a_worker_is_killed_over(run, tmp_path, monkeypatch):
+    read = bulk._Reader.__getitem__
+
+    def killed(reader, clip):
+        if clip.path.endswith("bad.mp4"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(reader, clip)
+
+    monkeypatch.setattr(bulk._Reader, "__getitem__", killed)  # in the workers, which are forked
+    files = [write_numbered(tmp_path / f"{name}.mp4", 20) for name in ("one", "bad", "two")]
+    result = run("classify", *files, "--jobs", "1")
+    assert result.returncode == 1 and [line.split()[-1] for line in result.stdout.splitlines()] == [
+        str(files[0]),
+        str(files[2]),
+    ]
+    assert f"error: cannot read {files[1]}: the process that decoded it died" in result.stderr

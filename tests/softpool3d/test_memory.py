@@ -1,5 +1,7 @@
 """Which errors are out of memory, and which keep their own words."""
 
+import os
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +10,7 @@ import torch.distributed as dist
 from torch._dynamo.exc import InternalTorchDynamoError
 
 from softpool3d.config import load_config
+from softpool3d.datasets.loader import Loader
 from softpool3d.engine.memory import out_of_memory_explained
 from softpool3d.engine.processes import Processes
 from softpool3d.errors import WorkError
@@ -23,7 +26,7 @@ def explained(error: BaseException) -> None:
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
         RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you ..."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you"),
         MemoryError(),
     ],
 )
@@ -31,6 +34,21 @@ def test_what_the_allocators_raise_is_explained_and_keeps_its_cause(error):
     with pytest.raises(WorkError, match="out of memory with train.batch_size=.* try train.batch_size=") as found:
         explained(error)
     assert found.value.__cause__ is error
+
+
+def test_a_worker_that_was_killed_is_said_in_a_sentence():
+    class Killed(torch.utils.data.Dataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, key):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with (
+        pytest.raises(WorkError, match="a process that decodes was killed or crashed"),
+        out_of_memory_explained(load_config("r3d_softpool")),
+    ):
+        next(iter(Loader(Killed(), num_workers=1)))
 
 
 @pytest.mark.parametrize(
