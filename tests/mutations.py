@@ -249,9 +249,13 @@ _READING = [
         ("repeats, make_cache(config.data))", "1, make_cache(config.data))"),
         ("config.data, config.seed, repeats, make_cache(config.data))", "config.data, config.seed, repeats, None)"),
         ("data.prefetch if workers else None", "2 if workers else None"),
-        ("data.test_crop_size or data.crop_size", "data.crop_size"),
         ('data.sample_by == "time")', "False)"),
         ("rng = np.random.default_rng((self.seed, epoch, index))", "rng = np.random.default_rng((self.seed, index))"),
+    ),
+    *_all(
+        "softpool3d/config.py",
+        f"{CLIPS}::test_sizes_of_pictures_and_what_is_cut_out",
+        ("return self.test_crop_size or self.crop_size", "return self.crop_size"),
     ),
     *_all(
         "datasets/decoder.py",
