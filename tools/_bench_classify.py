@@ -161,7 +161,7 @@ def _timeline(clip: Path, seconds: float) -> tuple[float, float, str]:
 
 
 def _bare_timeline(path: Path, windows: np.ndarray, classifier: Classifier) -> None:
-    """What a script does: FFmpeg decodes in its threads, frames that windows need are converted, windows run in batches.
+    """What a script does: FFmpeg decodes in its threads, needed frames are converted, windows run in batches.
 
     Args:
         windows: int64 (windows, frames of a clip), frames of the video.

@@ -20,8 +20,11 @@ _MOST_BYTES = 1 << 30  # of frames; their pooled forms and floats take several t
 
 @dataclass(frozen=True)
 class Source:
-    """frames: uint8 (T, 3, H, W), RGB. A picture has one frame, and no time to pool over. damage: what is missing of the
-    video, as a sentence; empty where nothing is known to be."""
+    """What is shown.
+
+    frames: uint8 (T, 3, H, W), RGB; a picture has one frame, and no time to pool over.
+    damage: what is missing of the video, as a sentence; empty where nothing is known to be.
+    """
 
     path: Path
     frames: Tensor
