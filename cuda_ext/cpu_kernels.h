@@ -24,6 +24,10 @@
 #include "cpu_vector.h"
 #include "window.h"
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace softpool3d {
 namespace SOFTPOOL_LEVEL {
 
@@ -121,6 +125,10 @@ class Worker {
     const auto take = [&](size_t bytes) {
       char* p = scratch ? scratch + at : nullptr;
       at += (bytes + 63) / 64 * 64;
+#ifdef __SANITIZE_ADDRESS__  // a moat, so that a step from one buffer into the next is seen
+      at += 64;
+      if (p) __asan_poison_memory_region(p + bytes, scratch + at - (p + bytes));
+#endif
       return p;
     };
     for (int s = 0; s < sums_; ++s) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <memory>
+#include <new>
 
 #include "cpu_call.h"
 #include "problem.h"
@@ -183,16 +184,22 @@ Cut cut_of(const Kernels& kernels, const Call& call, int64_t batch, size_t acc_b
 
 // One buffer for each thread, kept for the next call.
 char* scratch_of(size_t bytes) {
-  constexpr size_t kAlign = 64;
-  thread_local std::unique_ptr<char[]> memory;
+  constexpr std::align_val_t kAlign{64};
+  struct Free {
+    void operator()(char* p) const { ::operator delete(p, kAlign); }
+  };
+  thread_local std::unique_ptr<char, Free> memory;
   thread_local size_t size = 0;
-  if (size < bytes + kAlign) {
+#ifdef __SANITIZE_ADDRESS__
+  size = 0;  // as many bytes as are asked for, and no more: a step beyond them is seen
+#endif
+  if (size < bytes) {
     memory.reset();
-    memory.reset(new char[bytes + kAlign]);
-    size = bytes + kAlign;
+    size = 0;  // should there be too little memory
+    memory.reset(static_cast<char*>(::operator new(bytes, kAlign)));
+    size = bytes;
   }
-  const auto address = reinterpret_cast<uintptr_t>(memory.get());
-  return memory.get() + (kAlign - address % kAlign);
+  return memory.get();
 }
 
 // Runs all tiles. Returns dL/dbeta of each channel where that is asked for.
