@@ -92,8 +92,11 @@ class LossGuard:
         Raises:
             WorkError: if it did in so many in a row that it is not the scale.
         """
-        self._state["overflows"] = self._state.get("overflows", 0) + 1 if skipped else 0
-        if self._state["overflows"] == _MOST:
+        overflows = self._state.pop("overflows", 0)
+        if not skipped:
+            return
+        self._state["overflows"] = overflows + 1
+        if overflows + 1 == _MOST:
             raise WorkError(
                 f"gradients in fp16 were not finite in {_MOST} updates in a row, whatever they are scaled by; try "
                 "train.precision=bf16, a lower optim.lr, or a longer optim.warmup_epochs"

@@ -107,7 +107,8 @@ def test_study_says_what_there_is_and_writes_its_page(run, tmp_path, monkeypatch
     assert run(*base, "train.epochs=9", "--out", tmp_path / "page.md").returncode == 1
     (trials, *_), _ = told.last
     assert [trial.config.train.epochs for trial in trials] == [9, 9]
-    assert "0 of 2 runs are finished" in (tmp_path / "page.md").read_text() and not (tmp_path / "mine").exists()
+    assert "0 of 2 runs are finished" in (tmp_path / "page.md").read_text()
+    assert not (tmp_path / "mine" / "study.md").exists()
     run(*base)
     assert "0 of 2 runs are finished" in (tmp_path / "mine" / "study.md").read_text()
 
