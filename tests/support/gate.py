@@ -14,6 +14,8 @@ import pytest
 import torch
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+_LONG = {"test_learning.py", "test_kernels_on_host.py", "test_export.py", "test_benchmark.py", "test_compose.py"}
+_LONG |= {"test_resume.py", "test_packaging.py", "test_cpu_under_sanitizers.py", "test_command_line.py"}
 _OF_THE_PROCESSOR = "this processor has no"
 
 
@@ -41,7 +43,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whoever asks for the clips or the browser needs them."""
+    """Marks whoever asks for the clips or the browser. Files that take longest come first: a process that begins one
+    last would keep the others waiting."""
+    items.sort(key=lambda item: item.path.name not in _LONG)
     for item in items:
         for fixture, marker in (("real_clips", "clips"), ("browser", "browser")):
             if fixture in getattr(item, "fixturenames", ()):
