@@ -182,6 +182,8 @@ def test_shards_go_on_in_shards_and_whole(trainings, tmp_path):
     assert load_state(mixed / "last" / "checkpoint.pt")["clips"] == 16
     codes, printed = trainings(mixed, "train.shard=true", resume=True, processes=3)
     assert codes == [0, 0, 0], printed
+    # Rounding is far inside these bounds: weights are 1e-7 apart, running statistics 1e-6, also after a change of the
+    # initial weights in their last bit. What is beyond them is a fault, and no reason to widen them.
     for folder in (two, mixed):
         for ours, theirs in zip(rows(one), rows(folder), strict=True):
             for key in ("train_loss", "val_loss", "val_ema_loss"):
@@ -189,7 +191,10 @@ def test_shards_go_on_in_shards_and_whole(trainings, tmp_path):
         for name in ("last", "last_ema"):
             a, b = (load_weights(f / f"{name}.safetensors").state for f in (one, folder))
             for key, value in a.items():
-                torch.testing.assert_close(value, b[key], atol=1e-5, rtol=1e-3, msg=f"{folder} {name} {key}")
+                which = f"{folder.name}/{name}.safetensors, {key}"
+                torch.testing.assert_close(
+                    value, b[key], atol=1e-5, rtol=1e-3, msg=lambda how, which=which: f"{which}: {how}"
+                )
 
 
 def test_multigrid_goes_on_to_the_same_bits(trainings, tmp_path):
