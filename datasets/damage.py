@@ -35,7 +35,7 @@ class Damage:
         return min(self.cut_s + self.undecodable_s, self.length_s)
 
     def is_bad(self, max_missing: float) -> bool:
-        return self.missing_s > max_missing * self.length_s + 1e-9
+        return is_too_much(self.missing_s, self.length_s, max_missing)
 
     def __str__(self) -> str:
         parts = []
@@ -61,6 +61,11 @@ class Count:
         if is_interlaced and self.decoded < 0.6 * promised:  # each field has a packet of its own
             promised //= 2
         return max(promised - self.decoded, 0) / rate.fps
+
+
+def is_too_much(missing_s: float, length_s: float, max_missing: float) -> bool:
+    """Whether a file is bad, by the seconds that are missing of it."""
+    return missing_s > max_missing * length_s + 1e-9
 
 
 def is_cut_off(path: str, container_name: str) -> bool:

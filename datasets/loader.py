@@ -180,13 +180,22 @@ def timeline_of(clip: Clip, video: Video, data: DataConfig) -> tuple[int, Timeli
     return first, Timeline(video.times[first:end], video.fps, data.sample_by == "time")
 
 
+def clips_of(clip: Clip, video: Video, data: DataConfig, num_clips: int) -> tuple[Tensor, Timeline]:
+    """The clips of evaluation, uint8 (K, T, C, H, W), each frame decoded once; and the timeline that they are of.
+
+    Raises:
+        DecodeError: if the video has no such part, or it cannot be decoded.
+    """
+    first, timeline = timeline_of(clip, video, data)
+    indices = first + np.stack(view_indices(timeline, data, num_clips))
+    needed, places = np.unique(indices, return_inverse=True)
+    return video.frames(needed)[places.reshape(indices.shape)], timeline
+
+
 def _read_clips(clip: Clip, data: DataConfig, num_clips: int, cache: FileCache | None = None) -> tuple[Tensor, str]:
-    """uint8 (K, T, C, H, W), all read at once: each frame is decoded once; and what is missing of the video."""
+    """uint8 (K, T, C, H, W), and what is missing of the video."""
     with _opened(clip, data, data.short_side, cache) as video:
-        first, timeline = timeline_of(clip, video, data)
-        indices = first + np.stack(view_indices(timeline, data, num_clips))
-        needed, places = np.unique(indices, return_inverse=True)
-        return video.frames(needed)[places.reshape(indices.shape)], str(video.damage or "")
+        return clips_of(clip, video, data, num_clips)[0], str(video.damage or "")
 
 
 def _opened(clip: Clip, data: DataConfig, short_side: int, cache: FileCache | None) -> Video:

@@ -241,7 +241,7 @@ def _written(manifest: Manifest, folder: Path) -> Iterator[str]:
 
 
 def _cell(text: str) -> str:
-    """As CSV has it; a line that begins with # would be a comment."""
+    """Quotes a text for CSV where it has to be; a line that begins with # would be a comment."""
     return '"{}"'.format(text.replace('"', '""')) if re.search(r'[",\r\n]|^#', text) else text
 
 

@@ -233,7 +233,7 @@ def left_out_note(endings: dict[str, int], data: DataConfig) -> list[str]:
 
 
 def unused_videos(root: str | Path, videos: Iterable[str], manifests: dict[str, Manifest]) -> list[str]:
-    """Of the videos below a root those that no split names, relative to it, sorted."""
+    """Returns the videos that no split names, relative to the root that they lie below, sorted."""
     named = {os.path.abspath(path) for manifest in manifests.values() for path in manifest.clips.paths()}
     return sorted(os.path.relpath(path, root) for path in map(os.path.abspath, videos) if path not in named)
 

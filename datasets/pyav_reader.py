@@ -134,7 +134,8 @@ class PyAVReader:
                         return
 
     def _packets_from_key_frame(self, latest: int) -> Iterator:
-        """In MPEG streams a seek may lead behind its goal, and MPEG-4 decoders make up what they have not seen."""
+        """Yields packets from the first key frame on, and none if that comes after `latest`: in MPEG streams a seek may
+        overshoot, and MPEG-4 decoders make up what they have not seen."""
         packets = self._packets()
         first = next((packet for packet in packets if packet.is_keyframe), None)
         if first is not None and (first.pts is None or first.pts <= latest):
@@ -142,7 +143,7 @@ class PyAVReader:
             yield from packets
 
     def _packets(self) -> Iterator:
-        """To where the file breaks off."""
+        """Yields packets, up to where the file breaks off."""
         from av.error import InvalidDataError
 
         with suppress(InvalidDataError):

@@ -11,6 +11,7 @@ import queue
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from softpool3d.datasets.damage import MAX_MISSING, Damage
 from softpool3d.datasets.decoder import check_damage, check_file
 from softpool3d.datasets.frame_index import DecodeError, errors_of, probed_rate, video_stream, with_video
 from softpool3d.datasets.packets import Packets
-from softpool3d.datasets.rate import stream_rate
+from softpool3d.datasets.rate import Rate, stream_rate
 
 Item = TypeVar("Item")
 
@@ -41,7 +42,6 @@ class FrameStream:
 
     Attributes:
         is_live: whether it has no end that is known: a camera, or an address without a duration.
-        rate: frames a second, and whether they are evenly spaced.
         duration: seconds, where that is known.
         damage: what was missing, once all frames are out; None before, and for live sources.
 
@@ -64,12 +64,21 @@ class FrameStream:
             stream = video_stream(self._container)
             self.is_live = not is_file and not self._container.duration
             self._packets = Packets(self.name, self._container, stream, self.is_live)
-            if self.is_live:
-                self.rate = stream_rate(stream, self._packets.probe(_PROBED))
-            else:
-                self.rate = probed_rate(str(source), timeout_s)
-        self.fps = self.rate.fps
+        self._place, self._timeout_s = str(source), timeout_s
         self.duration = self._packets.length_s
+
+    @cached_property
+    def rate(self) -> Rate:
+        """Frames a second, and whether they are evenly spaced; packets are read for it when it is first asked for."""
+        if not self.is_live:
+            return probed_rate(self._place, self._timeout_s)
+        with errors_of(self.name):
+            return stream_rate(self._packets.stream, self._packets.probe(_PROBED))
+
+    @cached_property
+    def fps(self) -> float:
+        """Frames a second."""
+        return self.rate.fps
 
     def __iter__(self) -> Iterator[tuple[float, Any]]:
         """(seconds from the first frame, PyAV's frame), in the order in which they are shown.

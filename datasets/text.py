@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from softpool3d.errors import UsageError
+from softpool3d.foreign import parse_json
 
 _RAW = re.compile("[\udc80-\udcff]")  # bytes that are no UTF-8
 _CONTROL = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
@@ -44,11 +45,11 @@ def read_json(path: Path) -> Any:
         UsageError: if it cannot be read, naming the line of a mistake.
     """
     try:
-        return json.loads(legible(read_text(path), path))
+        return parse_json(legible(read_text(path), path))
     except json.JSONDecodeError as error:
         raise UsageError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
-    except RecursionError:
-        raise UsageError(f"{path}: its JSON is nested too deeply") from None
+    except ValueError as error:  # nested too deeply, a number too long
+        raise UsageError(f"{path}: its JSON cannot be read: {error}") from None
 
 
 def legible(text: str, file: str | Path, line: int = 1) -> str:

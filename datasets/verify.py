@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from softpool3d.datasets.damage import MAX_MISSING
+from softpool3d.datasets.damage import MAX_MISSING, is_too_much
 from softpool3d.datasets.decoder import DecodeError, check_file, open_video
 from softpool3d.datasets.pool import Crashed, each
 from softpool3d.datasets.stream import FrameStream
@@ -71,7 +71,7 @@ def bad_files(
         raise WorkError(f"cannot write {log}: {(error.strerror or str(error)).lower()}") from None
     bad = {}
     for path, (missing_s, length_s, what) in results.items():
-        if missing_s > max_missing * length_s or not length_s:
+        if not length_s or is_too_much(missing_s, length_s, max_missing):
             bad[path] = what
         elif what:
             on_damage(path, what)

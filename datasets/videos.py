@@ -81,7 +81,8 @@ def videos_in(folder: str | Path) -> list[str]:
 
 
 def _walk(folder: str | Path) -> Iterator[tuple[list[str], tuple[str, list[str]] | None, list[str]]]:
-    """Of each folder: paths of its videos, or its own where it is one; its name and pictures then; its other files."""
+    """Yields for each folder: paths of its videos, or its own where it is one; its name and pictures then; its other
+    files."""
     seen = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
@@ -143,7 +144,7 @@ def find_named(folder: Path, pattern: str) -> list[Path]:
 
 
 def in_folder(paths: list[str], folder: str) -> str:
-    """Of several videos of the same name, the one that lies in a folder of that name; else the first one."""
+    """Returns the one of several videos of the same name that lies in a folder of that name; else the first one."""
 
     def plain(name: str) -> str:
         return name.replace("_", " ").casefold()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from softpool3d.config import DataConfig
 from softpool3d.datasets.decoder import open_as
-from softpool3d.datasets.loader import crop_views, timeline_of
+from softpool3d.datasets.loader import clips_of, crop_views
 from softpool3d.datasets.manifest import Clip
 from softpool3d.datasets.remote import fetched
 from softpool3d.datasets.sampling import Timeline, view_indices
@@ -38,10 +38,7 @@ def read_views(clip: Clip, data: DataConfig, num_clips: int, num_crops: int) -> 
         DecodeError: if it cannot be read.
     """
     with fetched(clip.path) as path, open_as(data, path) as video:
-        first, timeline = timeline_of(clip, video, data)
-        indices = first + np.stack(view_indices(timeline, data, num_clips))
-        needed, places = np.unique(indices, return_inverse=True)
-        clips = video.frames(needed)[places.reshape(indices.shape)]
+        clips, timeline = clips_of(clip, video, data, num_clips)
         duration = float(timeline.times[-1] - timeline.times[0]) + 1 / video.fps
         damage = str(video.damage or "")
     return Views(crop_views(clips, data, num_crops), duration, damage)

@@ -54,15 +54,26 @@ def read_state(path: Path) -> Found:
     return _without_wrappers(found, path)
 
 
-def read_safetensors(path: Path) -> Found:
-    """What a safetensors file holds; wrappers are left on where it is a run's own."""
+def tensors_of(path: Path, blamed: str = "") -> tuple[State, dict[str, str]]:
+    """Tensors and metadata of a safetensors file.
+
+    Args:
+        blamed: what goes before the file's name in the error.
+
+    Raises:
+        UsageError: if it is none, or damaged; says what it is instead.
+    """
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 (no dict)
     except (SafetensorError, OSError) as error:
         what = what_is(path) or f"not a safetensors file, or it is damaged ({_first_line(error)})"
-        raise UsageError(f"weights: {path} is {what}") from None
+        raise UsageError(f"{blamed}{path} is {what}") from None
+
+
+def read_safetensors(path: Path) -> Found:
+    """What a safetensors file holds; wrappers are left on where it is a run's own."""
+    state, metadata = tensors_of(path, "weights: ")
     found = Found(state, [], metadata)
     return found if "softpool3d" in metadata else _without_wrappers(found, path)
 

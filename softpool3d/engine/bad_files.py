@@ -19,7 +19,7 @@ class TooManyBadFiles(WorkError):
 
 
 class BadFiles:
-    """Of one split.
+    """The unreadable and the damaged files of one split.
 
     Args:
         split: its name, for messages.

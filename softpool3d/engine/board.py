@@ -47,7 +47,7 @@ class Board:
             self._picture("training clips", _gif(side_by_side), side_by_side.shape[1:3], step)
 
     def confusion(self, scores: Scores, classes: tuple[str, ...], step: int) -> None:
-        """Of validation; nothing where clips have several labels."""
+        """Draws validation's confusion matrix; nothing where clips have several labels."""
         if self._writer and not scores.multi_label and len(scores.label):
             # torchmetrics imports matplotlib: half a second that the first step does not have to wait for
             from torchmetrics.functional.classification import multiclass_confusion_matrix

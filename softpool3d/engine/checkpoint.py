@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
@@ -25,6 +24,7 @@ from softpool3d.errors import UsageError
 from softpool3d.file_kinds import what_is
 from softpool3d.files import write_atomically
 from softpool3d.foreign import parse_json
+from softpool3d.models.checkpoints import tensors_of
 
 FORMAT = "1"  # of weights files
 STATE_FORMAT = 2  # of a run's state
@@ -79,7 +79,7 @@ def read_description(metadata: Mapping[str, str], path: str | Path) -> tuple[Con
 def save_weights(
     path: str | Path, model: nn.Module | Mapping[str, Tensor], config: Config, classes: tuple[str, ...]
 ) -> None:
-    """Of a network, or of its state dict."""
+    """Writes the weights file of a network, or of its state dict."""
     # safetensors' own convention: tensors in PyTorch's order of dimensions
     metadata = {"format": "pt", **describe(config, classes)}
     weights = model.state_dict() if isinstance(model, nn.Module) else model
@@ -96,13 +96,7 @@ def load_weights(path: str | Path) -> Weights:
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"no weights file {path}")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
-    except (SafetensorError, OSError) as error:
-        what = what_is(path) or f"not a safetensors file, or it is damaged ({error})"
-        raise UsageError(f"{path} is {what}") from None
+    state, metadata = tensors_of(path)
     return Weights(state, *read_description(metadata, path), str(path))
 
 

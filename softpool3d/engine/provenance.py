@@ -51,7 +51,7 @@ def write_provenance(folder: Path, manifests: dict[str, Manifest], accelerator: 
 
 
 def _git() -> dict[str, Any] | None:
-    """Of the code that runs, or else of the folder that it was started in; None without a repository."""
+    """Returns the commit of the code that runs, or else of the folder that it was started in; None without one."""
     for folder in (Path(__file__).parent, Path.cwd()):
         try:
             commit, changes = (

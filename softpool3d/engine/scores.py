@@ -38,8 +38,9 @@ FILE = "scores.npz"
 
 @dataclass
 class Scores:
-    """Of a split: probabilities float32 (N, classes), label int64 (N,), index int64 (N,) into the manifest.
+    """What a network says of a split.
 
+    probabilities: float32 (N, classes). label: int64 (N,). index: int64 (N,), into the manifest.
     Where a video may have several labels, `label` is 0 or 1 of each class, (N, classes).
     """
 
