@@ -126,21 +126,27 @@ def _cpu_clock(call: Callable[[], object]) -> float:
 def _cuda_clock(device: torch.device) -> Callable[[Callable[[], object]], float]:
     """Time on the device between two events, from a cold L2 cache.
 
-    Overwriting a buffer larger than any L2 evicts what the last contender left there. It is done often enough to keep
-    the device busy until the host has issued the launches, so that host time does not show up between the events.
+    Overwriting a buffer larger than any L2 evicts what the last contender left there. It is done as often as keeps the
+    device busy until the host has issued every launch, so that host time does not show up between the events.
     """
     evict = torch.empty(256 << 20, dtype=torch.uint8, device=device)
+    fills = 4  # some 0.1 ms each on an H100
 
     def clock(call: Callable[[], object]) -> float:
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        for _ in range(8):  # some 0.1 ms each on an H100
-            evict.zero_()
-        start.record()
-        result = call()
-        end.record()
-        end.synchronize()
-        del result
-        return start.elapsed_time(end) / 1e3
+        nonlocal fills
+        while True:
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            for _ in range(fills):
+                evict.zero_()
+            start.record()
+            result = call()
+            end.record()
+            waited = start.query()  # the device got there before the host was done
+            end.synchronize()
+            del result
+            if not waited or fills >= 256:
+                return start.elapsed_time(end) / 1e3
+            fills *= 2
 
     return clock
 

@@ -50,8 +50,8 @@ def tensor(shape, dtype, layout, seed=0, spread=1.0):
     return x.contiguous(memory_format=torch.channels_last_3d) if layout == "channels_last" else x
 
 
-def check(truth, x, pool, windows, beta):
-    """y, dL/dx and dL/dbeta of `pool(x, beta)` against brute force."""
+def check(truth, x, pool, windows, beta, ulps=8):
+    """y (up to `ulps` roundings), dL/dx and dL/dbeta of `pool(x, beta)` against brute force."""
     x = x.detach().requires_grad_()
     if isinstance(beta, torch.Tensor):
         beta = beta.to(DEVICE).requires_grad_()
@@ -62,7 +62,7 @@ def check(truth, x, pool, windows, beta):
     betas = beta.detach().cpu().numpy() if isinstance(beta, torch.Tensor) else beta
     expected, dx, dbeta = truth.brute_force(x.detach().cpu(), windows, betas, g.cpu())
     largest = x.detach().double().abs().max().item() if x.numel() else 0.0
-    truth.close(y, expected, x.dtype, largest)
+    truth.close(y, expected, x.dtype, largest, ulps)
     truth.close(x.grad, dx, x.dtype, max(dx.abs().max().item(), 1.0) if dx.numel() else 1.0, ulps=64)
     if isinstance(beta, torch.Tensor):
         truth.close(beta.grad, dbeta, torch.float32, largest**2 * g.double().abs().sum().item())
@@ -103,7 +103,9 @@ def test_adaptive_pools_equal_brute_force(truth, out, dtype, layout):
     """Bins of equal and unequal size, from a whole clip, which takes several blocks, to a single position."""
     x = tensor([2, 8, 6, 16, 20], dtype, layout)
     windows = truth.adaptive_windows(x.shape[2:], out if isinstance(out, tuple) else (out,) * 3)
-    check(truth, x, lambda x, beta: softpool3d.adaptive_soft_pool3d(x, out, beta), windows, torch.rand(8) + 0.5)
+    beta = torch.linspace(0.5, 1.5, 8)
+    # A thread adds up to 480 weights one after the other.
+    check(truth, x, lambda x, beta: softpool3d.adaptive_soft_pool3d(x, out, beta), windows, beta, ulps=24)
 
 
 NETWORK_POOLS = [
@@ -133,10 +135,11 @@ def test_networks_pools_equal_the_cpu(geometry, dtype, layout):
         g = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(dtype).to(device, wide)
         results.append((y, *torch.autograd.grad(y, (z, beta), g)))
     (y, dx, dbeta), (true_y, true_dx, true_dbeta) = results
-    eps = torch.finfo(dtype).eps
-    torch.testing.assert_close(y.cpu().double(), true_y, rtol=2 * eps, atol=8 * eps)
+    # The CPU's float64 has roundings of its own: of exp(beta x), as many as |beta x| is large, times the spread of x.
+    eps, own = torch.finfo(dtype).eps, 100 * torch.finfo(torch.float64).eps
+    torch.testing.assert_close(y.cpu().double(), true_y, rtol=2 * eps, atol=8 * eps + own)
     steepest = max(1.0, true_dx.abs().max().item())
-    torch.testing.assert_close(dx.cpu().double(), true_dx, rtol=4 * eps, atol=64 * eps * steepest)
+    torch.testing.assert_close(dx.cpu().double(), true_dx, rtol=4 * eps, atol=(64 * eps + 4 * own) * steepest)
     # Every term carries a rounding of float32, relative to the square of a value.
     allowed = 1e-6 * x.double().square().max().item() * true_y.numel() / 16
     torch.testing.assert_close(dbeta.cpu(), true_dbeta, rtol=0, atol=allowed)
