@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Iterable
 
@@ -15,7 +16,6 @@ from softpool3d.config import TrainConfig
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # it scripts functions with torch.jit, now deprecated
     from fvcore.nn.distributed import differentiable_all_reduce as all_reduce
-    from fvcore.nn.precise_bn import update_bn_stats
 
 
 class SplitBatchNorm(nn.BatchNorm3d):
@@ -74,26 +74,61 @@ def _like(norm: nn.BatchNorm3d, config: TrainConfig) -> nn.BatchNorm3d:
     return made.train(norm.training)
 
 
+@torch.no_grad()
 def precise_statistics(model: nn.Module, batches: Iterable[Tensor], count: int, accelerator: Accelerator) -> None:
-    """Running statistics as the mean over `count` batches of every process (arXiv 2105.07576), the weights as they are.
+    """Running statistics become those of all clips in `count` batches of every process together, weights as they are
+    (arXiv 2105.07576, appendix). However clips are divided into processes, batches and parts, the result is the same.
 
     Args:
         batches: what the network takes, `count` of them at least.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    norms = [norm for norm in norms if norm.track_running_stats]
-    before = [(norm.running_mean, norm.running_var, norm.num_batches_tracked.clone()) for norm in norms]
+    found = {norm: _Moments(norm) for norm in norms if norm.track_running_stats}
+    tracked = [norm.num_batches_tracked.clone() for norm in found]
     was_training = [(module, module.training) for module in model.modules()]
     model.eval()  # dropout draws nothing
-    for norm in norms:
+    for norm in found:
         norm.train()
+    # fvcore's update_bn_stats asks the norm for a batch's variance: that of all processes, of which it takes back a
+    # correction for its own clips alone, or that of a batch's last part
+    hooks = [norm.register_forward_pre_hook(moments.add) for norm, moments in found.items()]
     with accelerator.autocast():
-        update_bn_stats(model, batches, count)
+        for clips in itertools.islice(batches, count):
+            model(clips)
+    for hook in hooks:
+        hook.remove()
     for module, training in was_training:
         module.training = training
-    for norm, (mean, variance, tracked) in zip(norms, before, strict=True):
-        # in place: DistributedDataParallel knows the buffers by identity
-        mean.copy_(accelerator.reduce(norm.running_mean, "mean"))
-        variance.copy_(accelerator.reduce(norm.running_var, "mean"))
-        norm.running_mean, norm.running_var = mean, variance
-        norm.num_batches_tracked.copy_(tracked)  # batches of training alone, however often it is evaluated
+    for (norm, moments), number in zip(found.items(), tracked, strict=True):
+        moments.store(norm, accelerator)
+        norm.num_batches_tracked.copy_(number)  # batches of training alone, however often it is evaluated
+
+
+class _Moments:
+    """Mean and variance of each channel over all that a norm was given."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        self._mean, self._variance = torch.zeros_like(norm.running_mean), torch.zeros_like(norm.running_var)
+        self._count = torch.zeros_like(norm.running_mean[:1])
+
+    def add(self, norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        """As a hook before the norm's forward."""
+        (x,) = inputs
+        over = [0, *range(2, x.ndim)]
+        variance, mean = torch.var_mean(x.to(self._mean.dtype), over, correction=0)
+        self._count += x.numel() // x.shape[1]
+        share = x.numel() / x.shape[1] / self._count
+        step = mean - self._mean
+        self._mean += share * step
+        self._variance += share * (variance - self._variance) + share * (1 - share) * step.square()
+
+    def store(self, norm: nn.Module, accelerator: Accelerator) -> None:
+        """Those of all processes, in place: DistributedDataParallel knows the buffers by identity."""
+        total = accelerator.reduce(self._count, "sum")
+        if not total:  # a norm that the network did not use
+            return
+        share = self._count / total
+        mean = accelerator.reduce(share * self._mean, "sum")
+        between = (self._mean - mean).square()
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(accelerator.reduce(share * (self._variance + between), "sum"))

@@ -1,5 +1,9 @@
 """Batch norm over parts of a batch, over all processes, and its precise statistics."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
 import torch
 import torch.multiprocessing as mp
 from accelerate import Accelerator
@@ -75,3 +79,64 @@ def test_precise_statistics_are_those_of_all_batches():
     values = torch.cat(batches)
     torch.testing.assert_close(mean, values.mean().view(1))
     torch.testing.assert_close(model[0].running_var, values.var(unbiased=False).view(1))
+
+
+@pytest.mark.parametrize("norm", ["batch", "split"])
+def test_precise_statistics_are_those_of_the_clips_whatever_batches_are_split_into(norm):
+    model = convert_norms(nn.Sequential(nn.BatchNorm3d(1)), TrainConfig(norm=norm, norm_clips=2), CPU)
+    batches = [torch.randn(size, 1, 2, 3, 3) * size + 5 * size for size in (5, 2, 4)]
+    precise_statistics(model, iter(batches), 3, Accelerator(cpu=True))
+    values = torch.cat(batches)
+    torch.testing.assert_close(model[0].running_mean, values.mean().view(1))
+    torch.testing.assert_close(model[0].running_var, values.var(unbiased=False).view(1))
+
+
+def _precise_in_two_processes(rank, meeting, queue, norm):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    model = convert_norms(network(), TrainConfig(norm=norm), CPU)
+    mine = [batch[:2] if rank == 0 else batch[2:] for batch in few_clips()]  # two clips and three
+    precise_statistics(model, iter(mine), 2, SimpleNamespace(reduce=_sum, autocast=nullcontext))
+    if rank == 0:
+        queue.put([buffer.numpy() for buffer in model.buffers()])
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def _sum(tensor, reduction):
+    """Accelerator.reduce, which does nothing where torchrun has not started the processes."""
+    assert reduction == "sum"
+    tensor = tensor.clone()
+    torch.distributed.all_reduce(tensor)
+    return tensor
+
+
+def few_clips():
+    """Two batches of five, whose clips differ."""
+    torch.manual_seed(1)
+    return [torch.randn(5, 1, 1, 1, 1) + torch.arange(5.0).view(5, 1, 1, 1, 1) * n for n in (1, 2)]
+
+
+@pytest.mark.parametrize("norm", ["batch", "sync"])
+def test_precise_statistics_of_all_processes_are_those_of_all_clips(tmp_path, norm):
+    """Of so few numbers that what each process has alone is seen: its share, and the mean of its own."""
+    context = mp.get_context("spawn")
+    queue = context.SimpleQueue()
+    arguments = (tmp_path / "meeting", queue, norm)
+    processes = [context.Process(target=_precise_in_two_processes, args=(rank, *arguments)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    found = [torch.from_numpy(array) for array in queue.get()]
+    whole = few_clips()
+    model = network()
+    if norm == "batch":  # behind a norm that knows its own process alone, there are other numbers
+        values = model[0](torch.cat(whole)).detach()
+        torch.testing.assert_close(found[0], values.mean((0, 2, 3, 4)))
+        torch.testing.assert_close(found[1], values.var((0, 2, 3, 4), unbiased=False))
+        return
+    precise_statistics(model, iter(whole), 2, Accelerator(cpu=True))
+    for expected, value in zip(model.buffers(), found, strict=True):
+        torch.testing.assert_close(value, expected)

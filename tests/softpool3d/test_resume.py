@@ -183,8 +183,7 @@ def test_shards_go_on_in_shards_and_whole(trainings, tmp_path):
     codes, printed = trainings(mixed, "train.shard=true", resume=True, processes=3)
     assert codes == [0, 0, 0], printed
     # Rounding is far inside these bounds: a change of the initial weights in their last bit moves weights and
-    # statistics by 1e-6 at most. Precise running variances are up to half of a bound off, by a fault of theirs.
-    # What is beyond the bounds is no reason to widen them.
+    # statistics by 1e-6 at most. What is beyond the bounds is no reason to widen them.
     for folder in (two, mixed):
         for ours, theirs in zip(rows(one), rows(folder), strict=True):
             for key in ("train_loss", "val_loss", "val_ema_loss"):
