@@ -46,10 +46,11 @@ def test_scores_are_those_of_the_network(weights, tmp_path):
     manifest = read_manifests(data)["test"]
     right = 0
     for number, clip in enumerate(manifest.clips):
-        views = read_views(clip, data, 2, 3).clips.float() / 255
-        mean, std = (torch.tensor(v).view(1, 3, 1, 1, 1) for v in (data.mean, data.std))
+        views = read_views(clip, data, 2, 3).clips.float().to(classifier.device) / 255
+        mean, std = (views.new_tensor(v).view(1, 3, 1, 1, 1) for v in (data.mean, data.std))
         with torch.no_grad():
-            expected = torch.stack([classifier.model(v[None])[0].softmax(-1) for v in (views - mean) / std]).mean(0)
+            each = [classifier.model(v[None])[0].softmax(-1) for v in (views - mean) / std]
+        expected = torch.stack(each).mean(0).cpu()
         torch.testing.assert_close(found.scores.probabilities[number], expected, atol=1e-5, rtol=1e-4)
         assert found.scores.label[number] == clip.label
         right += int(expected.argmax()) == clip.label

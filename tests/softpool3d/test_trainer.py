@@ -89,8 +89,9 @@ def test_settings_train(tmp_path, overrides):
 
 
 def test_an_interrupted_run_goes_on_as_if_it_never_stopped(tmp_path):
-    """Interrupted in the middle of an epoch; the same losses and weights, bit by bit, as the run that was not."""
-    overrides = ["model.dropout=0.5", "train.epochs=3"]
+    """Interrupted in the middle of an epoch; the same losses and weights, bit by bit, as the run that was not: on a CPU,
+    as cuDNN adds in an order of its own."""
+    overrides = ["model.dropout=0.5", "train.epochs=3", "device=cpu"]
     whole = train(tiny(tmp_path, "name=whole", *overrides))
     script = tmp_path / "stop.py"
     script.write_text(
@@ -226,7 +227,7 @@ def test_requests_that_cannot_be_met_write_nothing(tmp_path):
         "train.precision=tf32": "train.precision=tf32 needs a GPU",
         "train.trackers=[clearml]": "train.trackers: clearml is not installed here; pip install clearml",
     }.items():
-        if override.endswith("fp16") and torch.cuda.is_available():
+        if "needs a GPU" in message and torch.cuda.is_available():
             continue
         with pytest.raises(UsageError, match=message):
             train(tiny(tmp_path, "name=other", override))
@@ -326,7 +327,7 @@ def test_an_average_of_the_weights_is_evaluated_and_kept_beside_them(tmp_path):
     assert all(row["val_ema_top1"] for row in rows(folder)) and "test_ema_top1" in summary
     last, average = (load_weights(folder / f"last{suffix}.safetensors").state for suffix in ("", "_ema"))
     assert not torch.equal(last["fc.weight"], average["fc.weight"])
-    state = torch.load(folder / "last" / "checkpoint.pt", weights_only=True)
+    state = torch.load(folder / "last" / "checkpoint.pt", weights_only=True, map_location="cpu")
     assert torch.equal(state["parts"]["average"]["module.fc.weight"], average["fc.weight"])
 
 

@@ -55,7 +55,7 @@ def batches(tmp_path, monkeypatch):
             patch.setattr(trainer, "to_device", watched_transfer)
             name = f"run{len(list(tmp_path.iterdir()))}"
             train(load_config("r3d_softpool", [*TINY, f"output={tmp_path}", f"name={name}", *overrides]))
-        return seen["clips"][0], seen["targets"][0], seen["raw"]
+        return seen["clips"][0].cpu(), seen["targets"][0].cpu(), seen["raw"]
 
     return run
 
@@ -75,7 +75,8 @@ def test_options_of_a_batch_reach_the_network(batches):
     assert not torch.equal(repeated[0], repeated[1]) and len(repeated) == 4
     on_device, same, raw = batches("data.transforms_on_device=true")
     assert any(raw) and torch.equal(same, labels)
-    torch.testing.assert_close(on_device, clips)
+    level = 0.02 if torch.cuda.is_available() else 1e-5  # a GPU rounds a resized pixel another way, by one of 255
+    torch.testing.assert_close(on_device, clips, atol=level, rtol=0)
 
 
 SMALL = [
