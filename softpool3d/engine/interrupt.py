@@ -1,4 +1,4 @@
-"""Signals as a request: the loop stops at the next safe point, with its state saved.
+"""Signals as a request: the loop stops at the next safe point, with its state saved; where it has none yet, at once.
 
 Ctrl-C (a second one stops at once), and whatever else signals.py lists.
 """
@@ -19,11 +19,21 @@ class Interrupted(SoftPool3dError):
         self.exit_code = 128 + signal_number
 
 
+class StoppedAtOnce(Interrupted):
+    """There was nothing to save."""
+
+
 class Interrupt:
-    """While entered, `requested` is the number of the signal that asked to stop, or 0."""
+    """While entered, `requested` is the number of the signal that asked to stop, or 0.
+
+    Attributes:
+        at_once: while this is set, a signal raises `StoppedAtOnce` with it. The first step may take minutes, as it
+            compiles, and may never end: a compiler's processes may have died of the same signal.
+    """
 
     def __init__(self) -> None:
         self.requested = 0
+        self.at_once: str | None = None
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> Interrupt:
@@ -42,3 +52,5 @@ class Interrupt:
         if number == signal.SIGINT:
             before = self._previous[number]
             signal.signal(number, before if callable(before) else signal.default_int_handler)
+        if self.at_once is not None:
+            raise StoppedAtOnce(self.at_once, number)

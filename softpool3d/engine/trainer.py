@@ -32,7 +32,7 @@ from softpool3d.engine.devices import (
 )
 from softpool3d.engine.evaluator import evaluate
 from softpool3d.engine.freeze import freeze, train_mode
-from softpool3d.engine.interrupt import Interrupt, Interrupted
+from softpool3d.engine.interrupt import Interrupt, Interrupted, StoppedAtOnce
 from softpool3d.engine.keeper import Keeper
 from softpool3d.engine.lock import lock, release
 from softpool3d.engine.losses import build_loss, choose_loss
@@ -76,7 +76,7 @@ def train(
         UsageError: for a request that cannot be met; nothing was written then.
         WorkError: if too many files are bad, the loss is no longer finite, the folder cannot be written, or another
             process of the run was lost.
-        Interrupted: after Ctrl-C, SIGTERM or SIGUSR1, with the state saved.
+        Interrupted: after Ctrl-C, SIGTERM or SIGUSR1, with the state saved if there was an update since the start.
     """
     console = console or Console()
     check_trackers(config)
@@ -297,6 +297,7 @@ def _train(
         return all(keeper.patience_is_over() for keeper in keepers.values())
 
     with processes.losing_none(go_on), Interrupt() as interrupt, board, display, out_of_memory_explained(config):
+        interrupt.at_once = f"stopped; {go_on}" if processes.count == 1 else None  # several stop at the same step
         try:
             for files in bad.values():  # those from before the interruption, by the limit of now
                 files.share(processes)
@@ -358,6 +359,7 @@ def _train(
                         board.clips(video, 0)
                     if update:
                         state.update(clips=batches.done(step + 1), steps=before + step + 1, meter=meter.sums)
+                        interrupt.at_once = None
                     if update and step + 1 < steps:
                         if steps_are_due():
                             with meter.paused():
@@ -372,6 +374,8 @@ def _train(
                     report(name, meter.read(processes.sum), evaluated=due or steps_are_due())
                     state.update(epoch=epoch + 1, clips=0, meter=None)
                 save()
+        except StoppedAtOnce:
+            raise
         except (Interrupted, TooManyBadFiles) as error:
             save()
             error.told_elsewhere = not processes.is_first

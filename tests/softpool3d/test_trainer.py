@@ -128,6 +128,43 @@ def test_an_interrupted_run_goes_on_as_if_it_never_stopped(tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_first_step_that_never_ends_is_stopped_at_once(tmp_path, resumed):
+    """As torch.compile's does whose processes died of the same signal. There is nothing to save, and nothing is."""
+    config = tiny(tmp_path, "train.epochs=1")
+    if resumed:
+        train(config)
+        (tmp_path / "runs" / "r3d_softpool" / "summary.json").unlink()
+        config = config.model_copy(update={"train": config.train.model_copy(update={"epochs": 2})})
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    script = tmp_path / "stuck.py"
+    script.write_text(
+        "import os, signal, sys, threading\n"
+        "from softpool3d.config import load_config\n"
+        "from softpool3d.engine import trainer\n"
+        "from softpool3d.engine.interrupt import Interrupted\n"
+        "def stuck(*args):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    threading.Event().wait(600)\n"
+        "trainer.normalize = stuck\n"
+        "try:\n"
+        "    trainer.train(load_config(sys.argv[1]), auto_resume=True, force_resume=True)\n"
+        "except Interrupted as error:\n"
+        "    print(error)\n"
+        "    sys.exit(error.exit_code)\n"
+    )
+    folder = tmp_path / "runs" / "r3d_softpool"
+    checkpoint = folder / "last" / "checkpoint.pt"
+    before = checkpoint.read_bytes() if resumed else None
+    command = [sys.executable, str(script), str(tmp_path / "config.yaml")]
+    stopped = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
+    assert stopped.stdout.endswith(f"stopped; go on with: softpool3d train --resume {folder}\n")
+    assert (checkpoint.read_bytes() if checkpoint.exists() else None) == before
+    run, config = Run.open(folder)
+    assert train(config, run, force_resume=True)["test_clips"] == 8 and len(rows(folder)) == 1 + resumed
+
+
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     """As a person does it: the command, Ctrl-C, the command that it names; worker processes included."""
     command = [sys.executable, "-m", "softpool3d.tools.train"]
@@ -194,7 +231,7 @@ def test_stopped_while_testing_the_state_of_training_stays(tmp_path, monkeypatch
         train(tiny(tmp_path))
     assert checkpoint.read_bytes() == before[0]
     run, config = Run.open(tmp_path / "runs" / "r3d_softpool")
-    assert train(config, run)["test_clips"] == 8
+    assert train(config, run, force_resume=True)["test_clips"] == 8
 
 
 def test_bad_files_are_skipped_named_once_and_counted(tmp_path, two_classes, capsys):
