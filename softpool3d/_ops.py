@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from softpool3d import reference
 
@@ -62,13 +63,15 @@ def _load() -> dict[str, dict]:
 
 def choose(tensor: Tensor) -> str:
     """The implementation for this tensor: "cpu", "cuda" or "reference"."""
-    info = build_info()
     kind = tensor.device.type
     if kind == "meta":  # shapes only: the fake kernels have them
         kind = "cpu"
-    if kind not in info or not info[kind]["loaded"] or tensor.layout != torch.strided:
+    library = build_info().get(kind)
+    if library is None or not library["loaded"] or tensor.layout != torch.strided:
         return "reference"
-    if torch.compiler.is_compiling() or isinstance(tensor, torch._subclasses.FakeTensor):
+    if forward_ad._current_level >= 0:  # in forward mode: the kernels have no tangents, torch's own operators have
+        return "reference"
+    if type(tensor) is Tensor or torch.compiler.is_compiling() or isinstance(tensor, torch._subclasses.FakeTensor):
         return kind
     # A subclass with a dispatch of its own (DTensor, ...) knows torch's operators, not ours.
     if type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
@@ -181,9 +184,9 @@ def _complete(name: str) -> None:
 
     torch.library.register_autograd(forward, derivative, setup_context=save)
     torch.library.register_autograd(backward, second_derivative, setup_context=save_backward)
-    call_forward = _differentiable_under_func(forward, save, derivative)
     call_backward = _differentiable_under_func(backward, save_backward, second_derivative)
-    _CALLS[name] = call_forward
+    call_forward = _differentiable_under_func(forward, save, derivative)
+    _CALLS[name] = _in_a_hurry(forward, backward, call_forward, call_backward)
 
     def batched(info, dims, input, betas, *constants):
         x, b, fold, unfold = _folded(info.batch_size, dims, [input], betas, per_channel=dims[1] is not None)
@@ -227,6 +230,46 @@ def _differentiable_under_func(op, setup_context, backward):
         return op(*args)
 
     return call
+
+
+def _in_a_hurry(forward, backward, call_forward, call_backward):
+    """The operator, called past torch.library's autograd where torch only runs it: the detour through Python that makes
+    derivatives known to compilers takes longer than most kernels."""
+    below_autograd = torch._C._AutoDispatchBelowAutograd
+
+    class Operator(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, input, betas, *constants):
+            ctx.save_for_backward(input, betas)
+            ctx.constants = constants
+            with below_autograd():
+                return forward(input, betas, *constants)
+
+        @staticmethod
+        def backward(ctx, grad):
+            input, betas = ctx.saved_tensors
+            wanted = ctx.needs_input_grad[:2]
+            if torch.is_grad_enabled() or _is_transformed():  # the backward is differentiated itself
+                grads = call_backward(grad, input, betas, *ctx.constants, *wanted)
+            else:
+                with below_autograd():
+                    grads = backward(grad, input, betas, *ctx.constants, *wanted)
+            return grads[0] if wanted[0] else None, grads[1] if wanted[1] else None, *(None,) * len(ctx.constants)
+
+    def call(input, betas, *constants):
+        if _is_transformed():
+            return call_forward(input, betas, *constants)
+        if torch.is_grad_enabled() and (input.requires_grad or (betas is not None and betas.requires_grad)):
+            return Operator.apply(input, betas, *constants)
+        with below_autograd():
+            return forward(input, betas, *constants)
+
+    return call
+
+
+def _is_transformed() -> bool:
+    """Whether a compiler or a transform of torch.func looks at what is called."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def _folded(size: int, dims, tensors: list[Tensor], betas: Tensor | None, per_channel: bool):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -15,13 +16,14 @@ from softpool3d.reference import (
 )
 
 Size = int | Sequence[int]
+_NAMES, _ADAPTIVE_NAMES = ({dims: f"{kind}_pool{dims}d" for dims in (1, 2, 3)} for kind in ("soft", "adaptive_soft"))
 
 
 def backend(tensor: Tensor) -> str:
     """The implementation that will run for `tensor`: "cpu" or "cuda" (compiled), or "reference" (plain PyTorch).
 
-    The reference runs where no library was compiled for the device, and for tensor subclasses with a dispatch of
-    their own.
+    The reference runs where no library was compiled for the device, in forward mode (jvp, jacfwd), and for tensor
+    subclasses with a dispatch of their own.
     """
     return _ops.choose(tensor)
 
@@ -39,7 +41,8 @@ def soft_pool3d(
 
     y = sum_i w_i x_i with w_i = exp(beta x_i) / sum_j exp(beta x_j), over the window's positions inside the input;
     padding is outside, as in max pooling. A NaN in a window gives NaN; else +inf gives +inf; -inf has weight 0; a
-    window of only -inf gives -inf, and an empty one (dilation makes it possible) 0. Differentiable twice, in beta too.
+    window of only -inf gives -inf, and an empty one (dilation makes it possible) 0. Differentiable twice, in beta too,
+    and in forward mode, which takes the reference.
 
     Args:
         input: (N, C, T, H, W) or (C, T, H, W); float64, float32, float16 or bfloat16, any strides. Half types are
@@ -119,45 +122,72 @@ def adaptive_soft_pool1d(input: Tensor, output_size: int | Sequence[int | None],
 
 
 def _soft_pool(input, dims, kernel_size, stride, padding, dilation, ceil_mode, beta) -> Tensor:
-    given = (kernel_size, stride, padding, dilation, ceil_mode)
+    window = (kernel_size, stride, padding, dilation, ceil_mode)
+    geometry = _remembered(_pool_geometry, input, dims, window)
+    if geometry is None:
+        _raise_as_max_pool(input, dims, *window)
+    name = _NAMES[dims]
+    _check_type(name, input)
+    beta = _check_beta(name, input, dims, beta)
+    return _run(input, dims, "soft_pool3d", soft_pool3d_reference, beta, geometry)
+
+
+def _adaptive(input, dims, output_size, beta) -> Tensor:
+    geometry = _remembered(_adaptive_geometry, input, dims, (output_size,))
+    name = _ADAPTIVE_NAMES[dims]
+    _check_type(name, input)
+    beta = _check_beta(name, input, dims, beta)
+    return _run(input, dims, "adaptive_soft_pool3d", adaptive_soft_pool3d_reference, beta, geometry)
+
+
+def _remembered(check, input, dims, window):
+    """`check(input's shape, dims, *window)`, which a network asks the same of at every step."""
+    if not torch.compiler.is_compiling():
+        try:
+            return _of_before(check, input.shape, dims, *window)
+        except TypeError:  # lists cannot be looked up, nor can symbolic sizes
+            pass
+    return check(input.shape, dims, *window)
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _of_before(check, shape, dims, *window):
+    return check(shape, dims, *window)
+
+
+def _pool_geometry(shape, dims, kernel_size, stride, padding, dilation, ceil_mode):
+    """The operator's geometry, or None where max pooling would not take these arguments."""
     kernel, padding, dilation = (_tuple(v, dims) for v in (kernel_size, padding, dilation))
     no_stride = stride is None or (isinstance(stride, Sequence) and len(stride) == 0)
     stride = kernel if no_stride else _tuple(stride, dims)
-    if not _is_valid(input, dims, kernel, stride, padding, dilation, ceil_mode):
-        _raise_as_max_pool(input, dims, *given)
-    name = f"soft_pool{dims}d"
-    _check_type(name, input)
-    beta = _check_beta(name, input, dims, beta)
+    if not _is_valid(shape, dims, kernel, stride, padding, dilation, ceil_mode):
+        return None
     front = 3 - dims
-    geometry = (
+    return (
         (1,) * front + kernel,
         (1,) * front + stride,
         (0,) * front + padding,
         (1,) * front + dilation,
         ceil_mode,
     )
-    return _run(input, dims, "soft_pool3d", soft_pool3d_reference, beta, geometry)
 
 
-def _adaptive(input, dims, output_size, beta) -> Tensor:
-    name = f"adaptive_soft_pool{dims}d"
-    if input.dim() not in (dims + 1, dims + 2) or any(n == 0 for n in input.shape[-dims - 1 :]):
+def _adaptive_geometry(shape, dims, output_size):
+    name = _ADAPTIVE_NAMES[dims]
+    if len(shape) not in (dims + 1, dims + 2) or any(n == 0 for n in shape[-dims - 1 :]):
         raise RuntimeError(
             f"{name}: input must be (N, C, {', '.join('THW'[-dims:])}) or without N, with nothing but N empty, "
-            f"but got shape {tuple(input.shape)}"
+            f"but got shape {tuple(shape)}"
         )
     sizes = output_size
     if isinstance(output_size, Sequence) and not isinstance(output_size, str):
-        sizes = [input.shape[i - dims] if n is None else n for i, n in enumerate(output_size)]
+        sizes = [shape[i - dims] if n is None else n for i, n in enumerate(output_size)]
     sizes = _tuple(sizes, dims)
     if sizes is None:
         raise ValueError(f"{name}: output_size must be an int or {dims} of them, but got {output_size!r}")
     if any(n < 1 for n in sizes):
         raise ValueError(f"{name}: output_size must be above 0, but got {output_size}")
-    _check_type(name, input)
-    beta = _check_beta(name, input, dims, beta)
-    geometry = ((1,) * (3 - dims) + sizes,)
-    return _run(input, dims, "adaptive_soft_pool3d", adaptive_soft_pool3d_reference, beta, geometry)
+    return ((1,) * (3 - dims) + sizes,)
 
 
 def _run(input, dims, name, reference, beta, geometry) -> Tensor:
@@ -188,13 +218,13 @@ def _tuple(value: Size, dims: int) -> tuple[int, ...] | None:
     return tuple(value) * (dims if len(value) == 1 else 1)
 
 
-def _is_valid(input, dims, kernel, stride, padding, dilation, ceil_mode) -> bool:
+def _is_valid(shape, dims, kernel, stride, padding, dilation, ceil_mode) -> bool:
     """Whether max pooling would take these arguments."""
     if None in (kernel, stride, padding, dilation) or not isinstance(ceil_mode, bool):
         return False
-    if input.dim() not in (dims + 1, dims + 2) or any(n == 0 for n in input.shape[-dims - 1 :]):
+    if len(shape) not in (dims + 1, dims + 2) or any(n == 0 for n in shape[-dims - 1 :]):
         return False
-    for n, k, s, p, d in zip(input.shape[-dims:], kernel, stride, padding, dilation, strict=True):
+    for n, k, s, p, d in zip(shape[-dims:], kernel, stride, padding, dilation, strict=True):
         if k < 1 or s < 1 or d < 1 or p < 0 or p > k // 2 or max(k, s, p, d) >= 2**31:
             return False
         if pooled_size(n, k, s, p, d, ceil_mode) < 1:

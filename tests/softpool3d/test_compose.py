@@ -144,6 +144,32 @@ def test_jacobian_and_hessian():
     torch.testing.assert_close(ours, torch.autograd.functional.hessian(lambda t: plain(t).sum(), x))
 
 
+FORWARD_MODE = {
+    "windows": lambda x, beta: softpool3d.soft_pool3d(x, 3, 2, 1, beta=beta),
+    "bins": lambda x, beta: softpool3d.adaptive_soft_pool3d(x, (1, 2, 2), beta),
+}
+
+
+@pytest.mark.parametrize("pool", FORWARD_MODE.values(), ids=FORWARD_MODE)
+def test_forward_mode(pool):
+    """Tangents of input and beta, which torch drops in silence where an operator has no rule for them."""
+    x = input_of(shape=(1, 2, 2, 4, 5), dtype=torch.float64)
+    beta = torch.tensor([0.5, 1.5], dtype=torch.float64)
+    direction = torch.randn_like(x)
+    step = 1e-6
+    expected = (pool(x + step * direction, beta) - pool(x - step * direction, beta)) / (2 * step)
+    with torch.autograd.forward_ad.dual_level():
+        y = pool(torch.autograd.forward_ad.make_dual(x, direction), beta)
+        tangent = torch.autograd.forward_ad.unpack_dual(y).tangent
+    torch.testing.assert_close(tangent, expected, atol=1e-8, rtol=1e-6)
+    got = torch.func.jvp(lambda x: pool(x, beta), (x,), (direction,))[1]
+    torch.testing.assert_close(got, expected, atol=1e-8, rtol=1e-6)
+    by_rows = torch.func.jacrev(pool, argnums=1)(x, beta)
+    torch.testing.assert_close(torch.func.jacfwd(pool, argnums=1)(x, beta), by_rows)
+    inputs = x.requires_grad_(), beta.requires_grad_()
+    assert torch.autograd.gradcheck(pool, inputs, check_forward_ad=True, check_batched_forward_grad=True)
+
+
 def test_functional_call():
     net, x = Net("learnable"), input_of()
     state = {name: torch.rand_like(p) for name, p in net.named_parameters()}
