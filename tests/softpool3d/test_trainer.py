@@ -89,8 +89,8 @@ def test_settings_train(tmp_path, overrides):
 
 
 def test_an_interrupted_run_goes_on_as_if_it_never_stopped(tmp_path):
-    """Interrupted in the middle of an epoch; the same losses and weights, bit by bit, as the run that was not. On a CPU:
-    cuDNN adds in an order of its own."""
+    """Interrupted in the middle of an epoch; the same losses and weights, bit by bit, as the run that was not. On a
+    CPU: cuDNN adds in an order of its own."""
     overrides = ["model.dropout=0.5", "train.epochs=3", "device=cpu"]
     whole = train(tiny(tmp_path, "name=whole", *overrides))
     script = tmp_path / "stop.py"
