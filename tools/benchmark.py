@@ -2,6 +2,7 @@
 
 python tools/benchmark.py op                  the operator on this machine's CPU
 python tools/benchmark.py op --device cuda --save
+python tools/benchmark.py overhead            what a call costs beside its kernel
 python tools/benchmark.py model r3d_50 slow_r50   networks with SoftPool at every place, against their own pooling
 python tools/benchmark.py loader --clips videos
 python tools/benchmark.py train               training and evaluation against a bare loop; the start; waiting for data
@@ -283,6 +284,59 @@ def op(
         console.print(f"Written to {saved}", markup=False)
 
 
+CALLS = 200  # in a round, so that the clock's own time is nothing
+OVERHEAD_LEGEND = (
+    "Microseconds that a call takes of one thread on a tensor of 4x2x2x2x2, for which no kernel takes long; on a GPU "
+    "until it is launched, or run where that takes longer. With backward: `torch.autograd.grad` of it too."
+)
+
+
+@app.command()
+def overhead(
+    device: Annotated[Device, typer.Option(help="Where to measure.")] = Device.cpu,
+    seconds: Annotated[float, typer.Option(min=0.0, help="Time for each line's rounds.")] = 2.0,
+    save: Annotated[bool, typer.Option("--save", help="Write the table to docs/benchmarks.md.")] = False,
+) -> None:
+    """What a call costs beside its kernel: ours and torch's pools on a tiny tensor."""
+    if device is Device.cuda and not torch.cuda.is_available():
+        raise UsageError("--device cuda: PyTorch sees no CUDA device here")
+    torch.set_num_threads(1)
+    place = torch.device(device.value)
+    about, say = _begin(place)
+    case = Case((4, 2, 2, 2, 2), WINDOWS[0], torch.float32, "contiguous", backward=True)
+    x = case.input(place)
+    pools = {name: pool for name, pool in poolings(case).items() if name in ("ours", "avg", "max")}
+    gradient = torch.ones_like(pools["ours"](x).detach())
+    modes: dict[str, Callable] = {
+        "without gradients": lambda pool: lambda: pool(x.detach()),
+        "forward": lambda pool: lambda: pool(x),
+        "with backward": lambda pool: lambda: torch.autograd.grad(pool(x), x, gradient),
+    }
+    rows = []
+    for name, mode in modes.items():
+        calls = {of: _often(mode(pool), place) for of, pool in pools.items()}
+        times = interleaved(calls, torch.device("cpu"), seconds)
+        ours = times["ours"].median
+        micro = {of: timing.median / CALLS * 1e6 for of, timing in times.items()}
+        row = [name, f"{micro['ours']:.1f} ±{times['ours'].spread:.0%}"]
+        rows.append(row + [f"{micro[of]:.1f} ({ours / times[of].median:.1f}x)" for of in ("avg", "max")])
+    table = markdown_table(["a call", "ours", "avg", "max"], rows)
+    say(table)
+    if save:
+        body = "\n".join([about, "", OVERHEAD_LEGEND, "", table])
+        say(f"Written to {save_section(f'Price of a call on {device.value}', body)}")
+
+
+def _often(call: Callable[[], object], device: torch.device) -> Callable[[], None]:
+    def run() -> None:
+        for _ in range(CALLS):
+            call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return run
+
+
 @app.command()
 def model(
     names: Annotated[list[str] | None, typer.Argument(help="Networks; all video networks if none is named.")] = None,
@@ -383,14 +437,14 @@ def classify(
         say(f"Written to {save_section('Classifying', body, document)}")
 
 
-def _begin() -> tuple[str, Callable[[str], None]]:
+def _begin(device: torch.device = torch.device("cpu")) -> tuple[str, Callable[[str], None]]:
     """Machine and command, printed already, and what prints the rest: unfolded, into a file or a pipe too."""
     console = Console() if sys.stdout.isatty() else Console(width=200)
 
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    about = f"{machine(torch.device('cpu'))}. Command: `{_command()}`."
+    about = f"{machine(device)}. Command: `{_command()}`."
     say(about)
     return about, say
 

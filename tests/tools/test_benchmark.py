@@ -117,6 +117,17 @@ def test_quick_is_the_last_shape_and_two_kernels(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_overhead_prints_and_saves_what_a_call_costs(tmp_path, monkeypatch):
+    document = tmp_path / "benchmarks.md"
+    monkeypatch.setattr(_measure, "DOCUMENT", document)
+    result = CliRunner().invoke(benchmark.app, ["overhead", "--seconds", "0", "--save"])
+    assert result.exit_code == 0, result.output
+    rows = [line for line in document.read_text().splitlines() if line.startswith("| ")]
+    assert [row.split(" | ")[0] for row in rows[1:]] == ["| without gradients", "| forward", "| with backward"]
+    assert all(re.search(r"\| [0-9.]+ ±[0-9]+% \| [0-9.]+ \([0-9.]+x\) \|", row) for row in rows[1:])
+    assert "## Price of a call on cpu" in document.read_text()
+
+
 def test_cuda_without_a_device_is_an_error_of_one_line(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["benchmark.py", "op", "--device", "cuda"])
     with pytest.raises(SystemExit) as stopped:
