@@ -115,11 +115,11 @@ class Labels:
         if label in self._numbers and (self._by_name or row.named):
             return self._numbers[label]
         if _is_number(label) and self._by_number and not row.named:
-            if 0 <= int(label) < len(self.classes):
-                return int(label)
-            raise UsageError(
-                f"{row.where}: label {int(label)} is out of range: there are {len(self.classes)} classes, from 0"
-            )
+            number, count = int(label), len(self.classes)
+            if 0 <= number < count:
+                return number
+            hint = "; if the list's labels begin at 1, subtract 1 from each" if number == count else ""
+            raise UsageError(f"{row.where}: label {number} is out of range: there are {count} classes, from 0{hint}")
         raise UsageError(f"{row.where}: {label!r} is none of the {len(self.classes)} classes")
 
     def _readings(self, rows: list[Row]) -> tuple[bool, bool]:

@@ -73,7 +73,11 @@ def test_classes_without_a_list_of_them(tmp_path):
     [
         ("path,start\na.mp4,1\n", r"train.csv:1: there is no column 'label'"),
         ("label,start\na.mp4,1\n", r"train.csv:1: there is no column 'path'"),
-        ("path,label\na.mp4,0\nb.mp4,2\n", r"train.csv:3: label 2 is out of range: there are 2 classes"),
+        (
+            "path,label\na.mp4,0\nb.mp4,2\n",
+            r"train.csv:3: label 2 is out of range: there are 2 classes, from 0; if .* begin at 1, subtract 1",
+        ),
+        ("path,label\na.mp4,0\nb.mp4,3\n", r"train.csv:3: label 3 is out of range: there are 2 classes, from 0$"),
         ("path,label\na.mp4,-1\n", r"train.csv:2: label -1 is out of range"),
         ("path,label\na.mp4,walk\n", r"train.csv:2: 'walk' is none of the 2 classes"),
         ("path,label\na.mp4,run\n\n./b.mp4,run\na.mp4,wave\n", r"train.csv:5: a.mp4 stands on line 2 already"),
