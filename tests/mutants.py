@@ -31,7 +31,7 @@ LONGEST_S = 300
 # imported once, here; each mutation is tried in a fork
 _LIBRARIES = ("torch", "torchvision.transforms.v2", "torchvision.models", "accelerate", "av", "matplotlib.pyplot")
 _LIBRARIES += ("torch.utils.tensorboard", "torchmetrics.functional.classification", "pydantic", "typer", "rich.table")
-_LIBRARIES += ("pytest", "hypothesis", "safetensors.torch", "fvcore.nn.precise_bn", "PIL.Image", "timm.optim")
+_LIBRARIES += ("pytest", "hypothesis", "safetensors.torch", "PIL.Image", "timm.optim")
 
 
 def main() -> None:
