@@ -30,10 +30,11 @@ __device__ __forceinline__ void finish(const Wanted<T>& wanted, const Pool<T, In
   }
 }
 
-// How many blocks of reduce_windows a multiprocessor shall hold at least: as many as let the compiler keep all of a
-// thread's sums in registers.
-template <class T, int V, bool kLean>
-constexpr int kReduceBlocks = V * sizeof(AccOf<T>) <= 16 ? 4 : kLean ? 3 : 2;
+// How many blocks a multiprocessor shall hold at least: as many as let the compiler keep all it needs in registers.
+template <class T, class Index, int V, bool kLean>
+constexpr int kReduceBlocks = sizeof(AccOf<T>) > 4 ? 1 : sizeof(Index) > 4 ? 2 : V <= 4 ? 4 : kLean ? 3 : 2;
+template <class T, class Index, int V, bool kLean>
+constexpr int kSpreadBlocks = sizeof(AccOf<T>) + sizeof(Index) > 8 ? 1 : V <= 4 || kLean ? 3 : 2;
 
 // A thread's sums of usual values. Each chunk raises the pivot once, so that all is read once.
 template <bool kAcross, class T, int V, int kTaps, class Acc, int kWindows>
@@ -185,7 +186,7 @@ __device__ __forceinline__ void reduce_any(const T* x, const Pool<T, Index>& poo
 
 // Each window's sums, or those of one segment into `parts`. A block with a window that is not usual does all once more.
 template <class T, class Index, int V, bool kAcross, bool kRun, bool kSquares>
-__global__ void __launch_bounds__(kThreads, kReduceBlocks<T, V, kRun && !kSquares>)
+__global__ void __launch_bounds__(kThreads, kReduceBlocks<T, Index, V, kRun && !kSquares>)
     reduce_windows(const T* x, Pool<T, Index> pool, Split<Index> split, Teams<Index> teams, Wanted<T> wanted,
                    Sums<AccOf<T>>* parts) {
   using Part = Member<T, Index, V, kAcross, kRun>;
@@ -209,7 +210,7 @@ constexpr int64_t reduce_bytes(int V, bool across, bool squares) {
 
 // A warp for each output.
 template <class T, class Index>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     merge_segments(Pool<T, Index> pool, Split<Index> split, Index segments, Wanted<T> wanted,
                    const Sums<AccOf<T>>* parts) {
   using Acc = AccOf<T>;
@@ -229,7 +230,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // The gradient where each position lies in one window, whose stats are ready.
 template <class T, class Index, int V, bool kAcross, bool kRun>
-__global__ void __launch_bounds__(kThreads, !kAcross && V > 4 && !kRun ? 2 : 3)
+__global__ void __launch_bounds__(kThreads, kSpreadBlocks<T, Index, V, kAcross || kRun>)
     spread_gradient(const T* x, T* x_grad, Pool<T, Index> pool, Split<Index> split, Teams<Index> teams,
                     const AccOf<T>* ready, int64_t apart) {
   using Acc = AccOf<T>;

@@ -92,7 +92,8 @@ class Member {
       for (int k = 0; k < kCount; ++k) {
         spots[k] = spot(cursor);
         advance(cursor);
-        if (decltype(whole)::value || spots[k].inside) {
+        if constexpr (decltype(whole)::value) spots[k].inside = true;
+        if (spots[k].inside) {
           values[k] = load<V>(x + pool_.input.in_plane(spots[k].t, spots[k].h, spots[k].w));
         } else {
 #pragma unroll
