@@ -198,7 +198,8 @@ template <int KT, int KH, int KW>
 struct Fixed {
   // For __launch_bounds__: how many blocks a multiprocessor shall hold at least. Told 2, the compiler takes the registers
   // it needs; left to itself (0), it takes fewer, which suits short kernels, but makes long ones keep values in memory.
-  static constexpr int kBlocks = 0;
+  // Nine vectors fit into a quarter of the registers if it is told so.
+  static constexpr int blocks(int V) { return V > 1 && KT * KH * KW == 9 ? 4 : 0; }
 
   template <class T, class Index, int V>
   class Window {
@@ -255,7 +256,7 @@ struct Fixed {
 
 // Any other window: read for each pass, the second time from the L1 cache.
 struct Any {
-  static constexpr int kBlocks = 2;
+  static constexpr int blocks(int) { return 2; }
 
   template <class T, class Index, int V>
   class Window {
@@ -356,7 +357,7 @@ __device__ __forceinline__ LanesOfSums<AccOf<T>, V> sums_of(const Window& window
 // --- windows over an inner dimension: channels_last_3d, axes that are not pooled, and whatever else there is ------------
 
 template <class T, class Index, int V, class Kind>
-__global__ void __launch_bounds__(kThreads, Kind::kBlocks)
+__global__ void __launch_bounds__(kThreads, Kind::blocks(V))
     forward_columns(const T* x, T* y, Pool<T, Index> pool, Split<Index> split, Index count) {
   const Index id = global_id<Index>();
   if (id >= count) return;
@@ -374,8 +375,8 @@ __global__ void __launch_bounds__(kThreads, Kind::kBlocks)
 // of it. `split` also counts a last, incomplete window on an axis where there is one, so that all of the gradient is
 // written; where the output has none, it is 0.
 template <class T, class Index, int V, class Kind>
-__global__ void __launch_bounds__(kThreads, Kind::kBlocks) backward_columns(const T* x, const T* y_grad, T* x_grad,
-                                                             Pool<T, Index> pool, Split<Index> split, Index count) {
+__global__ void __launch_bounds__(kThreads, Kind::blocks(V))
+    backward_columns(const T* x, const T* y_grad, T* x_grad, Pool<T, Index> pool, Split<Index> split, Index count) {
   using Acc = AccOf<T>;
   const Index id = global_id<Index>();
   if (id >= count) return;

@@ -215,7 +215,7 @@ class Launcher {
       return (g.t.size - 1) * s.t + (g.h.size - 1) * s.h + (g.w.size - 1) * s.w + pool.inner;
     };
     const auto fits = [limit](const Axis<int64_t>& a) {
-      return a.size + 2 * a.kernel * a.dilation + a.stride < limit && (a.size + 1) * a.out < limit;
+      return a.size + 2 * a.kernel * a.dilation + a.stride < limit && (a.kernel > 0 || (a.size + 1) * a.out < limit);
     };
     return spans(pool.input) < limit && spans(pool.input_grad) < limit && pool.outputs < limit &&
            pool.output.c < limit && call_.batch * pool.outer_channels * g.t.size < limit && fits(g.t) &&
@@ -577,9 +577,11 @@ class Launcher {
            split_of<Index, V, kAcross>(pool, teams), teams, wanted, parts);
     if (teams.segments == 1) return;
     const Geometry<Index>& g = pool.axes;
-    launch(merge_segments<T, Index>, ceil_div<int64_t>(pool.outputs, kThreads / kWarp), kThreads,
+    int rows = 1;
+    while (rows < kThreads && rows < teams.segments) rows *= 2;
+    launch(merge_segments<T, Index>, ceil_div<int64_t>(pool.outputs, kThreads / rows), kThreads,
            kThreads * sizeof(Sums<Acc>), call_.stream, pool,
-           split_of<Index>(pool.outer_channels, g.t.out, g.h.out, g.w.out, pool.inner), teams.segments, wanted,
+           split_of<Index>(pool.outer_channels, g.t.out, g.h.out, g.w.out, pool.inner), teams.segments, rows, wanted,
            static_cast<const Sums<Acc>*>(parts));
   }
 

@@ -208,23 +208,23 @@ constexpr int64_t reduce_bytes(int V, bool across, bool squares) {
   return kThreads * (running > general ? running : general);
 }
 
-// A warp for each output.
+// `rows` threads for each output, a power of two.
 template <class T, class Index>
 __global__ void __launch_bounds__(kThreads, 2)
-    merge_segments(Pool<T, Index> pool, Split<Index> split, Index segments, Wanted<T> wanted,
+    merge_segments(Pool<T, Index> pool, Split<Index> split, Index segments, int rows, Wanted<T> wanted,
                    const Sums<AccOf<T>>* parts) {
   using Acc = AccOf<T>;
   SOFTPOOL_SHARED(shared);
-  const int row = threadIdx.x % kWarp;
-  const Index id = static_cast<Index>(blockIdx.x) * (kThreads / kWarp) + threadIdx.x / kWarp;
+  const int row = threadIdx.x % rows;
+  const Index id = static_cast<Index>(blockIdx.x) * (blockDim.x / rows) + threadIdx.x / rows;
   const bool active = id < pool.outputs;
   const Place<Index> at = split(id, 1);
   const Acc beta = active ? pool.beta_at(at, 0) : Acc(0);
   Sums<Acc> sums(Extent<Acc>(), beta);
-  for (Index segment = row; active && segment < segments; segment += kWarp)
+  for (Index segment = row; active && segment < segments; segment += rows)
     sums.merge(parts[segment * pool.outputs + pool.output(at)], beta);
   auto* const merged = reinterpret_cast<Sums<Acc>*>(shared);
-  merge_rows(merged, sums, row, kWarp, 1, beta);
+  merge_rows(merged, sums, row, rows, 1, beta);
   if (active && row == 0) finish(wanted, pool, at, merged[threadIdx.x]);
 }
 
