@@ -148,8 +148,8 @@ class Launcher {
   static constexpr int kFixed = kWide < 4 ? kWide : 4;
   // Nobody waits for pooling in float64.
   static constexpr bool kSpecialised = !std::is_same_v<T, double>;
-  // Windows from kLarge values on are always shared out to teams of threads; from kMany on where they are runs, or where
-  // a thread for each would be few threads.
+  // Windows from kLarge values on are always shared out to teams of threads; from kMany on if they are runs, or if a
+  // thread for each would make few threads.
   static constexpr int64_t kLarge = 512, kMany = 32, kFewThreads = int64_t{1} << 17, kFewRows = 4096;
   // Every GPU has 48 KB of shared memory to a block; less leaves room for several blocks.
   static constexpr int64_t kMostShared = 48 << 10, kGoodShared = 24 << 10;

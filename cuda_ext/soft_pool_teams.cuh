@@ -5,7 +5,8 @@
 // side by side, and a team has V x lanes of them. Without one (kAcross) they belong to the team's only window. A window
 // may be cut into segments, a team for each.
 //
-// Taps that lie one after the other (kRun) are counted; others are numbered as if the window were whole.
+// Taps that lie at equal distances (kRun) are only counted; others are numbered along t, h and w, as if the window lay
+// inside the input.
 
 #pragma once
 
@@ -13,7 +14,8 @@
 
 namespace softpool3d::cuda {
 
-// Taps that a thread reads at a time. Two blocks and more fit onto a multiprocessor, each with 16 KB of loads in flight.
+// Taps that a thread reads at a time, 32 or 64 bytes of most types: with two blocks on a multiprocessor and more, enough
+// is in flight.
 template <int V>
 constexpr int kChunk = V == 1 ? 8 : 4;
 
@@ -65,7 +67,7 @@ class Member {
     // Threads that no team has are in no row.
     row = team < teams.teams ? rest - team * teams.rows : teams.rows;
     const auto block = static_cast<Index>(blockIdx.x), blocks = teams.by_segments(block);
-    segment = block - blocks * teams.segments;
+    const Index segment = block - blocks * teams.segments;
     const Index window = blocks * teams.teams + team;
     at = split(window, kAcross ? 1 : V * teams.lanes);
     at.inner += kAcross ? 0 : V * lane;
@@ -128,7 +130,6 @@ class Member {
   }
 
   int team, row, lane;
-  Index segment;
   Place<Index> at;
   bool active;
 
