@@ -523,10 +523,11 @@ class Launcher {
     }
     const int64_t teams = kThreads / (rows * lanes);
     const int64_t windows = call_.batch * pool.outer_channels * g.t.out * g.h.out * g.w.out * groups;
-    // A window is cut up only as far as that makes enough blocks, and leaves each thread two chunks.
-    const int64_t most = max_of<int64_t>(taps / (2 * kChunk<V> * rows), 1);
-    const int64_t wished = std::clamp<int64_t>(ceil_div(enough_blocks, ceil_div(windows, teams)), 1, most);
-    const int64_t per_segment = ceil_div(taps, wished), segments = ceil_div(taps, per_segment);
+    // A window is cut up only as far as that makes enough blocks, and leaves each thread two chunks; into whole chunks.
+    const int64_t chunks = rows * kChunk<V>;
+    const int64_t wished = min_of(ceil_div(enough_blocks, ceil_div(windows, teams)), taps / (2 * chunks));
+    const int64_t per_segment = wished > 1 ? (taps / wished + chunks / 2) / chunks * chunks : taps;
+    const int64_t segments = ceil_div(taps, per_segment);
     const auto as = [](int64_t n) { return static_cast<Index>(n); };
     Teams<Index> plan = {};
     plan.windows = as(windows);
