@@ -26,7 +26,7 @@ namespace softpool3d::cuda {
 
 #ifdef __CUDACC__
 #define SOFTPOOL_SHARED(name) extern __shared__ __align__(32) unsigned char name[]
-constexpr int kThreads = 256, kReduceThreads = 128, kMostLanes = 32, kBoxElements = 8192;
+constexpr int kThreads = 256, kWarp = 32, kMostLanes = 32, kBoxElements = 8192;
 #endif
 
 template <class T>
@@ -198,7 +198,8 @@ template <int KT, int KH, int KW>
 struct Fixed {
   // For __launch_bounds__: how many blocks a multiprocessor shall hold at least. Told 2, the compiler takes the registers
   // it needs; left to itself (0), it takes fewer, which suits short kernels, but makes long ones keep values in memory.
-  static constexpr int kBlocks = 0;
+  // Nine vectors fit into a quarter of the registers if it is told so.
+  static constexpr int blocks(int V) { return V > 1 && KT * KH * KW == 9 ? 4 : 0; }
 
   template <class T, class Index, int V>
   class Window {
@@ -255,7 +256,7 @@ struct Fixed {
 
 // Any other window: read for each pass, the second time from the L1 cache.
 struct Any {
-  static constexpr int kBlocks = 2;
+  static constexpr int blocks(int) { return 2; }
 
   template <class T, class Index, int V>
   class Window {
@@ -356,7 +357,7 @@ __device__ __forceinline__ LanesOfSums<AccOf<T>, V> sums_of(const Window& window
 // --- windows over an inner dimension: channels_last_3d, axes that are not pooled, and whatever else there is ------------
 
 template <class T, class Index, int V, class Kind>
-__global__ void __launch_bounds__(kThreads, Kind::kBlocks)
+__global__ void __launch_bounds__(kThreads, Kind::blocks(V))
     forward_columns(const T* x, T* y, Pool<T, Index> pool, Split<Index> split, Index count) {
   const Index id = global_id<Index>();
   if (id >= count) return;
@@ -374,8 +375,8 @@ __global__ void __launch_bounds__(kThreads, Kind::kBlocks)
 // of it. `split` also counts a last, incomplete window on an axis where there is one, so that all of the gradient is
 // written; where the output has none, it is 0.
 template <class T, class Index, int V, class Kind>
-__global__ void __launch_bounds__(kThreads, Kind::kBlocks) backward_columns(const T* x, const T* y_grad, T* x_grad,
-                                                             Pool<T, Index> pool, Split<Index> split, Index count) {
+__global__ void __launch_bounds__(kThreads, Kind::blocks(V))
+    backward_columns(const T* x, const T* y_grad, T* x_grad, Pool<T, Index> pool, Split<Index> split, Index count) {
   using Acc = AccOf<T>;
   const Index id = global_id<Index>();
   if (id >= count) return;
@@ -669,135 +670,6 @@ __global__ void __launch_bounds__(kThreads, 2)
     for (int v = 0; v < V; ++v) result.of[v] = static_cast<T>(sum[v]);
     store<V>(x_grad + pool.input_grad(here), result);
   }
-}
-
-// --- large windows: a block, or several, for each -----------------------------------------------------------------------
-
-// Vectors that a thread takes at a time: as many bytes as fit into registers with their sums.
-template <int V>
-constexpr int kReduceChunk = V < 8 ? 8 : 4;
-
-// Where the sums of a window go; what is null is not wanted.
-template <class T>
-struct Wanted {
-  T* y;
-  AccOf<T>* stats;  // for backward_gather, `apart` elements between its arrays
-  int64_t apart;
-  AccOf<T>* beta_shares;  // what each window adds to dL/dbeta: [n, t, h, w][channel]
-  const T* y_grad;
-};
-
-template <class T, class Index>
-__device__ __forceinline__ void finish(const Wanted<T>& wanted, const Pool<T, Index>& pool, const Place<Index>& at,
-                                       const Sums<AccOf<T>>& sums) {
-  using Acc = AccOf<T>;
-  const int64_t o = pool.output(at);
-  if (wanted.y != nullptr) wanted.y[o] = static_cast<T>(sums.mean());
-  const Acc g = wanted.y_grad != nullptr ? static_cast<Acc>(wanted.y_grad[o]) : Acc(0);
-  if (wanted.stats != nullptr) store_stats<1, Acc>(wanted.stats + o, wanted.apart, {{sums.stats()}}, {{g}});
-  if (wanted.beta_shares != nullptr) {
-    const int64_t row = ((int64_t{at.n} * pool.axes.t.out + at.t) * pool.axes.h.out + at.h) * pool.axes.w.out + at.w;
-    wanted.beta_shares[row * pool.channels() + pool.channel(at, 0)] = g * sums.variance();
-  }
-}
-
-// The taps of a large window, numbered as if it were whole: t, h, w are at least the taps along each axis.
-template <class Index>
-struct Taps {
-  Index count;        // of all
-  Index per_segment;  // of the part that one block takes
-  int segments;
-  Divider<Index> h, w;
-};
-
-// Some of a window's values, as a window for sums_of.
-template <class T, int V>
-struct Chunk {
-  const Vec<T, V> (&values)[kReduceChunk<V>];
-  const bool is_any;
-
-  __device__ __forceinline__ bool any() const { return is_any; }
-
-  template <class F>
-  __device__ __forceinline__ void each(F f) const {
-#pragma unroll
-    for (int k = 0; k < kReduceChunk<V>; ++k) f(values[k]);
-  }
-};
-
-// One block sums up one segment of a window, of V x `lanes` windows side by side, or (kAcross) of one window whose values
-// are V to a tap. A thread takes chunks of its taps into registers and merges their sums, so that x is read once; the
-// threads' sums are merged in a fixed order. The only segment finishes its window, several leave their sums in `parts`.
-template <class T, class Index, int V, bool kAcross>
-__global__ void __launch_bounds__(kReduceThreads, 2)
-    reduce_windows(const T* x, Pool<T, Index> pool, Split<Index> split, Taps<Index> taps, int lanes,
-                   Wanted<T> wanted, Sums<AccOf<T>>* parts) {
-  using Acc = AccOf<T>;
-  SOFTPOOL_SHARED(shared);
-  const Index block = static_cast<Index>(blockIdx.x) / taps.segments;
-  const int segment = static_cast<int>(blockIdx.x % taps.segments);
-  const int lane = threadIdx.x % lanes, row = threadIdx.x / lanes, rows = blockDim.x / lanes;
-  Place<Index> at = split(block, kAcross ? 1 : V * lanes);
-  at.inner += kAcross ? 0 : lane * V;
-  const bool active = at.inner < pool.inner;
-  const Range<Index> rt = pool.axes.t.window(at.t), rh = pool.axes.h.window(at.h), rw = pool.axes.w.window(at.w);
-  const Index begin = segment * taps.per_segment, end = min_of(begin + taps.per_segment, taps.count);
-  const T* const from = x + pool.input.plane(at);
-
-  const auto beta = lanes_of<V>([&](int v) { return active ? pool.beta_at(at, kAcross ? 0 : v) : Acc(0); });
-  auto total = lanes_of<V>([&](int v) { return Sums<Acc>(Extent<Acc>(), beta[v]); });
-  for (Index tap = begin + row; active && tap < end; tap += rows * kReduceChunk<V>) {
-    Vec<T, V> values[kReduceChunk<V>];
-    bool any = false;
-#pragma unroll
-    for (int k = 0; k < kReduceChunk<V>; ++k) {
-      const Index i = tap + k * rows, i_h = taps.w(i), i_t = taps.h(i_h);
-      const Index t = rt.begin + i_t * rt.step, h = rh.begin + (i_h - i_t * taps.h.by) * rh.step,
-                  w = rw.begin + (i - i_h * taps.w.by) * rw.step;
-      if (i < end && t < rt.end && h < rh.end && w < rw.end) {
-        values[k] = load<V>(from + pool.input.in_plane(t, h, w));
-        any = true;
-      } else {
-#pragma unroll
-        for (int v = 0; v < V; ++v) values[k].of[v] = static_cast<T>(-Limits<Acc>::inf);
-      }
-    }
-    const auto sums = sums_of<V, T>(Chunk<T, V>{values, any}, beta);
-#pragma unroll
-    for (int v = 0; v < V; ++v) total[v].merge(sums[v], beta[v]);
-  }
-
-  auto* const sums = reinterpret_cast<Sums<Acc>*>(shared);  // [thread][V]
-  const auto mine = [&](int thread) { return sums + thread * V; };
-#pragma unroll
-  for (int v = 0; v < V; ++v) mine(threadIdx.x)[v] = total[v];
-  for (int step = rows / 2; step > 0; step /= 2) {
-    __syncthreads();
-    if (row < step)
-      for (int v = 0; v < V; ++v) mine(threadIdx.x)[v].merge(mine(threadIdx.x + step * lanes)[v], beta[v]);
-  }
-  if (row > 0 || !active) return;
-  if (kAcross)
-    for (int v = 1; v < V; ++v) mine(threadIdx.x)[0].merge(mine(threadIdx.x)[v], beta[0]);
-  for (int v = 0; v < (kAcross ? 1 : V); ++v, ++at.inner) {
-    if (taps.segments == 1)
-      finish(wanted, pool, at, mine(threadIdx.x)[v]);
-    else
-      parts[segment * pool.outputs + pool.output(at)] = mine(threadIdx.x)[v];
-  }
-}
-
-template <class T, class Index>
-__global__ void __launch_bounds__(kReduceThreads, 2)
-    merge_segments(Pool<T, Index> pool, Split<Index> split, int segments, Wanted<T> wanted,
-                   const Sums<AccOf<T>>* parts) {
-  const Index id = global_id<Index>();
-  if (id >= pool.outputs) return;
-  const Place<Index> at = split(id, 1);
-  parts += pool.output(at);
-  Sums<AccOf<T>> sums = parts[0];
-  for (int segment = 1; segment < segments; ++segment) sums.merge(parts[segment * pool.outputs], pool.beta_at(at, 0));
-  finish(wanted, pool, at, sums);
 }
 
 // --- dL/dbeta of each channel: two stages, each in a fixed order ----------------------------------------------------------

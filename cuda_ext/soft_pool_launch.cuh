@@ -8,6 +8,8 @@
 #include <limits>
 
 #include "soft_pool_kernels.cuh"
+#include "soft_pool_reduce.cuh"
+#include "soft_pool_slabs.cuh"
 
 namespace softpool3d::cuda {
 
@@ -46,8 +48,8 @@ class Launcher {
   explicit Launcher(const Call<T>& call) : call_(call) {}
 
   void forward(T* y) const {
-    if (large()) return reduce({.y = y});
     const Pool<T, int64_t> pool = folded();
+    if (by_teams(pool)) return reduce(pool, {.y = y});
     if (!fits_32_bits(pool)) return columns<Any, int64_t, 1>(pool, y);
     const auto narrow = narrowed(pool);
     if constexpr (kSpecialised) {
@@ -56,10 +58,11 @@ class Launcher {
       if (rows_of_16_bytes(2, 1, y) && kernel_is(3, 3, 3)) return rows<3, 3, 3, 2, 1>(narrow, y);
       if (rows_of_16_bytes(2, 1, y) && kernel_is(1, 3, 3)) return rows<1, 3, 3, 2, 1>(narrow, y);
       if (columns_of_16_bytes(pool, y)) {
-        if (kernel_is(2, 2, 2)) return columns<Fixed<2, 2, 2>, int32_t, kWide>(narrow, y);
-        if (kernel_is(1, 2, 2)) return columns<Fixed<1, 2, 2>, int32_t, kWide>(narrow, y);
-        if (kernel_is(1, 3, 3)) return columns<Fixed<1, 3, 3>, int32_t, kWide>(narrow, y);
-        if (kernel_is(2, 1, 1)) return columns<Fixed<2, 1, 1>, int32_t, kWide>(narrow, y);
+        if (kernel_is(2, 2, 2)) return columns<Fixed<2, 2, 2>, int32_t, kFixed>(narrow, y);
+        if (kernel_is(1, 2, 2)) return columns<Fixed<1, 2, 2>, int32_t, kFixed>(narrow, y);
+        if (kernel_is(1, 3, 3)) return columns<Fixed<1, 3, 3>, int32_t, kFixed>(narrow, y);
+        if (kernel_is(2, 1, 1)) return columns<Fixed<2, 1, 1>, int32_t, kFixed>(narrow, y);
+        if (kernel_is(3, 3, 3)) return slabs<3, 3, 3>(narrow, y);
       } else {
         if (kernel_is(2, 2, 2)) return columns<Fixed<2, 2, 2>, int32_t, 1>(narrow, y);
         if (kernel_is(1, 2, 2)) return columns<Fixed<1, 2, 2>, int32_t, 1>(narrow, y);
@@ -76,11 +79,12 @@ class Launcher {
     const bool narrow_fits = fits_32_bits(pool);
     const bool wide = narrow_fits && columns_of_16_bytes(pool, y_grad, x_grad);
     const bool in_shared_memory = box_of(pool, 1, true).positions() > 0;
-    if (large() || !in_shared_memory) {
+    if ((partition() ? by_teams(pool) : large()) || !in_shared_memory) {
       // Few windows for many positions, or more over a position than shared memory holds: their stats come first.
       const int64_t apart = (pool.outputs + kWide - 1) / kWide * kWide;
       auto* const stats = static_cast<Acc*>(call_.workspace(3 * apart * sizeof(Acc)));
-      reduce({.stats = stats, .apart = apart, .y_grad = y_grad});
+      reduce(pool, {.stats = stats, .apart = apart, .y_grad = y_grad});
+      if (partition()) return spread(pool, x_grad, stats, apart);
       if (!narrow_fits) return gather<int64_t, 1, true>(pool, y_grad, x_grad, stats, apart);
       if (wide) return gather<int32_t, kWide, true>(narrowed(pool), y_grad, x_grad, stats, apart);
       return gather<int32_t, 1, true>(narrowed(pool), y_grad, x_grad, stats, apart);
@@ -94,12 +98,12 @@ class Launcher {
           if (kernel_is(1, 2, 2)) return tiled_rows<1, 2, 2>(narrow, y_grad, x_grad);
         }
         if (kernel_is(2, 2, 2))
-          return wide ? tiled_columns<Fixed<2, 2, 2>, kWide>(narrow, y_grad, x_grad)
+          return wide ? tiled_columns<Fixed<2, 2, 2>, kFixed>(narrow, y_grad, x_grad)
                       : tiled_columns<Fixed<2, 2, 2>, 1>(narrow, y_grad, x_grad);
         if (kernel_is(1, 2, 2))
-          return wide ? tiled_columns<Fixed<1, 2, 2>, kWide>(narrow, y_grad, x_grad)
+          return wide ? tiled_columns<Fixed<1, 2, 2>, kFixed>(narrow, y_grad, x_grad)
                       : tiled_columns<Fixed<1, 2, 2>, 1>(narrow, y_grad, x_grad);
-        if (kernel_is(2, 1, 1) && wide) return tiled_columns<Fixed<2, 1, 1>, kWide>(narrow, y_grad, x_grad);
+        if (kernel_is(2, 1, 1) && wide) return tiled_columns<Fixed<2, 1, 1>, kFixed>(narrow, y_grad, x_grad);
       }
       return wide ? tiled_columns<Any, kWide>(narrow, y_grad, x_grad)
                   : tiled_columns<Any, 1>(narrow, y_grad, x_grad);
@@ -115,10 +119,10 @@ class Launcher {
     const int64_t outputs = call_.axes.t.out * call_.axes.h.out * call_.axes.w.out;
     int64_t rows;
     Acc* shares;
-    if (large()) {
+    if (large() || (by_teams(pool) && call_.batch * outputs <= kFewRows)) {
       rows = call_.batch * outputs;
       shares = static_cast<Acc*>(call_.workspace(rows * call_.channels * sizeof(Acc)));
-      reduce({.beta_shares = shares, .y_grad = y_grad});
+      reduce(pool, {.beta_shares = shares, .y_grad = y_grad});
     } else {
       const bool narrow_fits = fits_32_bits(pool);
       const bool wide = narrow_fits && columns_of_16_bytes(pool, y_grad);
@@ -140,13 +144,18 @@ class Launcher {
 
  private:
   static constexpr int kWide = 16 / sizeof(T);
+  // Windows held in registers side by side: more than four would leave room for one block only.
+  static constexpr int kFixed = kWide < 4 ? kWide : 4;
   // Nobody waits for pooling in float64.
   static constexpr bool kSpecialised = !std::is_same_v<T, double>;
-  // Windows from this many values on are shared out to the threads of a block.
-  static constexpr int64_t kLarge = 512;
+  // Windows from kLarge values on are always shared out to teams of threads; from kMany on if they are runs, or if a
+  // thread for each would make few threads.
+  static constexpr int64_t kLarge = 512, kMany = 32, kFewThreads = int64_t{1} << 17, kFewRows = 4096;
   // Every GPU has 48 KB of shared memory to a block; less leaves room for several blocks.
   static constexpr int64_t kMostShared = 48 << 10, kGoodShared = 24 << 10;
-  static constexpr int64_t kWindowsPerThread = 16, kTapsPerThread = 64, kEnoughBlocks = 2048;
+  static constexpr int64_t kWindowsPerThread = 16;
+  // Blocks that keep the largest GPUs busy to the end: more cost more merging, or nothing where nothing is merged.
+  static constexpr int64_t kBlocksOfSums = 2640, kBlocksOfGradients = 10560;
 
   // --- the pool, as the kernels see it
 
@@ -206,7 +215,7 @@ class Launcher {
       return (g.t.size - 1) * s.t + (g.h.size - 1) * s.h + (g.w.size - 1) * s.w + pool.inner;
     };
     const auto fits = [limit](const Axis<int64_t>& a) {
-      return a.size + 2 * a.kernel * a.dilation + a.stride < limit && (a.size + 1) * a.out < limit;
+      return a.size + 2 * a.kernel * a.dilation + a.stride < limit && (a.kernel > 0 || (a.size + 1) * a.out < limit);
     };
     return spans(pool.input) < limit && spans(pool.input_grad) < limit && pool.outputs < limit &&
            pool.output.c < limit && call_.batch * pool.outer_channels * g.t.size < limit && fits(g.t) &&
@@ -270,6 +279,70 @@ class Launcher {
     return is(call_.axes.t, t) && is(call_.axes.h, h) && is(call_.axes.w, w);
   }
 
+  // Whether teams of threads compute the windows.
+  bool by_teams(const Pool<T, int64_t>& pool) const {
+    const Geometry<int64_t>& g = call_.axes;
+    const int64_t taps = most_taps(g.t) * most_taps(g.h) * most_taps(g.w);
+    const int64_t threads = pool.outputs / (pool.inner % kWide == 0 ? kWide : 1);
+    return large() || (taps >= kMany && (threads < kFewThreads || is_run(as_run(pool))));
+  }
+
+  // Whether each position lies in exactly one window.
+  bool partition() const {
+    const auto is = [](const Axis<int64_t>& a) {
+      return a.kernel > 0 && a.dilation == 1 && (a.out == 1 || a.stride == a.kernel) &&
+             (a.out - 1) * a.stride + a.kernel - a.padding >= a.size;
+    };
+    return is(call_.axes.t) && is(call_.axes.h) && is(call_.axes.w);
+  }
+
+  // Windows that are all positions of the axis.
+  static bool whole(const Axis<int64_t>& a) {
+    return a.out == 1 && a.kernel > 0 && a.dilation == 1 && a.kernel - a.padding >= a.size;
+  }
+
+  static bool is_run(const Pool<T, int64_t>& pool) {
+    const Geometry<int64_t>& g = pool.axes;
+    return g.t.size == 1 && g.h.size == 1 && whole(g.t) && whole(g.h) && g.w.dilation == 1;
+  }
+
+  // Windows of whole planes of t are runs of positions: then these are the pool's only axis.
+  static Pool<T, int64_t> as_run(const Pool<T, int64_t>& pool) {
+    const Axis<int64_t>&t = pool.axes.t, &h = pool.axes.h, &w = pool.axes.w;
+    const Strides<int64_t>& s = pool.input;
+    const int64_t plane = h.size * w.size;
+    const int64_t step = w.size > 1 ? s.w : h.size > 1 ? s.h : t.size > 1 ? s.t : pool.inner;
+    const bool dense = (h.size == 1 || s.h == w.size * step) && (t.size == 1 || s.t == plane * step);
+    if (!whole(h) || !whole(w) || t.kernel == 0 || t.dilation != 1 || !dense) return pool;
+    Pool<T, int64_t> run = pool;
+    const int64_t kernel = min_of(t.kernel, t.size + t.padding);  // as far as it goes, lest its numbers overflow
+    run.axes = {single(), single(), {t.size * plane, t.out, kernel * plane, t.stride * plane, t.padding * plane, 1}};
+    if (whole(t)) run.axes.w = {t.size * plane, 1, t.size * plane, t.size * plane, 0, 1};
+    run.input = {s.n, s.c, 0, 0, step};
+    run.input_grad = dense_strides(pool.input_grad, pool.inner);
+    run.output = dense_strides(pool.output, pool.inner);
+    return run;
+  }
+
+  static Strides<int64_t> dense_strides(const Strides<int64_t>& s, int64_t inner) { return {s.n, s.c, 0, 0, inner}; }
+
+  // Whether runs without an inner dimension can be read 16 bytes at a time, and what else is read or written.
+  template <class... Others>
+  bool runs_of_16_bytes(const Pool<T, int64_t>& pool, const Others*... others) const {
+    const Axis<int64_t>& w = pool.axes.w;
+    return w.kernel > 0 && w.size % kWide == 0 && w.kernel % kWide == 0 && w.stride % kWide == 0 &&
+           w.padding % kWide == 0 && pool.input.w == 1 && pool.input.n % kWide == 0 && pool.input.c % kWide == 0 &&
+           aligned(call_.x, others...);
+  }
+
+  // The same runs, in vectors.
+  static Pool<T, int64_t> in_vectors(Pool<T, int64_t> pool) {
+    Axis<int64_t>& w = pool.axes.w;
+    w = {w.size / kWide, w.out, w.kernel / kWide, w.stride / kWide, w.padding / kWide, 1};
+    pool.input.w = pool.input_grad.w = kWide;
+    return pool;
+  }
+
   // Windows that lie side by side from the first position on, and few enough to be numbered in 32 bits with those that
   // are incomplete.
   bool tiled() const {
@@ -299,6 +372,15 @@ class Launcher {
     launch(forward_columns<T, Index, V, Kind>, ceil_div<int64_t>(count, kThreads), kThreads, 0, call_.stream, call_.x,
            y, pool, split_of<Index>(pool.outer_channels, g.t.out, g.h.out, g.w.out, pool.inner / V),
            static_cast<Index>(count));
+  }
+
+  template <int KT, int KH, int KW>
+  void slabs(const Pool<T, int32_t>& pool, T* y) const {
+    const Geometry<int32_t>& g = pool.axes;
+    const int64_t count = pool.outputs / kFixed;
+    launch(forward_slabs<T, kFixed, KT, KH, KW>, ceil_div<int64_t>(count, kThreads), kThreads, 0, call_.stream, call_.x,
+           y, pool, split_of<int32_t>(pool.outer_channels, g.t.out, g.h.out, g.w.out, pool.inner / kFixed),
+           static_cast<int32_t>(count));
   }
 
   template <int KT, int KH, int KW, int S, int P>
@@ -401,49 +483,117 @@ class Launcher {
            split_of<Index>(pool.outer_channels, t, h, w, groups), box, ready, apart);
   }
 
-  void reduce(const Wanted<T>& wanted) const {
-    const Pool<T, int64_t> pool = wanted.beta_shares == nullptr ? folded() : unfolded();
-    const auto whole = [](const Axis<int64_t>& a) { return a.out == 1 && a.padding == 0 && a.kernel >= a.size && a.dilation == 1; };
-    const Geometry<int64_t>& g = pool.axes;
-    const int64_t plane = g.t.size * g.h.size * g.w.size;
-    const auto beside = [](int64_t size, int64_t stride, int64_t below) { return size == 1 || stride == below; };
-    const bool dense_planes = beside(g.h.size, pool.input.h, g.w.size) && beside(g.t.size, pool.input.t, g.h.size * g.w.size);
-    if (!fits_32_bits(pool)) return reduce<int64_t, 1, false>(pool, wanted);
-    if (!call_.channels_last && pool.inner == 1 && whole(g.t) && whole(g.h) && whole(g.w) && dense_planes &&
-        plane % kWide == 0 && pool.input.n % kWide == 0 && pool.input.c % kWide == 0 && aligned(call_.x)) {
-      Pool<T, int64_t> across = pool_of({single(), single(), {plane / kWide, 1, plane / kWide, 1, 0, 1}}, 1, false, pool.input);
-      across.input.w = kWide;
-      return reduce<int32_t, kWide, true>(narrowed(across), wanted);
+  // f<Index, V, kAcross, kRun>(pool), for the widest kernel that can read the pool and what else is read or written.
+  template <class F, class... Others>
+  void by_layout(const Pool<T, int64_t>& any_pool, F f, const Others*... others) const {
+    const Pool<T, int64_t> pool = as_run(any_pool);
+    const bool wide = columns_of_16_bytes(pool, others...), run = is_run(pool);
+    if (!fits_32_bits(pool)) {
+      if (pool.inner == 1) return f.template operator()<int64_t, 1, true, false>(pool);
+      return f.template operator()<int64_t, 1, false, false>(pool);
     }
-    if (columns_of_16_bytes(pool)) return reduce<int32_t, kWide, false>(narrowed(pool), wanted);
-    reduce<int32_t, 1, false>(narrowed(pool), wanted);
+    const Pool<T, int32_t> narrow = narrowed(pool);
+    if (pool.inner == 1) {
+      if (run && runs_of_16_bytes(pool, others...))
+        return f.template operator()<int32_t, kWide, true, true>(narrowed(in_vectors(pool)));
+      if (run) return f.template operator()<int32_t, 1, true, true>(narrow);
+      return f.template operator()<int32_t, 1, true, false>(narrow);
+    }
+    if (wide && run) return f.template operator()<int32_t, kWide, false, true>(narrow);
+    if (wide) return f.template operator()<int32_t, kWide, false, false>(narrow);
+    f.template operator()<int32_t, 1, false, false>(narrow);
   }
 
   template <class Index, int V, bool kAcross>
-  void reduce(const Pool<T, Index>& pool, const Wanted<T>& wanted) const {
+  Teams<Index> teams_of(const Pool<T, Index>& pool, int64_t enough_blocks) const {
     const Geometry<Index>& g = pool.axes;
     const auto taps_along = [](const Axis<Index>& a) {
       return most_taps(Axis<int64_t>{a.size, a.out, a.kernel, a.stride, a.padding, a.dilation});
     };
-    const int64_t t = taps_along(g.t), h = taps_along(g.h), w = taps_along(g.w);
-    const int lanes = kAcross ? 1 : lanes_of(pool.inner, V);
-    const int64_t groups = kAcross ? 1 : ceil_div<int64_t>(pool.inner, V * lanes);
+    const int64_t h = taps_along(g.h), w = taps_along(g.w), taps = taps_along(g.t) * h * w;
+    // Rows of a chunk or two each. Lanes fill the rest of the block, or a cache line, and differ little between groups.
+    int64_t rows = 1, lanes = 1, groups = 1;
+    while (2 * rows <= kThreads && 2 * rows * kChunk<V> <= taps) rows *= 2;
+    if (!kAcross) {
+      const int64_t vectors = pool.inner / V, line = V > 1 ? 8 : kMostLanes;
+      groups = ceil_div(vectors, max_of(line, kThreads / rows));
+      lanes = ceil_div(vectors, groups);
+      groups = ceil_div(vectors, lanes);
+      rows = min_of(kThreads / lanes, ceil_div<int64_t>(taps, kChunk<V>));
+    }
+    const int64_t teams = kThreads / (rows * lanes);
     const int64_t windows = call_.batch * pool.outer_channels * g.t.out * g.h.out * g.w.out * groups;
-    // A window is cut up only as far as that makes enough blocks.
-    const int64_t most = ceil_div<int64_t>(t * h * w, kReduceThreads / lanes * kTapsPerThread);
-    const int64_t wished = std::clamp<int64_t>(ceil_div(kEnoughBlocks, windows), 1, most);
-    const int64_t per_segment = ceil_div(t * h * w, wished), segments = ceil_div(t * h * w, per_segment);
-    const Taps<Index> taps = {static_cast<Index>(t * h * w), static_cast<Index>(per_segment), static_cast<int>(segments),
-                              Divider<Index>(static_cast<Index>(h)), Divider<Index>(static_cast<Index>(w))};
+    // A window is cut up only as far as that makes enough blocks, and leaves each thread two chunks; into whole chunks.
+    const int64_t chunks = rows * kChunk<V>;
+    const int64_t wished = min_of(ceil_div(enough_blocks, ceil_div(windows, teams)), taps / (2 * chunks));
+    const int64_t per_segment = wished > 1 ? (taps / wished + chunks / 2) / chunks * chunks : taps;
+    const int64_t segments = ceil_div(taps, per_segment);
+    const auto as = [](int64_t n) { return static_cast<Index>(n); };
+    Teams<Index> plan = {};
+    plan.windows = as(windows);
+    plan.taps = as(taps);
+    plan.per_segment = as(per_segment);
+    plan.segments = as(segments);
+    plan.teams = static_cast<int>(teams);
+    plan.rows = static_cast<int>(rows);
+    plan.lanes = static_cast<int>(lanes);
+    plan.taps_h = as(h);
+    plan.taps_w = as(w);
+    plan.step_t = as(rows / (w * h));
+    plan.step_h = as(rows / w % h);
+    plan.step_w = as(rows % w);
+    plan.by_segments = Divider<Index>(as(segments));
+    plan.by_taps_h = Divider<Index>(as(h));
+    plan.by_taps_w = Divider<Index>(as(w));
+    plan.by_rows = Divider<int32_t>(static_cast<int32_t>(rows));
+    plan.by_lanes = Divider<int32_t>(static_cast<int32_t>(lanes));
+    return plan;
+  }
+
+  template <class Index, int V, bool kAcross>
+  static Split<Index> split_of(const Pool<T, Index>& pool, const Teams<Index>& teams) {
+    const int64_t groups = kAcross ? 1 : ceil_div<int64_t>(pool.inner, V * teams.lanes);
+    return split_of<Index>(pool.outer_channels, pool.axes.t.out, pool.axes.h.out, pool.axes.w.out, groups);
+  }
+
+  void reduce(const Pool<T, int64_t>& any_pool, const Wanted<T>& wanted) const {
+    by_layout(any_pool, [&]<class Index, int V, bool kAcross, bool kRun>(const Pool<T, Index>& pool) {
+      // Only a learned beta wants squares: one kernel less for it.
+      if (wanted.beta_shares != nullptr)
+        sum<Index, V, kAcross, false, true>(pool, wanted);
+      else
+        sum<Index, V, kAcross, kRun, false>(pool, wanted);
+    });
+  }
+
+  template <class Index, int V, bool kAcross, bool kRun, bool kSquares>
+  void sum(const Pool<T, Index>& pool, const Wanted<T>& wanted) const {
+    const Teams<Index> teams = teams_of<Index, V, kAcross>(pool, kBlocksOfSums);
     Sums<Acc>* parts = nullptr;
-    if (segments > 1) parts = static_cast<Sums<Acc>*>(call_.workspace(segments * pool.outputs * sizeof(Sums<Acc>)));
-    launch(reduce_windows<T, Index, V, kAcross>, windows * segments, kReduceThreads,
-           kReduceThreads * V * sizeof(Sums<Acc>), call_.stream, call_.x, pool,
-           split_of<Index>(pool.outer_channels, g.t.out, g.h.out, g.w.out, groups), taps, lanes, wanted, parts);
-    if (segments > 1)
-      launch(merge_segments<T, Index>, ceil_div<int64_t>(pool.outputs, kReduceThreads), kReduceThreads, 0, call_.stream,
-             pool, split_of<Index>(pool.outer_channels, g.t.out, g.h.out, g.w.out, pool.inner),
-             static_cast<int>(segments), wanted, static_cast<const Sums<Acc>*>(parts));
+    if (teams.segments > 1)
+      parts = static_cast<Sums<Acc>*>(call_.workspace(teams.segments * pool.outputs * sizeof(Sums<Acc>)));
+    launch(reduce_windows<T, Index, V, kAcross, kRun, kSquares>,
+           ceil_div<int64_t>(teams.windows, teams.teams) * teams.segments, kThreads,
+           reduce_bytes<T>(V, kAcross, kSquares), call_.stream, call_.x, pool,
+           split_of<Index, V, kAcross>(pool, teams), teams, wanted, parts);
+    if (teams.segments == 1) return;
+    const Geometry<Index>& g = pool.axes;
+    int rows = 1;
+    while (rows < kThreads && rows < teams.segments) rows *= 2;
+    launch(merge_segments<T, Index>, ceil_div<int64_t>(pool.outputs, kThreads / rows), kThreads,
+           kThreads * sizeof(Sums<Acc>), call_.stream, pool,
+           split_of<Index>(pool.outer_channels, g.t.out, g.h.out, g.w.out, pool.inner), teams.segments, rows, wanted,
+           static_cast<const Sums<Acc>*>(parts));
+  }
+
+  void spread(const Pool<T, int64_t>& any_pool, T* x_grad, const Acc* stats, int64_t apart) const {
+    const auto launch_for = [&]<class Index, int V, bool kAcross, bool kRun>(const Pool<T, Index>& pool) {
+      const Teams<Index> teams = teams_of<Index, V, kAcross>(pool, kBlocksOfGradients);
+      launch(spread_gradient<T, Index, V, kAcross, kRun>,
+             ceil_div<int64_t>(teams.windows, teams.teams) * teams.segments, kThreads, 0, call_.stream, call_.x,
+             x_grad, pool, split_of<Index, V, kAcross>(pool, teams), teams, stats, apart);
+    };
+    by_layout(any_pool, launch_for, x_grad);
   }
 
   template <class Index, int V>

@@ -189,6 +189,35 @@ struct Stats {
   }
 };
 
+// The sums of a usual window whose largest value is not known beforehand: hi is the largest so far. `scale` is
+// to_finite(log2(e) beta), beta usual. For GPUs.
+template <class Acc>
+struct RunningSums {
+  // Not -inf, whose distance from itself is NaN: a value of -inf then weighs 0.
+  Acc hi = -Limits<Acc>::max, weight = 0, moment = 0, square = 0;
+
+  // Whether the window turned out to be usual, its beta being so.
+  SOFTPOOL_HD bool is_usual() const { return hi < Limits<Acc>::inf && weight != 0; }
+
+  // The same sums relative to a pivot that is not below hi.
+  SOFTPOOL_HD void raise(Acc to, Acc scale) {
+    const Acc shift = larger(hi - to, -Limits<Acc>::max), factor = exp2_of(scale * shift);
+    hi = to;
+    weight *= factor;
+    moment *= factor;
+    square = factor * square + 2 * moment * shift + weight * shift * shift;
+    moment += weight * shift;
+  }
+
+  // A value that is not above hi. One of -inf, or a distance that overflows, meets a weight of 0.
+  SOFTPOOL_HD void add(Acc x, Acc scale) {
+    const Acc distance = x - hi, weight_of_x = exp2_of(scale * distance), finite = larger(distance, -Limits<Acc>::max);
+    weight += weight_of_x;
+    moment += weight_of_x * finite;
+    square += weight_of_x * finite * finite;
+  }
+};
+
 // Second pass: the sums over a window whose extent is known.
 template <class Acc>
 class Sums {
@@ -208,6 +237,12 @@ class Sums {
   // Of a usual window, for add_usual().
   SOFTPOOL_HD Sums(Acc hi, Acc beta)
       : pivot_(hi), shrink_(1), grow_(1), scale_(to_finite(Acc(kLog2e) * beta)), special_(0) {}
+
+  SOFTPOOL_HD Sums(const RunningSums<Acc>& usual, Acc beta) : Sums(usual.hi, beta) {
+    weight_ = usual.weight;
+    moment_ = usual.moment;
+    square_ = usual.square;
+  }
 
   // The distance of -inf, or one that overflows, is made finite only where a weight of 0 or NaN meets it.
   SOFTPOOL_HD void add_usual(Acc x) {

@@ -108,6 +108,19 @@ std::vector<int64_t> positions(const Case& c, int axis, int64_t o) {
   return inside;
 }
 
+// Sets the sizes of the output, unless it would be without positions.
+bool has_output(Case& c) {
+  try {
+    const auto g = c.adaptive
+                       ? adaptive_geometry(c.size, c.out)
+                       : pool_geometry(c.channels, c.size, c.kernel, c.stride, c.padding, c.dilation, c.ceil_mode);
+    c.out[0] = g.t.out, c.out[1] = g.h.out, c.out[2] = g.w.out;
+    return true;
+  } catch (const std::runtime_error&) {
+    return false;
+  }
+}
+
 Case random_case(Random& random) {
   // Kernels with a path of their own come as often as all others, and so do tensors that can be read 16 bytes at a time.
   static const int64_t known[][3] = {{2, 2, 2}, {1, 2, 2}, {1, 3, 3}, {3, 3, 3}, {2, 1, 1}};
@@ -138,14 +151,29 @@ Case random_case(Random& random) {
       if (whole) c.kernel[a] = c.stride[a] = c.size[a], c.padding[a] = 0;
       c.out[a] = c.adaptive ? random.between(1, large ? 1 : c.size[a] + 1) : 0;
     }
-    try {
-      const auto g = c.adaptive
-                         ? adaptive_geometry(c.size, c.out)
-                         : pool_geometry(c.channels, c.size, c.kernel, c.stride, c.padding, c.dilation, c.ceil_mode);
-      c.out[0] = g.t.out, c.out[1] = g.h.out, c.out[2] = g.w.out;
-      return c;
-    } catch (const std::runtime_error&) {  // an output without positions: another one
+    if (has_output(c)) return c;
+  }
+}
+
+// Windows for teams of threads, of 16 to some thousand values: whole planes, or tiles, or anything close to them.
+Case random_head(Random& random) {
+  while (true) {
+    Case c = random_case(random);
+    const bool tidy = random.one_in(2), tiles = random.one_in(3), global = random.one_in(3);
+    c.channels = tidy ? random.one_of<int64_t>({8, 16, 24}) : c.channels;
+    c.channels_last &= c.channels > 1;
+    c.shift = tidy ? 0 : c.shift;
+    c.adaptive = random.one_in(3);
+    for (int a = 0; a < 3; ++a) {
+      c.size[a] = a == 0 ? random.between(1, 8) : tidy ? random.one_of<int64_t>({4, 8, 12}) : random.between(4, 11);
+      c.gap[a] = random.one_in(4) ? (tidy ? 8 : random.between(1, 4)) : 0;
+      c.kernel[a] = global || (a > 0 && !tiles) ? c.size[a] : a == 0 ? random.between(1, 3) : 4;
+      c.stride[a] = random.one_in(8) ? random.between(1, c.kernel[a]) : c.kernel[a];
+      c.padding[a] = random.one_in(8) ? c.kernel[a] / 2 : 0;
+      c.dilation[a] = 1;
+      c.out[a] = a > 0 && !tiles ? 1 : random.between(1, 2);
     }
+    if (has_output(c)) return c;
   }
 }
 
@@ -322,6 +350,8 @@ int run(uint64_t seed, int64_t cases) {
   if (!check<T>(widely_dilated(), random)) return 1;
   for (int64_t i = 0; i < cases; ++i)
     if (!check<T>(random_case(random), random)) return 1;
+  for (int64_t i = 0; i < cases / 2; ++i)
+    if (!check<T>(random_head(random), random)) return 1;
   for (const auto& [name, count] : shim::launches()) std::printf("%lld %s\n", static_cast<long long>(count), name.c_str());
   return 0;
 }

@@ -9,6 +9,7 @@
 #include <dlfcn.h>
 #include <sanitizer/asan_interface.h>
 
+#include <atomic>
 #include <barrier>
 #include <cstdint>
 #include <cstdio>
@@ -43,6 +44,17 @@ inline thread_local Index block_index, thread_index, block_dim;
 inline thread_local unsigned char* shared_memory = nullptr;
 inline thread_local std::barrier<>* block_barrier = nullptr;
 
+// Small, so that a block of few threads has several.
+constexpr int kWarp = 8;
+
+struct Warp {
+  std::barrier<> barrier{kWarp};
+  double values[kWarp];
+};
+
+inline thread_local Warp* warp = nullptr;
+inline std::atomic<int> block_or = 0;  // one block runs at a time
+
 inline std::map<std::string, int64_t>& launches() {
   static std::map<std::string, int64_t> counts;
   return counts;
@@ -70,11 +82,12 @@ class Block {
   }
 
  private:
-  explicit Block(int threads) : outer_(threads + 1), inner_(threads) {
+  explicit Block(int threads) : outer_(threads + 1), inner_(threads), warps_(threads / kWarp) {
     for (int thread = 0; thread < threads; ++thread)
       threads_.emplace_back([this, thread] {
         thread_index = {static_cast<unsigned>(thread)};
         block_barrier = &inner_;
+        warp = &warps_[thread / kWarp];
         while (true) {
           outer_.arrive_and_wait();
           if (body_ == nullptr) return;
@@ -92,6 +105,7 @@ class Block {
 
   const std::function<void()>* body_ = nullptr;
   std::barrier<> outer_, inner_;
+  std::vector<Warp> warps_;
   std::vector<std::thread> threads_;
 };
 
@@ -128,10 +142,31 @@ inline void run(int64_t blocks, int threads, int64_t shared, const std::function
 
 inline void __syncthreads() { shim::block_barrier->arrive_and_wait(); }
 
+inline int __syncthreads_or(int predicate) {
+  if (predicate) shim::block_or = 1;
+  __syncthreads();
+  const int any = shim::block_or;
+  __syncthreads();
+  shim::block_or = 0;
+  __syncthreads();
+  return any;
+}
+
+// All threads of a warp call it, on CUDA too.
+template <class Number>
+Number __shfl_xor_sync(unsigned, Number value, int mask) {
+  const int lane = shim::thread_index.x % shim::kWarp;
+  shim::warp->values[lane] = value;
+  shim::warp->barrier.arrive_and_wait();
+  const double other = shim::warp->values[lane ^ mask];
+  shim::warp->barrier.arrive_and_wait();
+  return static_cast<Number>(other);
+}
+
 namespace softpool3d::cuda {
 
 // Small blocks and boxes: the tests' tensors then take several, and they cost fewer threads.
-constexpr int kThreads = 16, kReduceThreads = 16, kMostLanes = 8, kBoxElements = 96;
+constexpr int kThreads = 16, kWarp = shim::kWarp, kMostLanes = 8, kBoxElements = 96;
 
 struct Stream {};
 

@@ -69,17 +69,22 @@ def test_kernels_equal_the_definition(programs, build):
     wanted = {"sum_shares<>", "merge_segments<int>", "merge_segments<long>"}
     for index, v in (("int", 1), ("int", wide), ("long", 1)):
         wanted |= {f"forward_columns<{index}, {v}, Any>", f"beta_shares<{index}, {v}>"}
-        wanted |= {f"reduce_windows<{index}, {v}, false>"}
+        # Over an inner dimension, and across windows without one; squares for a learned beta.
+        wanted |= {f"reduce_windows<{index}, {v}, false, false, {squares}>" for squares in ("true", "false")}
+        wanted |= {f"reduce_windows<{index}, {v}, true, false, true>", f"spread_gradient<{index}, {v}, false, false>"}
         wanted |= {f"backward_gather<{index}, {v}, {ready}>" for ready in ("true", "false")}
-    wanted |= {f"reduce_windows<int, {wide}, true>"}
+    for index in ("int", "long"):
+        wanted |= {f"reduce_windows<{index}, 1, true, false, false>", f"spread_gradient<{index}, 1, true, false>"}
+    for v, across in ((1, "true"), (wide, "true"), (wide, "false")):
+        wanted |= {f"reduce_windows<int, {v}, {across}, true, false>", f"spread_gradient<int, {v}, {across}, true>"}
     wanted |= {f"backward_columns<int, {v}, Any>" for v in (1, wide)}
     if build != "float64":
         two, one_two, one_three = "Fixed<2, 2, 2>", "Fixed<1, 2, 2>", "Fixed<1, 3, 3>"
-        for v in (1, wide):
+        for v in (1, 4):
             wanted |= {f"forward_columns<int, {v}, {kernel}>" for kernel in (two, one_two, one_three)}
             wanted |= {f"backward_columns<int, {v}, {kernel}>" for kernel in (two, one_two)}
-        wanted |= {"forward_columns<int, 1, Fixed<3, 3, 3>>"}
-        wanted |= {f"{way}_columns<int, {wide}, Fixed<2, 1, 1>>" for way in ("forward", "backward")}
+        wanted |= {"forward_columns<int, 1, Fixed<3, 3, 3>>", "forward_slabs<4, 3, 3, 3>"}
+        wanted |= {f"{way}_columns<int, 4, Fixed<2, 1, 1>>" for way in ("forward", "backward")}
         wanted |= {"forward_rows<2, 2, 2, 2, 0>", "forward_rows<1, 2, 2, 2, 0>"}
         wanted |= {"forward_rows<3, 3, 3, 2, 1>", "forward_rows<1, 3, 3, 2, 1>"}
         wanted |= {"backward_rows<2, 2, 2>", "backward_rows<1, 2, 2>"}
