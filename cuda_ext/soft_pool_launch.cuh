@@ -9,7 +9,6 @@
 
 #include "soft_pool_kernels.cuh"
 #include "soft_pool_reduce.cuh"
-#include "soft_pool_slabs.cuh"
 
 namespace softpool3d::cuda {
 
@@ -62,7 +61,6 @@ class Launcher {
         if (kernel_is(1, 2, 2)) return columns<Fixed<1, 2, 2>, int32_t, kFixed>(narrow, y);
         if (kernel_is(1, 3, 3)) return columns<Fixed<1, 3, 3>, int32_t, kFixed>(narrow, y);
         if (kernel_is(2, 1, 1)) return columns<Fixed<2, 1, 1>, int32_t, kFixed>(narrow, y);
-        if (kernel_is(3, 3, 3)) return slabs<3, 3, 3>(narrow, y);
       } else {
         if (kernel_is(2, 2, 2)) return columns<Fixed<2, 2, 2>, int32_t, 1>(narrow, y);
         if (kernel_is(1, 2, 2)) return columns<Fixed<1, 2, 2>, int32_t, 1>(narrow, y);
@@ -372,15 +370,6 @@ class Launcher {
     launch(forward_columns<T, Index, V, Kind>, ceil_div<int64_t>(count, kThreads), kThreads, 0, call_.stream, call_.x,
            y, pool, split_of<Index>(pool.outer_channels, g.t.out, g.h.out, g.w.out, pool.inner / V),
            static_cast<Index>(count));
-  }
-
-  template <int KT, int KH, int KW>
-  void slabs(const Pool<T, int32_t>& pool, T* y) const {
-    const Geometry<int32_t>& g = pool.axes;
-    const int64_t count = pool.outputs / kFixed;
-    launch(forward_slabs<T, kFixed, KT, KH, KW>, ceil_div<int64_t>(count, kThreads), kThreads, 0, call_.stream, call_.x,
-           y, pool, split_of<int32_t>(pool.outer_channels, g.t.out, g.h.out, g.w.out, pool.inner / kFixed),
-           static_cast<int32_t>(count));
   }
 
   template <int KT, int KH, int KW, int S, int P>
