@@ -9,6 +9,7 @@
 #include <dlfcn.h>
 #include <sanitizer/asan_interface.h>
 
+#include <atomic>
 #include <barrier>
 #include <cstdint>
 #include <cstdio>
@@ -42,6 +43,7 @@ struct Index {
 inline thread_local Index block_index, thread_index, block_dim;
 inline thread_local unsigned char* shared_memory = nullptr;
 inline thread_local std::barrier<>* block_barrier = nullptr;
+inline std::atomic<int> votes = 0;  // blocks run one after the other
 
 inline std::map<std::string, int64_t>& launches() {
   static std::map<std::string, int64_t> counts;
@@ -128,10 +130,21 @@ inline void run(int64_t blocks, int threads, int64_t shared, const std::function
 
 inline void __syncthreads() { shim::block_barrier->arrive_and_wait(); }
 
+inline int __syncthreads_or(int vote) {
+  if (vote) shim::votes = 1;
+  __syncthreads();
+  const int any = shim::votes;
+  __syncthreads();
+  shim::votes = 0;
+  __syncthreads();
+  return any;
+}
+
 namespace softpool3d::cuda {
 
 // Small blocks and boxes: the tests' tensors then take several, and they cost fewer threads.
-constexpr int kThreads = 16, kReduceThreads = 16, kMostLanes = 8, kBoxElements = 96;
+constexpr int kThreads = 16, kReduceThreads = 16, kMostLanes = 8, kBoxElements = 96, kOverlapThreads = 16;
+constexpr int64_t kTileBytes = 6 << 10;
 
 struct Stream {};
 
