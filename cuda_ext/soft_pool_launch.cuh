@@ -53,11 +53,9 @@ class Launcher {
     const auto narrow = narrowed(pool);
     if constexpr (kSpecialised) {
       const auto overlap = [&](auto kind) { overlapping<decltype(kind)>(narrow, y); };
-      if (with_kind<Along<3, 1, 1>, Along<3, 1, 1>, Along<3, 1, 1>>(pool, overlap, y)) return;
-      if (rows_of_16_bytes(2, 0, y) && kernel_is(2, 2, 2)) return rows<2, 2, 2, 2, 0>(narrow, y);
-      if (rows_of_16_bytes(2, 0, y) && kernel_is(1, 2, 2)) return rows<1, 2, 2, 2, 0>(narrow, y);
-      if (rows_of_16_bytes(2, 1, y) && kernel_is(3, 3, 3)) return rows<3, 3, 3, 2, 1>(narrow, y);
-      if (rows_of_16_bytes(2, 1, y) && kernel_is(1, 3, 3)) return rows<1, 3, 3, 2, 1>(narrow, y);
+      if (with_known_overlap(pool, overlap, y)) return;
+      if (rows_of_16_bytes(y) && kernel_is(2, 2, 2)) return rows<2, 2, 2>(narrow, y);
+      if (rows_of_16_bytes(y) && kernel_is(1, 2, 2)) return rows<1, 2, 2>(narrow, y);
       if (columns_of_16_bytes(pool, y)) {
         if (kernel_is(2, 2, 2)) return columns<Fixed<2, 2, 2>, int32_t, kWide>(narrow, y);
         if (kernel_is(1, 2, 2)) return columns<Fixed<1, 2, 2>, int32_t, kWide>(narrow, y);
@@ -92,7 +90,7 @@ class Launcher {
     const auto narrow = narrowed(pool);
     if (tiled()) {
       if constexpr (kSpecialised) {
-        if (rows_of_16_bytes(2, 0, y_grad, x_grad)) {
+        if (rows_of_16_bytes(y_grad, x_grad)) {
           if (kernel_is(2, 2, 2)) return tiled_rows<2, 2, 2>(narrow, y_grad, x_grad);
           if (kernel_is(1, 2, 2)) return tiled_rows<1, 2, 2>(narrow, y_grad, x_grad);
         }
@@ -109,9 +107,7 @@ class Launcher {
     }
     if constexpr (kSpecialised) {
       const auto overlap = [&](auto kind) { overlapping<decltype(kind)>(narrow, y_grad, x_grad); };
-      if (with_kind<Along<1, 1, 0>, Along<3, 2, 1>, Along<3, 2, 1>>(pool, overlap, y_grad, x_grad)) return;
-      if (with_kind<Along<3, 2, 1>, Along<3, 2, 1>, Along<3, 2, 1>>(pool, overlap, y_grad, x_grad)) return;
-      if (with_kind<Along<3, 1, 1>, Along<3, 1, 1>, Along<3, 1, 1>>(pool, overlap, y_grad, x_grad)) return;
+      if (with_known_overlap(pool, overlap, y_grad, x_grad)) return;
     }
     if (wide && box_of(pool, kWide, true).positions() > 0)
       return gather<int32_t, kWide, false>(narrow, y_grad, x_grad, nullptr, 0);
@@ -261,14 +257,14 @@ class Launcher {
            s.w % kWide == 0 && aligned(call_.x, others...);
   }
 
-  // Whether class Rows can read the windows along w, of this stride and padding.
+  // Whether class Rows can read the windows along w.
   template <class... Others>
-  bool rows_of_16_bytes(int64_t stride, int64_t padding, const Others*... others) const {
+  bool rows_of_16_bytes(const Others*... others) const {
     const Pool<T, int64_t> pool = unfolded();
     const Strides<int64_t>& s = pool.input;
     const Axis<int64_t>& w = pool.axes.w;
-    return !call_.channels_last && w.stride == stride && w.padding == padding && w.size % kWide == 0 &&
-           w.out * stride == w.size && s.n % kWide == 0 && s.c % kWide == 0 && s.t % kWide == 0 && s.h % kWide == 0 &&
+    return !call_.channels_last && w.stride == 2 && w.padding == 0 && w.size % kWide == 0 &&
+           w.out * 2 == w.size && s.n % kWide == 0 && s.c % kWide == 0 && s.t % kWide == 0 && s.h % kWide == 0 &&
            aligned(call_.x, others...);
   }
 
@@ -281,23 +277,31 @@ class Launcher {
            (aligned_to(others) && ...);
   }
 
+  // Windows whose overlap the compiler knows, a line for each: along t, h and w, kernel, stride and padding.
+  template <class... Arguments>
+  bool with_known_overlap(const Arguments&... arguments) const {
+    return with_overlap<Along<1, 1, 0>, Along<3, 2, 1>, Along<3, 2, 1>>(arguments...) ||
+           with_overlap<Along<3, 2, 1>, Along<3, 2, 1>, Along<3, 2, 1>>(arguments...) ||
+           with_overlap<Along<3, 1, 1>, Along<3, 1, 1>, Along<3, 1, 1>>(arguments...);
+  }
+
   // Calls run(Overlap<...>()) if these are the pool's windows, and returns whether they are.
   template <class AlongT, class H, class W, class Run, class... Others>
-  bool with_kind(const Pool<T, int64_t>& pool, Run run, const Others*... others) const {
-    using Row = Overlap<AlongT, H, W, 1, Beside::kRow>;
+  bool with_overlap(const Pool<T, int64_t>& pool, Run run, const Others*... others) const {
+    using Rows = Overlap<AlongT, H, W, WideRow>;
     constexpr int kLanes = 2;
-    if (!Row::is(pool.axes)) return false;
+    if (!Rows::is(pool.axes)) return false;
     const Axis<int64_t>& w = pool.axes.w;
     if (pool.inner == 1 && (pool.input.w == 1 || w.size == 1)) {
-      const bool whole = w.size % Row::kCellColumns == 0 && w.out * w.stride == w.size;
-      if (whole && vectors_of(Row::kCellColumns, pool, others...))
-        run(Overlap<AlongT, H, W, 1, Beside::kWideRow>());
+      const bool whole = w.size % Rows::kCellColumns == 0 && w.out * w.stride == w.size;
+      if (whole && vectors_of(Rows::kCellColumns, pool, others...))
+        run(Rows());
       else
-        run(Row());
+        run(Overlap<AlongT, H, W, Row>());
     } else if (pool.inner % kLanes == 0 && pool.input.w % kLanes == 0 && vectors_of(kLanes, pool, others...)) {
-      run(Overlap<AlongT, H, W, kLanes, Beside::kInner>());
+      run(Overlap<AlongT, H, W, Inner<kLanes>>());
     } else {
-      run(Overlap<AlongT, H, W, 1, Beside::kInner>());
+      run(Overlap<AlongT, H, W, Inner<1>>());
     }
     return true;
   }
@@ -340,12 +344,12 @@ class Launcher {
            static_cast<Index>(count));
   }
 
-  template <int KT, int KH, int KW, int S, int P>
+  template <int KT, int KH, int KW>
   void rows(const Pool<T, int32_t>& pool, T* y) const {
     const Geometry<int32_t>& g = pool.axes;
     const int32_t groups = g.w.size / kWide;
     const int64_t count = call_.batch * pool.outer_channels * g.t.out * g.h.out * groups;
-    launch(forward_rows<T, KT, KH, KW, S, P>, ceil_div<int64_t>(count, kThreads), kThreads, 0, call_.stream, call_.x, y,
+    launch(forward_rows<T, KT, KH, KW>, ceil_div<int64_t>(count, kThreads), kThreads, 0, call_.stream, call_.x, y,
            pool, split_of<int32_t>(pool.outer_channels, g.t.out, g.h.out, groups, 1), static_cast<int32_t>(count));
   }
 
@@ -361,7 +365,7 @@ class Launcher {
 
   template <class Kind>
   void overlapping(const Pool<T, int32_t>& pool, const T* y_grad, T* x_grad) const {
-    const Tile tile = Tiling<Kind>(pool).best();
+    const Tile tile = Tiling<Kind>(pool, call_.batch * pool.outer_channels).best();
     const Geometry<int32_t>& g = pool.axes;
     const int32_t t = ceil_div(ceil_div(g.t.size, Kind::AlongT::kStride), tile.t),
                   h = ceil_div(ceil_div(g.h.size, Kind::AlongH::kStride), tile.h),

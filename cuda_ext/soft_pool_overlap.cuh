@@ -43,29 +43,73 @@ struct Along {
 };
 
 // What lies side by side: V inner elements, or positions along w, which are read one by one or a run of cells at once.
-enum class Beside { kInner, kRow, kWideRow };
+template <int V>
+struct Inner {
+  static constexpr int kLanes = V;
+  static constexpr bool kAlongW = false, kAtOnce = false;
+};
+struct Row {
+  static constexpr int kLanes = 1;
+  static constexpr bool kAlongW = true, kAtOnce = false;
+};
+struct WideRow {
+  static constexpr int kLanes = 1;
+  static constexpr bool kAlongW = true, kAtOnce = true;
+};
 
-// How a thread goes over windows along T, H and W with V inner elements.
-template <class T, class H, class W, int V, Beside kSide>
+// How a thread goes over windows along T, H and W.
+template <class T, class H, class W, class Beside>
 struct Overlap {
   using AlongT = T;
   using AlongH = H;
   using AlongW = W;
-  static constexpr Beside kBeside = kSide;
-  static constexpr int kLanes = V;
-  static constexpr int kH = H::kStride == 1 && V == 1 ? 4 : 2,
-                       kW = kSide == Beside::kWideRow ? 4 / W::kStride : V == 1 || W::kStride == 1 ? 2 : 1;
+  static constexpr int kLanes = Beside::kLanes;
+  static constexpr bool kAlongW = Beside::kAlongW, kAtOnce = Beside::kAtOnce;
+  static constexpr int kH = H::kStride == 1 && kLanes == 1 ? 4 : 2,
+                       kW = kAtOnce ? 4 / W::kStride : kLanes == 1 || W::kStride == 1 ? 2 : 1;
   // For __launch_bounds__; fewer registers would make the compiler keep values in memory.
-  static constexpr int kBlocks =
-      V == 1 && (T::kKernel == 1 || (kSide == Beside::kWideRow && H::kStride > 1)) ? 3 : 2;
+  static constexpr int kBlocks = kLanes == 1 && (T::kKernel == 1 || (kAtOnce && H::kStride > 1)) ? 3 : 2;
   // The inputs of a run of windows, and the positions of a run of cells.
   static constexpr int kRows = (kH - 1) * H::kStride + H::kKernel, kColumns = (kW - 1) * W::kStride + W::kKernel;
   static constexpr int kCellRows = kH * H::kStride, kCellColumns = kW * W::kStride;
   // The first window of a tile, before its first cell: runs that are read at once start where a run of cells does.
-  static constexpr int kLead = kSide == Beside::kWideRow ? (W::kBefore + kW - 1) / kW * kW : W::kBefore;
-  static_assert(V == 1 || kSide == Beside::kInner);
+  static constexpr int kLead = kAtOnce ? (W::kBefore + kW - 1) / kW * kW : W::kBefore;
 
   static bool is(const Geometry<int64_t>& g) { return T::is(g.t) && H::is(g.h) && W::is(g.w); }
+};
+
+// Vectors at N places next to each other along w, which a wide row has in one.
+template <class T, class Kind, int N>
+struct Vectors {
+  Vec<T, Kind::kLanes> of[N];
+
+  // The first `count` of them.
+  __device__ __forceinline__ void read(const T* from, int32_t step, int32_t count) {
+    if constexpr (Kind::kAtOnce) {
+      if (count <= 0) return;
+      const auto wide = load<N>(from);
+#pragma unroll
+      for (int p = 0; p < N; ++p) of[p].of[0] = wide.of[p];
+    } else {
+#pragma unroll
+      for (int p = 0; p < N; ++p)
+        if (p < count) of[p] = load<Kind::kLanes>(from + p * step);
+    }
+  }
+
+  __device__ __forceinline__ void write(T* to, int32_t step, int32_t count) const {
+    if constexpr (Kind::kAtOnce) {
+      if (count <= 0) return;
+      Vec<T, N> wide;
+#pragma unroll
+      for (int p = 0; p < N; ++p) wide.of[p] = of[p].of[0];
+      store<N>(to, wide);
+    } else {
+#pragma unroll
+      for (int p = 0; p < N; ++p)
+        if (p < count) store<Kind::kLanes>(to + p * step, of[p]);
+    }
+  }
 };
 
 // The exponent of what lies outside the input; and the largest a position may have. 2^kNothing is 0.
@@ -112,9 +156,8 @@ struct RunSums {
 template <class T, class Kind>
 struct Columns {
   static constexpr int V = Kind::kLanes, kCount = Kind::kColumns;
-  static constexpr bool kWide = Kind::kBeside == Beside::kWideRow;
   // Columns that are read at once.
-  static constexpr int kBegin = kWide ? Kind::AlongW::kPadding : 0, kEnd = kWide ? kBegin + Kind::kCellColumns : 0;
+  static constexpr int kBegin = Kind::kAtOnce ? Kind::AlongW::kPadding : 0, kEnd = Kind::kAtOnce ? kBegin + Kind::kCellColumns : 0;
 
   int32_t at[kCount];
   float penalty[kCount];
@@ -123,7 +166,7 @@ struct Columns {
 #pragma unroll
     for (int k = 0; k < kCount; ++k) {
       const int32_t inside = min_of(max_of(first + k, 0), axis.size - 1);
-      at[k] = Kind::kBeside == Beside::kInner ? inside * step : inside;
+      at[k] = !Kind::kAlongW ? inside * step : inside;
       penalty[k] = inside == first + k || is_wide(k) ? 0.f : kNothing;
     }
   }
@@ -131,7 +174,7 @@ struct Columns {
   __host__ __device__ static constexpr bool is_wide(int k) { return k >= kBegin && k < kEnd; }
 
   __device__ __forceinline__ void read(const T* row, Vec<T, V> (&values)[kCount]) const {
-    if constexpr (kWide) {
+    if constexpr (Kind::kAtOnce) {
       const auto wide = load<Kind::kCellColumns>(row + at[kBegin]);
 #pragma unroll
       for (int k = 0; k < kCount; ++k)
@@ -219,28 +262,32 @@ __global__ void __launch_bounds__(kOverlapThreads, Kind::kBlocks)
   const T* const plane = x + pool.input.plane(at);
   const auto sums = sums_of_run<T, Kind>(plane, pool, at, scale);
   y += pool.output(at);
+  uint32_t wild = 0;  // windows that are not tame, one bit for each
 #pragma unroll
-  for (int h = 0; h < Kind::kH; ++h)
+  for (int h = 0; h < Kind::kH; ++h) {
+    Vectors<T, Kind, Kind::kW> result;
 #pragma unroll
-    for (int w = 0; w < Kind::kW; ++w) {
-      if (at.h + h >= pool.axes.h.out || at.w + w >= pool.axes.w.out) continue;
-      Vec<T, V> result;
-      bool tame = true;
+    for (int w = 0; w < Kind::kW; ++w)
 #pragma unroll
       for (int v = 0; v < V; ++v) {
-        tame &= is_tame(sums.weight[h][w][v], sums.moment[h][w][v]);
-        result.of[v] = static_cast<T>(sums.moment[h][w][v] * reciprocal(sums.weight[h][w][v]));
+        const float weight = sums.weight[h][w][v], moment = sums.moment[h][w][v];
+        wild |= is_tame(weight, moment) ? 0 : 1u << (h * Kind::kW + w);
+        result.of[w].of[v] = static_cast<T>(moment * reciprocal(weight));
       }
-      if (!tame) {
-        Place<int32_t> here = at;
-        here.h += h;
-        here.w += w;
-        const Any::Window<T, int32_t, V> window(plane, pool, here);
+    result.write(y + pool.output.in_plane(0, h, 0), pool.output.w, at.h + h < pool.axes.h.out ? pool.axes.w.out - at.w : 0);
+  }
+#pragma unroll 1
+  for (int i = 0; wild != 0; ++i, wild >>= 1) {
+    Place<int32_t> here = at;
+    here.h += i / Kind::kW;
+    here.w += i % Kind::kW;
+    if (wild % 2 == 0 || here.h >= pool.axes.h.out || here.w >= pool.axes.w.out) continue;
+    const Any::Window<T, int32_t, V> window(plane, pool, here);
+    Vec<T, V> result;
 #pragma unroll
-        for (int v = 0; v < V; ++v) result.of[v] = static_cast<T>(general_sums<T>(window, v, beta[v]).mean());
-      }
-      store<V>(y + pool.output.in_plane(0, h, w), result);
-    }
+    for (int v = 0; v < V; ++v) result.of[v] = static_cast<T>(general_sums<T>(window, v, beta[v]).mean());
+    store<V>(y + pool.output.in_plane(0, i / Kind::kW, i % Kind::kW), result);
+  }
 }
 
 // --- backward --------------------------------------------------------------------------------------------------------
@@ -264,11 +311,12 @@ class Tiling {
 
  public:
   template <class T>
-  explicit Tiling(const Pool<T, int32_t>& pool)
+  Tiling(const Pool<T, int32_t>& pool, int64_t planes)
       : t_(ceil_div(pool.axes.t.size, AlongT::kStride)),
         h_(ceil_div(pool.axes.h.size, H::kStride)),
         w_(ceil_div(pool.axes.w.size, W::kStride)),
-        inner_(pool.inner) {}
+        inner_(pool.inner),
+        planes_(planes) {}
 
   Tile best() const {
     Tile best = {};
@@ -292,7 +340,7 @@ class Tiling {
 
   // 32 bytes and more of a line; an eighth of them are not worth a warp's threads for themselves.
   int32_t lanes_at_most() const {
-    if (Kind::kBeside != Beside::kInner) return 1;
+    if (Kind::kAlongW) return 1;
     int32_t lanes = 1;
     while (lanes < (Kind::kLanes == 1 ? 8 : 4) && 2 * lanes * Kind::kLanes <= inner_) lanes *= 2;
     return lanes;
@@ -331,7 +379,7 @@ class Tiling {
     return tile;
   }
 
-  // Of all tiles, about in instructions.
+  // Of all tiles, about in instructions. The numbers are a reading of the machine code.
   double cost(const Tile& tile) const {
     constexpr int V = Kind::kLanes, kTaps = AlongT::kKernel * Kind::kRows * Kind::kColumns,
                   kPositions = AlongT::kStride * Kind::kCellRows * Kind::kCellColumns,
@@ -340,17 +388,21 @@ class Tiling {
     constexpr double kWindowRun = 90 + V * (9 * kTaps + 40 * Kind::kH * Kind::kW),
                      kCellRun = 90 + V * (14 * kPositions + 4 * kWindowsOver);
     const int32_t tiles_t = ceil_div(t_, tile.t);
-    const double tiles = static_cast<double>(ceil_div(h_, tile.h)) * ceil_div(w_, tile.w) *
+    const double tiles = static_cast<double>(planes_) * ceil_div(h_, tile.h) * ceil_div(w_, tile.w) *
                          ceil_div(inner_, tile.lanes * Kind::kLanes);
     // Windows before and behind the input cost nothing.
     const double slabs = tiles_t - static_cast<double>(AlongT::kBefore + AlongT::kAfter) / tile.windows_t;
-    return tiles * (slabs * tile.window_run_count * kWindowRun + tiles_t * tile.cell_run_count * kCellRun);
+    // Fewer blocks than a GPU holds leave some of it idle.
+    const double idle = max_of(1., kEnoughBlocks / (tiles * tiles_t));
+    return idle * tiles * (slabs * tile.window_run_count * kWindowRun + tiles_t * tile.cell_run_count * kCellRun);
   }
 
+  static constexpr double kEnoughBlocks = 400;
   static constexpr int32_t kRowsAround = H::kBefore + H::kAfter;
-  static constexpr int32_t kStep = Kind::kBeside == Beside::kWideRow ? Kind::kW : 1;  // of a tile's width
+  static constexpr int32_t kStep = Kind::kAtOnce ? Kind::kW : 1;  // of a tile's width
 
   const int32_t t_, h_, w_, inner_;
+  const int64_t planes_;
 };
 
 // The tile of one block, and where its windows keep their numbers in shared memory: slots of some vectors each.
@@ -391,10 +443,48 @@ struct Block {
     }
   }
 
-  __device__ __forceinline__ int32_t lanes() const { return Kind::kBeside == Beside::kInner ? tile.lanes : 1; }
+  __device__ __forceinline__ int32_t lanes() const { return !Kind::kAlongW ? tile.lanes : 1; }
   __device__ __forceinline__ int32_t slot(int32_t t, int32_t h, int32_t w) const {
     return ((t * tile.windows_h + h) * tile.windows_w + w) * lanes();
   }
+  // A and B of windows in shared memory, from the slot of a run's first window on: next to each other for each window,
+  // or, where a run of windows is read at once, in two arrays.
+  static constexpr int kWindows = Kind::kW + W::kBefore + W::kAfter;  // over a run of cells
+  using Share = Vec<float, 2 * V>;
+
+  __device__ __forceinline__ int32_t apart() const { return slot(tile.windows_t, 0, 0); }
+
+  __device__ __forceinline__ void write_shares(float* to, int h, const Share (&shares)[Kind::kW]) const {
+    if constexpr (Kind::kAtOnce) {
+      Vec<float, Kind::kW> a, b;
+#pragma unroll
+      for (int w = 0; w < Kind::kW; ++w) a.of[w] = shares[w].of[0], b.of[w] = shares[w].of[1];
+      *reinterpret_cast<Vec<float, Kind::kW>*>(to + slot(0, h, 0)) = a;
+      *reinterpret_cast<Vec<float, Kind::kW>*>(to + slot(0, h, 0) + apart()) = b;
+    } else {
+#pragma unroll
+      for (int w = 0; w < Kind::kW; ++w) *reinterpret_cast<Share*>(to + slot(0, h, w) * (2 * V)) = shares[w];
+    }
+  }
+
+  __device__ __forceinline__ void read_shares(const float* from, int t, int h, Share (&shares)[kWindows]) const {
+    if constexpr (Kind::kAtOnce) {
+      const auto read = [&](const float* row, int n) {
+        const auto run = load<Kind::kW>(row + W::kBefore);
+#pragma unroll
+        for (int w = 0; w < kWindows; ++w) {
+          const int own = w - W::kBefore;
+          shares[w].of[n] = own >= 0 && own < Kind::kW ? run.of[own] : row[w];
+        }
+      };
+      read(from + slot(t, h, 0), 0);
+      read(from + slot(t, h, 0) + apart(), 1);
+    } else {
+#pragma unroll
+      for (int w = 0; w < kWindows; ++w) shares[w] = load<2 * V>(from + slot(t, h, w) * (2 * V));
+    }
+  }
+
   __device__ __forceinline__ int32_t end_h() const { return min_of((cell.h + tile.h) * H::kStride, pool.axes.h.size); }
   __device__ __forceinline__ int32_t end_w() const { return min_of((cell.w + tile.w) * W::kStride, pool.axes.w.size); }
   __device__ __forceinline__ bool has_window(int32_t t, int32_t h, int32_t w) const {
@@ -420,22 +510,23 @@ __device__ __forceinline__ bool put_shares(const Block<T, Kind>& block, const Pl
   y_grad += pool.output.plane(at);
   bool tame = true;
 #pragma unroll
-  for (int h = 0; h < Kind::kH; ++h)
+  for (int h = 0; h < Kind::kH; ++h) {
+    Vec<float, 2 * V> shares[Kind::kW] = {};
 #pragma unroll
     for (int w = 0; w < Kind::kW; ++w) {
-      Vec<float, 2 * V> shares = {};
       if (block.has_window(at.t, at.h + h, at.w + w)) {
         const Vec<T, V> g = load<V>(y_grad + pool.output.in_plane(at.t, at.h + h, at.w + w));
 #pragma unroll
         for (int v = 0; v < V; ++v) {
           const float slope = static_cast<float>(g.of[v]), inverse = reciprocal(sums.weight[h][w][v]);
           tame &= is_tame(sums.weight[h][w][v], sums.moment[h][w][v]) && slope <= 0x1p48f && slope >= -0x1p48f;
-          shares.of[v] = static_cast<float>(1 / kLog2e) * slope * inverse;
-          shares.of[V + v] = slope * inverse * (1.f - beta[v] * (sums.moment[h][w][v] * inverse));
+          shares[w].of[v] = static_cast<float>(1 / kLog2e) * slope * inverse;
+          shares[w].of[V + v] = slope * inverse * (1.f - beta[v] * (sums.moment[h][w][v] * inverse));
         }
       }
-      *reinterpret_cast<Vec<float, 2 * V>*>(to + block.slot(0, h, w) * (2 * V)) = shares;
     }
+    block.write_shares(to, h, shares);
+  }
   return tame;
 }
 
@@ -451,16 +542,17 @@ __device__ __forceinline__ RowShares<Kind> shares_of_row(const Block<T, Kind>& b
   constexpr int N = 2 * Kind::kLanes;
   using AlongT = typename Kind::AlongT;
   using W = typename Kind::AlongW;
-  constexpr int kWindows = Kind::kW + W::kBefore + W::kAfter;
-  Vec<float, N> windows[kWindows];
+  Vec<float, N> windows[Block<T, Kind>::kWindows];
+  block.read_shares(from, AlongT::first(rt) + AlongT::kBefore, row, windows);
 #pragma unroll
-  for (int w = 0; w < kWindows; ++w)
+  for (int t = AlongT::first(rt) + 1; t <= AlongT::last(rt); ++t) {
+    Vec<float, N> more[Block<T, Kind>::kWindows];
+    block.read_shares(from, t + AlongT::kBefore, row, more);
 #pragma unroll
-    for (int t = AlongT::first(rt); t <= AlongT::last(rt); ++t) {
-      const auto share = load<N>(from + block.slot(t + AlongT::kBefore, row, w) * N);
+    for (int w = 0; w < Block<T, Kind>::kWindows; ++w)
 #pragma unroll
-      for (int n = 0; n < N; ++n) windows[w].of[n] = t == AlongT::first(rt) ? share.of[n] : windows[w].of[n] + share.of[n];
-    }
+      for (int n = 0; n < N; ++n) windows[w].of[n] += more[w].of[n];
+  }
   RowShares<Kind> sums;
 #pragma unroll
   for (int p = 0; p < Kind::kCellColumns; ++p) {
@@ -474,40 +566,6 @@ __device__ __forceinline__ RowShares<Kind> shares_of_row(const Block<T, Kind>& b
   }
   return sums;
 }
-
-// What lies in one row of a run of cells, of inputs or gradients.
-template <class T, class Kind>
-struct CellRow {
-  static constexpr bool kWide = Kind::kBeside == Beside::kWideRow;
-  Vec<T, Kind::kLanes> of[Kind::kCellColumns];
-
-  __device__ __forceinline__ void read(const T* from, int32_t step, int32_t count) {
-    if constexpr (kWide) {
-      if (count <= 0) return;
-      const auto wide = load<Kind::kCellColumns>(from);
-#pragma unroll
-      for (int p = 0; p < Kind::kCellColumns; ++p) of[p].of[0] = wide.of[p];
-    } else {
-#pragma unroll
-      for (int p = 0; p < Kind::kCellColumns; ++p)
-        if (p < count) of[p] = load<Kind::kLanes>(from + p * step);
-    }
-  }
-
-  __device__ __forceinline__ void write(T* to, int32_t step, int32_t count) const {
-    if constexpr (kWide) {
-      if (count <= 0) return;
-      Vec<T, Kind::kCellColumns> wide;
-#pragma unroll
-      for (int p = 0; p < Kind::kCellColumns; ++p) wide.of[p] = of[p].of[0];
-      store<Kind::kCellColumns>(to, wide);
-    } else {
-#pragma unroll
-      for (int p = 0; p < Kind::kCellColumns; ++p)
-        if (p < count) store<Kind::kLanes>(to + p * step, of[p]);
-    }
-  }
-};
 
 // e (beta x A + B). A position in no window may hold anything, and its gradient is 0.
 __device__ __forceinline__ float gradient_of(float x, float scale, float a, float b) {
@@ -524,7 +582,7 @@ __device__ __forceinline__ void gather_run(const Block<T, Kind>& block, const Pl
   using H = typename Kind::AlongH;
   using W = typename Kind::AlongW;
   const Pool<T, int32_t>& pool = block.pool;
-  const bool inner = Kind::kBeside == Beside::kInner;
+  const bool inner = !Kind::kAlongW;
   const int32_t h0 = cell.h * H::kStride, w0 = cell.w * W::kStride, rows = block.end_h() - h0,
                 columns = block.end_w() - w0;
   const auto scale = lanes_of<V>([&](int v) { return scale_of(pool.beta_at(cell, v)); });
@@ -534,7 +592,7 @@ __device__ __forceinline__ void gather_run(const Block<T, Kind>& block, const Pl
   for (int rt = 0; rt < AlongT::kStride; ++rt) {
     const int32_t t = cell.t * AlongT::kStride + rt;
     if (t >= pool.axes.t.size) break;
-    CellRow<T, Kind> values[Kind::kCellRows];
+    Vectors<T, Kind, Kind::kCellColumns> values[Kind::kCellRows];
 #pragma unroll
     for (int p = 0; p < Kind::kCellRows; ++p)
       values[p].read(x + pool.input.in_plane(t, h0 + p, w0), inner ? pool.input.w : 1, p < rows ? columns : 0);
@@ -547,7 +605,7 @@ __device__ __forceinline__ void gather_run(const Block<T, Kind>& block, const Pl
         const int first = p / H::kStride + H::first(p % H::kStride) + H::kBefore,
                   last = p / H::kStride + H::last(p % H::kStride) + H::kBefore;
         if (last != row) continue;  // not all windows over this row of positions are known yet, or it is done
-        CellRow<T, Kind> result;
+        Vectors<T, Kind, Kind::kCellColumns> result;
 #pragma unroll
         for (int q = 0; q < Kind::kCellColumns; ++q)
 #pragma unroll
@@ -638,12 +696,13 @@ __global__ void __launch_bounds__(kOverlapThreads, Kind::kBlocks)
   auto* const numbers = reinterpret_cast<float*>(shared);
   const Block<T, Kind> block(pool, tile, split);
   bool tame = true;
+  constexpr int kShare = Kind::kAtOnce ? 1 : 2 * V;
   block.each_run(true, [&](const Place<int32_t>& window, int32_t slot) {
-    tame &= put_shares(block, window, numbers + slot * (2 * V), x, y_grad);
+    tame &= put_shares(block, window, numbers + slot * kShare, x, y_grad);
   });
   if (!__syncthreads_or(!tame)) {
     block.each_run(false, [&](const Place<int32_t>& cell, int32_t slot) {
-      gather_run(block, cell, numbers + slot * (2 * V), x, x_grad);
+      gather_run(block, cell, numbers + slot * kShare, x, x_grad);
     });
     return;
   }
