@@ -9,6 +9,8 @@
 
 #include "soft_pool_kernels.cuh"
 #include "soft_pool_overlap.cuh"
+#include "soft_pool_overlap_backward.cuh"
+#include "soft_pool_tile.cuh"
 
 namespace softpool3d::cuda {
 
