@@ -129,12 +129,12 @@ Case random_case(Random& random) {
     c.shift = tidy || random.one_in(2) ? 0 : 1;
     c.beta = random.one_of({0.0, 1.0, 1.0, -1.5, 0.3, 50.0});
     c.scale = random.one_of({1.0, 1.0, 1.0, 30.0, 0.0});
-    c.offset = random.one_in(5) ? random.one_of({-200.0, -80.0, 80.0}) : 0;
-    c.slope = random.one_in(8) ? 1e28 : 1;
+    c.offset = random.one_in(3) ? random.one_of({-200.0, -30.0, -30.0, 80.0}) : 0;
+    c.slope = c.scale > 0 && random.one_in(4) ? 1e30 : 1;
     c.special = random.one_in(6) ? 20 : 0;
     c.lowest = random.one_in(8);
     const auto& kernel = known[random.between(0, 5)];
-    const bool no_padding = plain && random.one_in(5);
+    const bool no_padding = plain && random.one_in(5), tiled = !plain && !large && random.one_in(3);
     const int64_t longest = kernel[0] == 3 && random.one_in(2) ? 1 : 2;  // stride
     for (int a = 0; a < 3; ++a) {
       c.size[a] = large ? random.between(8, 10) : random.between(1, a == 2 ? 16 : 8);
@@ -145,6 +145,7 @@ Case random_case(Random& random) {
       c.dilation[a] = !plain && !large && random.one_in(3) ? random.between(2, 3) : 1;
       c.padding[a] = random.one_in(2) || plain ? (c.kernel[a] - 1) / 2 : random.between(0, c.kernel[a] / 2);
       if (no_padding) c.padding[a] = 0;
+      if (tiled) c.stride[a] = c.kernel[a], c.padding[a] = 0, c.dilation[a] = 1;
       if (whole) c.kernel[a] = c.stride[a] = c.size[a], c.padding[a] = 0;
       c.out[a] = c.adaptive ? random.between(1, large ? 1 : c.size[a] + 1) : 0;
     }
