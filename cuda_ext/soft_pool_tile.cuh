@@ -1,6 +1,8 @@
-// Which part of the gradient a block of backward_overlap computes. Host code.
+// Which part of the gradient a block of backward_overlap computes. The host chooses.
 
 #pragma once
+
+#include <limits>
 
 #include "soft_pool_overlap.cuh"
 
@@ -38,11 +40,16 @@ class Tiling {
 
   Tile best() const {
     Tile best = {};
+    double least = std::numeric_limits<double>::infinity();
     for (int32_t lanes = lanes_at_most(); lanes > 0; lanes /= 2) {
       for (int32_t t = t_;; t = ceil_div(t, 2)) {
         for (int32_t w = round_up(w_, kStep);; w = round_up(ceil_div(w, 2), kStep)) {
           const Tile tile = with_most_rows(t, w, lanes);
-          if (tile.h > 0 && (best.h == 0 || cost(tile) < cost(best))) best = tile;
+          const double its = tile.h > 0 ? cost(tile) : least;
+          if (its < least) {
+            best = tile;
+            least = its;
+          }
           if (w == kStep) break;
         }
         if (t == 1) break;
