@@ -411,14 +411,13 @@ __global__ void __launch_bounds__(kThreads, Kind::blocks(V))
 
 // --- windows along contiguous rows ----------------------------------------------------------------------------------------
 
-// The values of V = (16 bytes of T) / S windows next to each other along w: of each row, one load of 16 bytes, which
-// starts P elements into the first window, and for P = 1 the one element before it. Needs rows of whole 16 bytes, and
-// S outputs for them: KW <= S + P, no dilation.
-template <class T, int KT, int KH, int KW, int S, int P>
+// The values of V = (16 bytes of T) / KW windows next to each other along w, from one load of 16 bytes of each row. Needs
+// rows of whole 16 bytes, and windows that lie side by side along w.
+template <class T, int KT, int KH, int KW>
 class Rows {
  public:
-  static constexpr int kWide = 16 / sizeof(T), kWindows = kWide / S, kRows = KT * KH;
-  static_assert(P <= 1 && KW <= S + P && kWide % S == 0);
+  static constexpr int kWide = 16 / sizeof(T), kWindows = kWide / KW, kRows = KT * KH;
+  static_assert(kWide % KW == 0);
 
   __device__ __forceinline__ Rows(const T* x, const Pool<T, int32_t>& pool, const Place<int32_t>& at)
       : axes_(pool.axes),
@@ -429,7 +428,6 @@ class Rows {
     for (int row = 0; row < kRows; ++row) {
       const int32_t t = t_ + row / KH, h = h_ + row % KH;
       const T* from = x + pool.input.in_plane(t, h, at.w * kWide);
-      if constexpr (P == 1) before_[row] = inside(t, h) && at.w > 0 ? from[-1] : outside;
       if (inside(t, h)) {
         wide_[row] = load<kWide>(from);
       } else {
@@ -450,10 +448,7 @@ class Rows {
       for (int k = 0; k < KW; ++k) {
         Vec<T, kWindows> values;
 #pragma unroll
-        for (int v = 0; v < kWindows; ++v) {
-          const int e = v * S + k - P;
-          values.of[v] = e < 0 ? before_[row] : wide_[row].of[e < 0 ? 0 : e];
-        }
+        for (int v = 0; v < kWindows; ++v) values.of[v] = wide_[row].of[v * KW + k];
         f(values);
       }
   }
@@ -476,13 +471,12 @@ class Rows {
   const Geometry<int32_t>& axes_;
   const int32_t t_, h_;
   Vec<T, kWide> wide_[kRows];
-  T before_[kRows];
 };
 
-template <class T, int KT, int KH, int KW, int S, int P>
+template <class T, int KT, int KH, int KW>
 __global__ void __launch_bounds__(kThreads)
     forward_rows(const T* x, T* y, Pool<T, int32_t> pool, Split<int32_t> split, int32_t count) {
-  using Windows = Rows<T, KT, KH, KW, S, P>;
+  using Windows = Rows<T, KT, KH, KW>;
   constexpr int V = Windows::kWindows;
   const int32_t id = global_id<int32_t>();
   if (id >= count) return;
@@ -501,7 +495,7 @@ template <class T, int KT, int KH, int KW>
 __global__ void __launch_bounds__(kThreads) backward_rows(const T* x, const T* y_grad, T* x_grad,
                                                           Pool<T, int32_t> pool, Split<int32_t> split, int32_t count) {
   using Acc = AccOf<T>;
-  using Windows = Rows<T, KT, KH, KW, KW, 0>;
+  using Windows = Rows<T, KT, KH, KW>;
   constexpr int V = Windows::kWindows;
   const int32_t id = global_id<int32_t>();
   if (id >= count) return;

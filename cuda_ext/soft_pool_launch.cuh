@@ -8,7 +8,10 @@
 #include <limits>
 
 #include "soft_pool_kernels.cuh"
+#include "soft_pool_overlap.cuh"
+#include "soft_pool_overlap_backward.cuh"
 #include "soft_pool_reduce.cuh"
+#include "soft_pool_tile.cuh"
 
 namespace softpool3d::cuda {
 
@@ -52,10 +55,10 @@ class Launcher {
     if (!fits_32_bits(pool)) return columns<Any, int64_t, 1>(pool, y);
     const auto narrow = narrowed(pool);
     if constexpr (kSpecialised) {
-      if (rows_of_16_bytes(2, 0, y) && kernel_is(2, 2, 2)) return rows<2, 2, 2, 2, 0>(narrow, y);
-      if (rows_of_16_bytes(2, 0, y) && kernel_is(1, 2, 2)) return rows<1, 2, 2, 2, 0>(narrow, y);
-      if (rows_of_16_bytes(2, 1, y) && kernel_is(3, 3, 3)) return rows<3, 3, 3, 2, 1>(narrow, y);
-      if (rows_of_16_bytes(2, 1, y) && kernel_is(1, 3, 3)) return rows<1, 3, 3, 2, 1>(narrow, y);
+      const auto overlap = [&](auto kind) { overlapping<decltype(kind)>(narrow, y); };
+      if (with_known_overlap(pool, overlap, y)) return;
+      if (rows_of_16_bytes(y) && kernel_is(2, 2, 2)) return rows<2, 2, 2>(narrow, y);
+      if (rows_of_16_bytes(y) && kernel_is(1, 2, 2)) return rows<1, 2, 2>(narrow, y);
       if (columns_of_16_bytes(pool, y)) {
         if (kernel_is(2, 2, 2)) return columns<Fixed<2, 2, 2>, int32_t, kFixed>(narrow, y);
         if (kernel_is(1, 2, 2)) return columns<Fixed<1, 2, 2>, int32_t, kFixed>(narrow, y);
@@ -91,7 +94,7 @@ class Launcher {
     const auto narrow = narrowed(pool);
     if (tiled()) {
       if constexpr (kSpecialised) {
-        if (rows_of_16_bytes(2, 0, y_grad, x_grad)) {
+        if (rows_of_16_bytes(y_grad, x_grad)) {
           if (kernel_is(2, 2, 2)) return tiled_rows<2, 2, 2>(narrow, y_grad, x_grad);
           if (kernel_is(1, 2, 2)) return tiled_rows<1, 2, 2>(narrow, y_grad, x_grad);
         }
@@ -105,6 +108,10 @@ class Launcher {
       }
       return wide ? tiled_columns<Any, kWide>(narrow, y_grad, x_grad)
                   : tiled_columns<Any, 1>(narrow, y_grad, x_grad);
+    }
+    if constexpr (kSpecialised) {
+      const auto overlap = [&](auto kind) { overlapping<decltype(kind)>(narrow, y_grad, x_grad); };
+      if (with_known_overlap(pool, overlap, y_grad, x_grad)) return;
     }
     if (wide && box_of(pool, kWide, true).positions() > 0)
       return gather<int32_t, kWide, false>(narrow, y_grad, x_grad, nullptr, 0);
@@ -259,15 +266,53 @@ class Launcher {
            s.w % kWide == 0 && aligned(call_.x, others...);
   }
 
-  // Whether class Rows can read the windows along w, of this stride and padding.
+  // Whether class Rows can read the windows along w.
   template <class... Others>
-  bool rows_of_16_bytes(int64_t stride, int64_t padding, const Others*... others) const {
+  bool rows_of_16_bytes(const Others*... others) const {
     const Pool<T, int64_t> pool = unfolded();
     const Strides<int64_t>& s = pool.input;
     const Axis<int64_t>& w = pool.axes.w;
-    return !call_.channels_last && w.stride == stride && w.padding == padding && w.size % kWide == 0 &&
-           w.out * stride == w.size && s.n % kWide == 0 && s.c % kWide == 0 && s.t % kWide == 0 && s.h % kWide == 0 &&
+    return !call_.channels_last && w.stride == 2 && w.padding == 0 && w.size % kWide == 0 &&
+           w.out * 2 == w.size && s.n % kWide == 0 && s.c % kWide == 0 && s.t % kWide == 0 && s.h % kWide == 0 &&
            aligned(call_.x, others...);
+  }
+
+  // Whether vectors of n elements, along w or the inner dimension, are aligned in every row of x and in the others.
+  template <class... Others>
+  bool vectors_of(int64_t n, const Pool<T, int64_t>& pool, const Others*... others) const {
+    const Strides<int64_t>& s = pool.input;
+    const auto aligned_to = [&](const void* p) { return reinterpret_cast<uintptr_t>(p) % (n * sizeof(T)) == 0; };
+    return s.n % n == 0 && s.c % n == 0 && s.t % n == 0 && s.h % n == 0 && aligned_to(call_.x) &&
+           (aligned_to(others) && ...);
+  }
+
+  // Windows whose overlap the compiler knows, a line for each: along t, h and w, kernel, stride and padding.
+  template <class... Arguments>
+  bool with_known_overlap(const Arguments&... arguments) const {
+    return with_overlap<Along<1, 1, 0>, Along<3, 2, 1>, Along<3, 2, 1>>(arguments...) ||
+           with_overlap<Along<3, 2, 1>, Along<3, 2, 1>, Along<3, 2, 1>>(arguments...) ||
+           with_overlap<Along<3, 1, 1>, Along<3, 1, 1>, Along<3, 1, 1>>(arguments...);
+  }
+
+  // Calls run(Overlap<...>()) if these are the pool's windows, and returns whether they are.
+  template <class AlongT, class H, class W, class Run, class... Others>
+  bool with_overlap(const Pool<T, int64_t>& pool, Run run, const Others*... others) const {
+    using Rows = Overlap<AlongT, H, W, WideRow>;
+    constexpr int kLanes = 2;
+    if (!Rows::is(pool.axes)) return false;
+    const Axis<int64_t>& w = pool.axes.w;
+    if (pool.inner == 1 && (pool.input.w == 1 || w.size == 1)) {
+      const bool whole = w.size % Rows::kCellColumns == 0 && w.out * w.stride == w.size;
+      if (whole && vectors_of(Rows::kCellColumns, pool, others...))
+        run(Rows());
+      else
+        run(Overlap<AlongT, H, W, Row>());
+    } else if (pool.inner % kLanes == 0 && pool.input.w % kLanes == 0 && vectors_of(kLanes, pool, others...)) {
+      run(Overlap<AlongT, H, W, Inner<kLanes>>());
+    } else {
+      run(Overlap<AlongT, H, W, Inner<1>>());
+    }
+    return true;
   }
 
   bool kernel_is(int64_t t, int64_t h, int64_t w) const {
@@ -372,13 +417,37 @@ class Launcher {
            static_cast<Index>(count));
   }
 
-  template <int KT, int KH, int KW, int S, int P>
+  template <int KT, int KH, int KW>
   void rows(const Pool<T, int32_t>& pool, T* y) const {
     const Geometry<int32_t>& g = pool.axes;
     const int32_t groups = g.w.size / kWide;
     const int64_t count = call_.batch * pool.outer_channels * g.t.out * g.h.out * groups;
-    launch(forward_rows<T, KT, KH, KW, S, P>, ceil_div<int64_t>(count, kThreads), kThreads, 0, call_.stream, call_.x, y,
+    launch(forward_rows<T, KT, KH, KW>, ceil_div<int64_t>(count, kThreads), kThreads, 0, call_.stream, call_.x, y,
            pool, split_of<int32_t>(pool.outer_channels, g.t.out, g.h.out, groups, 1), static_cast<int32_t>(count));
+  }
+
+  template <class Kind>
+  void overlapping(const Pool<T, int32_t>& pool, T* y) const {
+    const Geometry<int32_t>& g = pool.axes;
+    const int32_t h = ceil_div(g.h.out, Kind::kH), w = ceil_div(g.w.out, Kind::kW), groups = pool.inner / Kind::kLanes;
+    const int64_t count = call_.batch * pool.outer_channels * g.t.out * h * w * groups;
+    launch(forward_overlap<T, Kind>, ceil_div<int64_t>(count, kOverlapThreads), kOverlapThreads, 0, call_.stream,
+           call_.x, y, pool, split_of<int32_t>(pool.outer_channels, g.t.out, h, w, groups),
+           static_cast<int32_t>(count));
+  }
+
+  template <class Kind>
+  void overlapping(const Pool<T, int32_t>& pool, const T* y_grad, T* x_grad) const {
+    const Tile tile = Tiling<Kind>(pool, call_.batch * pool.outer_channels).best();
+    const Geometry<int32_t>& g = pool.axes;
+    const int32_t t = ceil_div(ceil_div(g.t.size, Kind::AlongT::kStride), tile.t),
+                  h = ceil_div(ceil_div(g.h.size, Kind::AlongH::kStride), tile.h),
+                  w = ceil_div(ceil_div(g.w.size, Kind::AlongW::kStride), tile.w),
+                  groups = ceil_div(pool.inner, tile.lanes * Kind::kLanes);
+    const int32_t warps = ceil_div(tile.window_run_count, 32);
+    launch(backward_overlap<T, Kind>, call_.batch * pool.outer_channels * t * h * w * groups,
+           min_of(32 * warps, kOverlapThreads), tile.bytes(Kind::kLanes), call_.stream, call_.x, y_grad, x_grad, pool,
+           split_of<int32_t>(pool.outer_channels, t, h, w, groups), tile);
   }
 
   template <class Kind, int V>

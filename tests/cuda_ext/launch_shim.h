@@ -166,7 +166,8 @@ Number __shfl_xor_sync(unsigned, Number value, int mask) {
 namespace softpool3d::cuda {
 
 // Small blocks and boxes: the tests' tensors then take several, and they cost fewer threads.
-constexpr int kThreads = 16, kWarp = shim::kWarp, kMostLanes = 8, kBoxElements = 96;
+constexpr int kThreads = 16, kWarp = shim::kWarp, kMostLanes = 8, kBoxElements = 96, kOverlapThreads = 16;
+constexpr int64_t kTileBytes = 6 << 10;
 
 struct Stream {};
 
