@@ -132,13 +132,10 @@ __device__ __forceinline__ float reciprocal(float x) {
 #endif
 }
 
-// Negative beta is not for exponentials without a pivot: an infinity would weigh nothing.
-__device__ __forceinline__ float scale_of(float beta) {
-  return beta >= 0 ? to_finite(static_cast<float>(kLog2e) * beta) : Limits<float>::inf - Limits<float>::inf;
-}
+__device__ __forceinline__ float scale_of(float beta) { return to_finite(static_cast<float>(kLog2e) * beta); }
 
-// Whether sums of exponentials and their moments are precise. Any NaN and most infinities end here; -inf with weight 0
-// makes its moment NaN.
+// Whether sums of exponentials and their moments are precise. Any NaN and infinity ends here: one that weighs nothing
+// makes the moment NaN.
 __device__ __forceinline__ bool is_tame(float weight, float moment) {
   return weight >= 0x1p-58f && weight <= 0x1p62f && is_finite(moment);
 }
