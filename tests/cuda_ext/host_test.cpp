@@ -356,10 +356,21 @@ Case widely_dilated() {
   return c;
 }
 
+// Large windows that overlap, with channels beside each other.
+Case large_over_each_other(bool wide_indices) {
+  Case c = {};
+  c.batch = 1, c.channels = 8, c.channels_last = true, c.wide_indices = wide_indices;
+  for (int a = 0; a < 3; ++a) c.size[a] = 10, c.kernel[a] = 8, c.stride[a] = c.dilation[a] = 1, c.out[a] = 3;
+  c.beta = c.scale = c.slope = 1;
+  return c;
+}
+
 template <class T>
 int run(uint64_t seed, int64_t cases) {
   Random random(seed);
   if (!check<T>(widely_dilated(), random)) return 1;
+  for (const bool wide_indices : {false, true})
+    if (!check<T>(large_over_each_other(wide_indices), random)) return 1;
   for (int64_t i = 0; i < cases; ++i)
     if (!check<T>(random_case(random), random)) return 1;
   for (int64_t i = 0; i < cases / 2; ++i)

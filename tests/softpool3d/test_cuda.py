@@ -136,7 +136,7 @@ def test_networks_pools_equal_the_cpu(geometry, dtype, layout):
         results.append((y, *torch.autograd.grad(y, (z, beta), g)))
     (y, dx, dbeta), (true_y, true_dx, true_dbeta) = results
     # The CPU's float64 has roundings of its own: of exp(beta x), as many as |beta x| is large, times the spread of x.
-    eps, own = torch.finfo(dtype).eps, 100 * torch.finfo(torch.float64).eps
+    eps, own = torch.finfo(dtype).eps, 400 * torch.finfo(torch.float64).eps
     torch.testing.assert_close(y.cpu().double(), true_y, rtol=2 * eps, atol=8 * eps + own)
     steepest = max(1.0, true_dx.abs().max().item())
     torch.testing.assert_close(dx.cpu().double(), true_dx, rtol=4 * eps, atol=(64 * eps + 4 * own) * steepest)
@@ -384,5 +384,7 @@ def test_more_than_2_to_the_31_elements(geometry, shape, layout):
             # Away from the cut, and from windows that reach over it.
             inner = slice(None, rows - 4) if part.start is None else slice(4, None)
             half = slice(None, rows // 2 - 2) if part.start is None else slice(-(rows // 2) + 2, None)
-            torch.testing.assert_close(dx[n, c, -1, part, part][inner, inner], dz[0, 0, inner, inner], rtol=0, atol=0)
-            torch.testing.assert_close(y[n, c, -1, half, half], w[0, 0, half, half], rtol=0, atol=0)
+            # A tile's place decides the order of its sums: the last bit of a few.
+            bit = {"rtol": torch.finfo(torch.bfloat16).eps, "atol": 1e-6}
+            torch.testing.assert_close(dx[n, c, -1, part, part][inner, inner], dz[0, 0, inner, inner], **bit)
+            torch.testing.assert_close(y[n, c, -1, half, half], w[0, 0, half, half], **bit)
