@@ -76,7 +76,7 @@ def train(
         UsageError: for a request that cannot be met; nothing was written then.
         WorkError: if too many files are bad, the loss is no longer finite, the folder cannot be written, or another
             process of the run was lost.
-        Interrupted: after Ctrl-C, SIGTERM or SIGUSR1, with the state saved if there was an update since the start.
+        Interrupted: after Ctrl-C, SIGTERM or SIGUSR1, with the state saved, unless the first step was under way.
     """
     console = console or Console()
     check_trackers(config)
@@ -333,6 +333,7 @@ def _train(
                         meter.mark("forward")
                         accelerator.backward(loss * batches.weight(step))
                         meter.mark("backward")
+                    interrupt.at_once = None  # all is compiled: from here on an update is finished and saved
                     guard.add(loss, batch.index)
                     if batches.weight(step):  # else another process counts these clips
                         meter.add(loss.detach(), logits.detach(), label)
@@ -359,7 +360,6 @@ def _train(
                         board.clips(video, 0)
                     if update:
                         state.update(clips=batches.done(step + 1), steps=before + step + 1, meter=meter.sums)
-                        interrupt.at_once = None
                     if update and step + 1 < steps:
                         if steps_are_due():
                             with meter.paused():

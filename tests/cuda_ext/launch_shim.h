@@ -1,13 +1,17 @@
 // Runs the CUDA kernels on the host: CUDA's keywords, and a launch that calls a kernel once for each thread.
 //
-// Kernels that share memory run as real threads, with a barrier for __syncthreads; the others as a loop. Shared memory
-// is allocated for each block at exactly the size asked for, so that a sanitizer sees every access beyond it.
+// Kernels that share memory run as real threads under ThreadSanitizer, which sees what a missing __syncthreads lets
+// happen, and as fibers of one thread otherwise: threads that wait for each other take minutes on a machine with other
+// work. All other kernels run as a loop. Shared memory is allocated for each block at exactly the size asked for, so that
+// a sanitizer sees every access beyond it.
 
 #pragma once
 
 #include <cxxabi.h>
 #include <dlfcn.h>
 #include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#include <ucontext.h>
 
 #include <atomic>
 #include <barrier>
@@ -42,15 +46,40 @@ struct Index {
 
 inline thread_local Index block_index, thread_index, block_dim;
 inline thread_local unsigned char* shared_memory = nullptr;
-inline thread_local std::barrier<>* block_barrier = nullptr;
-
 // Small, so that a block of few threads has several.
 constexpr int kWarp = 8;
 
+#ifdef __SANITIZE_THREAD__
+using Barrier = std::barrier<>;
+#else
+inline void next_fiber();
+
+// What all of so many fibers reach before one goes on.
+class Barrier {
+ public:
+  explicit Barrier(int fibers) : fibers_(fibers) {}
+
+  void arrive_and_wait() {
+    const int round = round_;
+    if (++arrived_ == fibers_) {
+      arrived_ = 0;
+      ++round_;
+    }
+    while (round_ == round) next_fiber();
+  }
+
+ private:
+  const int fibers_;
+  int arrived_ = 0, round_ = 0;
+};
+#endif
+
 struct Warp {
-  std::barrier<> barrier{kWarp};
+  Barrier barrier{kWarp};
   double values[kWarp];
 };
+
+inline thread_local Barrier* block_barrier = nullptr;
 
 inline thread_local Warp* warp = nullptr;
 inline std::atomic<int> block_or = 0;  // one block runs at a time
@@ -70,6 +99,7 @@ inline void count(void* kernel) {
   ++launches()[status == 0 ? name.get() : info.dli_sname];
 }
 
+#ifdef __SANITIZE_THREAD__
 // The threads of a block that share memory. They live as long as the program: starting them for each launch would cost
 // more than the kernels.
 class Block {
@@ -104,10 +134,88 @@ class Block {
   }
 
   const std::function<void()>* body_ = nullptr;
-  std::barrier<> outer_, inner_;
+  Barrier outer_, inner_;
   std::vector<Warp> warps_;
   std::vector<std::thread> threads_;
 };
+#else
+// The threads of a block that share memory, as fibers that take turns: each runs until it has to wait.
+class Block {
+ public:
+  static void run(int threads, const std::function<void()>& body) {
+    Block block(threads, body);
+    while (block.running_ > 0)
+      for (Fiber& fiber : block.fibers_)
+        if (!fiber.done) block.resume(fiber);
+  }
+
+  static Block* current;
+
+  void pause() { change(fiber_->context, main_, main_stack_, main_size_); }
+
+ private:
+  static constexpr size_t kStack = 128 << 10;
+
+  struct Fiber {
+    ucontext_t context = {};
+    char* stack = nullptr;
+    bool done = false;
+  };
+
+  Block(int threads, const std::function<void()>& body)
+      : running_(threads), body_(body), all_(threads), warps_(threads / kWarp), fibers_(threads) {
+    current = this;
+    block_barrier = &all_;
+    static std::vector<std::vector<char>> stacks;  // of all blocks: fresh memory is dear
+    while (stacks.size() < fibers_.size()) stacks.emplace_back(kStack);
+    for (Fiber& fiber : fibers_) {
+      fiber.stack = stacks[&fiber - fibers_.data()].data();
+      ASAN_UNPOISON_MEMORY_REGION(fiber.stack, kStack);
+      getcontext(&fiber.context);
+      fiber.context.uc_stack.ss_sp = fiber.stack;
+      fiber.context.uc_stack.ss_size = kStack;
+      makecontext(&fiber.context, start, 0);
+    }
+  }
+
+  void resume(Fiber& fiber) {
+    fiber_ = &fiber;
+    const auto thread = static_cast<unsigned>(&fiber - fibers_.data());
+    thread_index = {thread};
+    warp = &warps_[thread / kWarp];
+    change(main_, fiber.context, fiber.stack, kStack);
+  }
+
+  static void start() {
+    __sanitizer_finish_switch_fiber(nullptr, &current->main_stack_, &current->main_size_);
+    current->body_();
+    current->fiber_->done = true;
+    --current->running_;
+    current->pause();
+  }
+
+  // AddressSanitizer wants to know on which stack it is.
+  static void change(ucontext_t& from, ucontext_t& to, const void* stack, size_t size) {
+    void* fake = nullptr;
+    __sanitizer_start_switch_fiber(&fake, stack, size);
+    swapcontext(&from, &to);
+    __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
+  }
+
+  int running_;
+  const std::function<void()>& body_;
+  Barrier all_;
+  std::vector<Warp> warps_;
+  std::vector<Fiber> fibers_;
+  Fiber* fiber_ = nullptr;
+  ucontext_t main_ = {};
+  const void* main_stack_ = nullptr;
+  size_t main_size_ = 0;
+};
+
+inline Block* Block::current = nullptr;
+inline void next_fiber() { Block::current->pause(); }
+#endif
 
 inline void run(int64_t blocks, int threads, int64_t shared, const std::function<void()>& kernel) {
   for (int64_t block = 0; block < blocks; ++block) {
