@@ -24,6 +24,14 @@ def _home(tmp_path_factory):
     os.environ["SOFTPOOL3D_HOME"] = str(tmp_path_factory.mktemp("home"))
 
 
+@pytest.fixture(autouse=True)
+def _no_real_time():
+    """A test that leaves the process in real time slows down all that come after it, and fails here in their place."""
+    yield
+    if hasattr(os, "sched_getscheduler"):
+        assert os.sched_getscheduler(0) == os.SCHED_OTHER, "see kept_priority in tests/support/videos.py"
+
+
 @pytest.fixture(scope="session")
 def real_clips() -> Path:
     """The folder of real video files; a test that needs them says so when it skips."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from videos import copy_packets, numbered_frames, read_numbers
+from videos import copy_packets, kept_priority, numbered_frames, read_numbers
 
 from softpool3d.datasets import decord_reader
 from softpool3d.datasets.decoder import open_video
@@ -66,7 +66,7 @@ def write(path, name, size=(64, 48)):
 
     encoder, pixels, options = ENCODERS[name]
     try:
-        with av.open(str(path), "w") as container:
+        with kept_priority(), av.open(str(path), "w") as container:
             stream = container.add_stream(encoder, rate=25)
             stream.width, stream.height, stream.pix_fmt, stream.options = *size, pixels, dict(options)
             for picture in coloured_frames(COUNT, *size):
@@ -155,8 +155,7 @@ def test_a_damaged_packet_is_left_to_pyav(tmp_path):
     path.write_bytes(content)
     with open_video(path, decoder="decord") as video:
         assert video.decoder == "decord"
-        assert read_numbers(video.frames([3])) == [3]
-        assert video.decoder == "decord"
+        assert read_numbers(video.frames([3])) == [3]  # decord decodes ahead: it may have met the packet already
         frames = video.frames([19])
         assert video.decoder == "pyav"
     with open_video(path) as video:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -38,7 +41,7 @@ def write_numbered(
     """A video of `numbered_frames`, from number `first` on; `times`: when each is shown, in frames."""
     import av
 
-    with av.open(str(path), "w") as container:
+    with kept_priority(), av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate)
         stream.height, stream.width, stream.pix_fmt = 48, 64, pix_fmt
         stream.options = options
@@ -50,6 +53,20 @@ def write_numbered(
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+@contextmanager
+def kept_priority() -> Iterator[None]:
+    """SVT-AV1, where root runs it, makes the thread that calls it a real-time one and leaves it so: threads that this
+    one waits for then wait for it, and tests take minutes."""
+    if not hasattr(os, "sched_getscheduler"):
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
 
 
 def copy_packets(source: Path, target: Path, begin: float = 0.0, delay: float = 0.0, **options: str) -> Path:
