@@ -22,9 +22,9 @@ pytestmark = pytest.mark.skipif(shutil.which(COMPILER) is None, reason=f"needs {
 
 # dtype in C++, sanitizers, random cases; threads are dear under ThreadSanitizer
 BUILDS = {
-    "float32": ("float", "address,undefined", 200),
-    "bfloat16": ("torch::headeronly::BFloat16", "address,alignment", 200),
-    "float64": ("double", "address,undefined", 100),
+    "float32": ("float", "address,undefined", 320),
+    "bfloat16": ("torch::headeronly::BFloat16", "address,alignment", 320),
+    "float64": ("double", "address,undefined", 150),
     "float32-races": ("float", "thread", 40),
 }
 
