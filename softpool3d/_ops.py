@@ -186,7 +186,7 @@ def _complete(name: str) -> None:
     torch.library.register_autograd(backward, second_derivative, setup_context=save_backward)
     call_backward = _differentiable_under_func(backward, save_backward, second_derivative)
     call_forward = _differentiable_under_func(forward, save, derivative)
-    _CALLS[name] = _in_a_hurry(forward, backward, call_forward, call_backward)
+    _CALLS[name] = _in_a_hurry(forward, backward, call_forward, derivative)
 
     def batched(info, dims, input, betas, *constants):
         x, b, fold, unfold = _folded(info.batch_size, dims, [input], betas, per_channel=dims[1] is not None)
@@ -232,7 +232,7 @@ def _differentiable_under_func(op, setup_context, backward):
     return call
 
 
-def _in_a_hurry(forward, backward, call_forward, call_backward):
+def _in_a_hurry(forward, backward, call_forward, derivative):
     """The operator, called past torch.library's autograd where torch only runs it: the detour through Python that makes
     derivatives known to compilers takes longer than most kernels."""
     below_autograd = torch._C._AutoDispatchBelowAutograd
@@ -247,13 +247,12 @@ def _in_a_hurry(forward, backward, call_forward, call_backward):
 
         @staticmethod
         def backward(ctx, grad):
+            if torch.is_grad_enabled() or _is_transformed():  # the backward is differentiated itself
+                return derivative(ctx, grad)
             input, betas = ctx.saved_tensors
             wanted = ctx.needs_input_grad[:2]
-            if torch.is_grad_enabled() or _is_transformed():  # the backward is differentiated itself
-                grads = call_backward(grad, input, betas, *ctx.constants, *wanted)
-            else:
-                with below_autograd():
-                    grads = backward(grad, input, betas, *ctx.constants, *wanted)
+            with below_autograd():
+                grads = backward(grad, input, betas, *ctx.constants, *wanted)
             return grads[0] if wanted[0] else None, grads[1] if wanted[1] else None, *(None,) * len(ctx.constants)
 
     def call(input, betas, *constants):

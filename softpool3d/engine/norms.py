@@ -112,7 +112,7 @@ class _Moments:
         self._count = torch.zeros_like(norm.running_mean[:1])
 
     def add(self, norm: nn.Module, inputs: tuple[Tensor]) -> None:
-        """As a hook before the norm's forward."""
+        """Takes in what a norm is given, (N, C, ...): a hook before its forward."""
         (x,) = inputs
         over = [0, *range(2, x.ndim)]
         variance, mean = torch.var_mean(x.to(self._mean.dtype), over, correction=0)

@@ -104,7 +104,7 @@ def test_adaptive_pools_equal_brute_force(truth, out, dtype, layout):
     x = tensor([2, 8, 6, 16, 20], dtype, layout)
     windows = truth.adaptive_windows(x.shape[2:], out if isinstance(out, tuple) else (out,) * 3)
     beta = torch.linspace(0.5, 1.5, 8)
-    # A thread adds up to 480 weights one after the other.
+    # Up to 480 weights are added up.
     check(truth, x, lambda x, beta: softpool3d.adaptive_soft_pool3d(x, out, beta), windows, beta, ulps=24)
 
 

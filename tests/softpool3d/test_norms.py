@@ -50,18 +50,21 @@ def _in_two_processes(rank, meeting, queue):
     torch.distributed.destroy_process_group()
 
 
-def test_statistics_of_all_processes_are_those_of_the_whole_batch(tmp_path):
+def of_two_processes(work, meeting, *arguments):
+    """The tensors that `work(rank, meeting, queue, *arguments)` of the first of two processes hands back."""
     context = mp.get_context("spawn")
     queue = context.SimpleQueue()
-    processes = [
-        context.Process(target=_in_two_processes, args=(rank, tmp_path / "meeting", queue)) for rank in range(2)
-    ]
+    processes = [context.Process(target=work, args=(rank, meeting, queue, *arguments)) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(60)
         assert process.exitcode == 0
-    found = [torch.from_numpy(array) for array in queue.get()]
+    return [torch.from_numpy(array) for array in queue.get()]
+
+
+def test_statistics_of_all_processes_are_those_of_the_whole_batch(tmp_path):
+    found = of_two_processes(_in_two_processes, tmp_path / "meeting")
     model = network(torch.float64)
     torch.manual_seed(1)
     (model(torch.randn(5, 1, 2, 3, 3, dtype=torch.float64)) ** 3).sum().backward()
@@ -120,16 +123,7 @@ def few_clips():
 @pytest.mark.parametrize("norm", ["batch", "sync"])
 def test_precise_statistics_of_all_processes_are_those_of_all_clips(tmp_path, norm):
     """Of so few numbers that what each process has alone is seen: its share, and the mean of its own."""
-    context = mp.get_context("spawn")
-    queue = context.SimpleQueue()
-    arguments = (tmp_path / "meeting", queue, norm)
-    processes = [context.Process(target=_precise_in_two_processes, args=(rank, *arguments)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-        assert process.exitcode == 0
-    found = [torch.from_numpy(array) for array in queue.get()]
+    found = of_two_processes(_precise_in_two_processes, tmp_path / "meeting", norm)
     whole = few_clips()
     model = network()
     if norm == "batch":  # behind a norm that knows its own process alone, there are other numbers

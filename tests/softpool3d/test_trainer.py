@@ -231,7 +231,7 @@ def test_stopped_while_testing_the_state_of_training_stays(tmp_path, monkeypatch
         train(tiny(tmp_path))
     assert checkpoint.read_bytes() == before[0]
     run, config = Run.open(tmp_path / "runs" / "r3d_softpool")
-    assert train(config, run, force_resume=True)["test_clips"] == 8
+    assert train(config, run)["test_clips"] == 8
 
 
 def test_bad_files_are_skipped_named_once_and_counted(tmp_path, two_classes, capsys):
