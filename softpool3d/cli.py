@@ -5,11 +5,14 @@ Torch is imported where work begins, so that --help answers at once.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 
 import typer
 
@@ -114,7 +117,7 @@ def _hint_at_dashes() -> None:
 
 
 def _guard(app: typer.Typer) -> None:
-    """Errors that the user can mend become one sentence and an exit code; anything else is a bug, with traceback."""
+    """All that a process does."""
     # OpenMP's idle threads spin for their next piece of work; beside decoding workers, or anybody else's programs, they
     # take the cores that the others need, and a step takes several times as long. Read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -123,6 +126,36 @@ def _guard(app: typer.Typer) -> None:
         if (stream := getattr(sys, name)).isatty():
             setattr(sys, name, Shielded(stream))
     _take_debug()
+    with _before_teardown() if "TORCHELASTIC_RUN_ID" in os.environ else nullcontext():
+        _answer(app)
+
+
+@contextmanager
+def _before_teardown() -> Iterator[None]:
+    """Ends the process itself, after its exit hooks, and with the exit code that Python would give.
+
+    A thread of gloo that lets go of its last tensor while Python takes itself apart ends the process by SIGABRT
+    (pytorch/pytorch#190489): the run was done, and torchrun reported a failure. To destroy the process groups is not
+    enough: their threads live as long as anything holds the groups, and torch's cache of sharded tensors does.
+    """
+    code = 0
+    try:
+        yield
+    except SystemExit as end:
+        code = end.code or 0
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
+def _answer(app: typer.Typer) -> None:
+    """Errors that the user can mend become one sentence and an exit code; anything else is a bug, with traceback."""
     try:
         with ending_quietly(), raised():
             app()

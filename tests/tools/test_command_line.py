@@ -174,3 +174,30 @@ def test_head_of_the_output():
     time.sleep(0.1)
     assert "Traceback" not in process.stderr.read()
     process.wait()
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "said"),
+    [
+        ("pass", 0, ""),
+        ("raise UsageError('no such thing')", 2, "error: no such thing"),
+        ("sys.exit(3)", 3, ""),
+        ("1 / 0", 1, "ZeroDivisionError"),
+    ],
+)
+def test_a_process_of_torchrun_ends_before_python_takes_itself_apart(end, code, said, tmp_path):
+    """There, threads of gloo ended it by SIGABRT, in half of such runs of four processes; a run was done and failed."""
+    (tmp_path / "verb.py").write_text(
+        "import atexit, os, sys\nfrom softpool3d import cli\nfrom softpool3d.errors import UsageError\n"
+        "class Aborts:\n    def __del__(self, abort=os.abort):\n        abort()\n"
+        f"def main() -> None:\n    sys.kept = Aborts()\n    print('done')\n    {end}\n"
+        "atexit.register(print, 'hook')\ncli.run_tool(main)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, tmp_path / "verb.py"],
+        env=os.environ | {"TORCHELASTIC_RUN_ID": "one"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == code and result.stdout == "done\nhook\n", result.stderr
+    assert said in result.stderr
