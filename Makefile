@@ -26,7 +26,7 @@ $(VENV)/.installed: constraints.txt pyproject.toml setup.py $(wildcard cuda_ext/
 	touch $@
 
 demo: env
-	DEMO_STARTED=$(STARTED) $(PY) tools/demo.py
+	DEMO_STARTED=$(STARTED) $(PY) benchmarks/demo.py
 
 # a process on each core, with one thread: faster than one process with threads
 test: env

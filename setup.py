@@ -24,13 +24,19 @@ from setuptools.modified import newer_group
 
 FOLDERS = {
     "softpool3d": "softpool3d",
-    "softpool3d.engine": "softpool3d/engine",
+    "softpool3d.ops": "softpool3d/ops",
+    "softpool3d.runtime": "softpool3d/runtime",
+    "softpool3d.runs": "softpool3d/runs",
+    "softpool3d.evaluation": "softpool3d/evaluation",
+    "softpool3d.training": "softpool3d/training",
     "softpool3d.inference": "softpool3d/inference",
     "softpool3d.analysis": "softpool3d/analysis",
     "softpool3d.visual": "softpool3d/visual",
     "softpool3d.models": "models",
     "softpool3d.models.pools": "models/pools",
     "softpool3d.datasets": "datasets",
+    "softpool3d.datasets.video": "datasets/video",
+    "softpool3d.datasets.sources": "datasets/sources",
     "softpool3d.tools": "tools",
     "softpool3d.configs": "configs",
 }

@@ -1,5 +1,5 @@
 // The schemas of softpool3d's operators, through PyTorch's stable ABI. Everything but the kernels (fake tensors,
-// autograd, vmap) is added in softpool3d/_ops.py.
+// autograd, vmap) is added in softpool3d/ops/library.py.
 //
 // input is (N, C, T, H, W); triples are (T, H, W). beta_per_channel, where given, replaces beta and has the type of
 // accumulation: float64 for float64 and float32 for all others. The backward returns the gradients of input and of

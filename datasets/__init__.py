@@ -79,8 +79,9 @@ def _found(manifests: dict[str, Manifest], prefix: str | None) -> dict[str, Mani
 
 def unpack_archives(data: DataConfig) -> list[Path]:
     """Unpacks what the data set comes in, where it lies in the root and is not unpacked; returns the archives."""
-    from softpool3d.datasets import archives, hmdb51, ucf101
-    from softpool3d.datasets.videos import data_root
+    from softpool3d.datasets import archives
+    from softpool3d.datasets.sources import hmdb51, ucf101
+    from softpool3d.datasets.video.find import data_root
 
     known = {"hmdb51": hmdb51.ARCHIVES, "ucf101": ucf101.ARCHIVES}.get(data.dataset, [])
     return archives.unpack_missing(data_root(data.root, data.dataset), known)
@@ -93,37 +94,37 @@ def prepared_folder(data: DataConfig) -> Path:
 
 
 def _motion(data: DataConfig) -> dict[str, Manifest]:
-    from softpool3d.datasets.motion import read_motion
+    from softpool3d.datasets.sources.motion import read_motion
 
     return read_motion(tuple(data.motion_clips), data.motion_seed)
 
 
 def _folder(data: DataConfig) -> dict[str, Manifest]:
-    from softpool3d.datasets.folder import read_folder
+    from softpool3d.datasets.sources.folder import read_folder
 
     return read_folder(data.root, data.split, data.split_seed, data.path_prefix)
 
 
 def _kinetics(data: DataConfig) -> dict[str, Manifest]:
-    from softpool3d.datasets.kinetics import read_kinetics
+    from softpool3d.datasets.sources.kinetics import read_kinetics
 
     return read_kinetics(data.root, int(data.dataset.removeprefix("kinetics")), data.path_prefix)
 
 
 def _hmdb51(data: DataConfig) -> dict[str, Manifest]:
-    from softpool3d.datasets.hmdb51 import read_hmdb51
+    from softpool3d.datasets.sources.hmdb51 import read_hmdb51
 
     return read_hmdb51(data.root, data.official_split)
 
 
 def _ucf101(data: DataConfig) -> dict[str, Manifest]:
-    from softpool3d.datasets.ucf101 import read_ucf101
+    from softpool3d.datasets.sources.ucf101 import read_ucf101
 
     return read_ucf101(data.root, data.official_split)
 
 
 def _ssv2(data: DataConfig) -> dict[str, Manifest]:
-    from softpool3d.datasets.ssv2 import read_ssv2
+    from softpool3d.datasets.sources.ssv2 import read_ssv2
 
     return read_ssv2(data.root)
 

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from softpool3d.datasets.frame_index import DecodeError
 from softpool3d.datasets.lists import format_seconds, read_rows
 from softpool3d.datasets.manifest import LISTS, Clip
-from softpool3d.datasets.pictures import is_picture
-from softpool3d.datasets.remote import is_address
-from softpool3d.datasets.videos import videos_in
+from softpool3d.datasets.video.find import videos_in
+from softpool3d.datasets.video.frame_index import DecodeError
+from softpool3d.datasets.video.pictures import is_picture
+from softpool3d.datasets.video.remote import is_address
 from softpool3d.errors import UsageError
 
 

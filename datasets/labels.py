@@ -9,8 +9,8 @@ from itertools import chain
 from pathlib import Path
 
 from softpool3d.datasets.lists import Row
-from softpool3d.datasets.text import note
 from softpool3d.errors import UsageError
+from softpool3d.text import note
 
 _MOST_CLASSES = 100_000  # without a list of their names; a number above is no label
 _LOOKED_AT = 5  # files whose frames are counted
@@ -56,7 +56,7 @@ def _without_count(row: Row) -> Row:
 
 def _counts_frames(rows: Iterable[tuple[Row, Path]]) -> bool:
     """Whether the first number is that of the frames: by the first files that are there."""
-    from softpool3d.datasets.decoder import DecodeError, open_video
+    from softpool3d.datasets.video.decoder import DecodeError, open_video
 
     first, said = None, []
     for row, folder in rows:

@@ -25,9 +25,9 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from softpool3d.datasets.remote import is_address
-from softpool3d.datasets.text import legible, lines_of, opened, read_text, windows_1252
+from softpool3d.datasets.video.remote import is_address
 from softpool3d.errors import UsageError
+from softpool3d.text import legible, lines_of, opened, read_text, windows_1252
 
 # names of columns, the usual one first: it wins over others in the same header
 _PATHS = ("path", "file", "file_name", "filename", "video", "video_path")

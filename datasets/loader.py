@@ -24,11 +24,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from softpool3d.config import Config, DataConfig
 from softpool3d.datasets.batches import EvalBatches, TrainBatches, TrainKey
 from softpool3d.datasets.cache import FileCache, make_cache
-from softpool3d.datasets.decoder import DecodeError, Video, open_as
 from softpool3d.datasets.manifest import Clip, Manifest
 from softpool3d.datasets.multigrid import Multigrid
 from softpool3d.datasets.sampling import Timeline, train_indices, view_indices
 from softpool3d.datasets.transforms import EvalTransform, Recipe, TrainTransform
+from softpool3d.datasets.video.decoder import DecodeError, Video, open_as
 from softpool3d.signals import leave_to_parent
 
 _REPLACEMENTS = 20  # unreadable files in a row before a training sample is given up

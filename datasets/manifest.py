@@ -22,9 +22,9 @@ import numpy as np
 
 from softpool3d.datasets.labels import Labels, told_apart
 from softpool3d.datasets.lists import Row, format_seconds, read_rows
-from softpool3d.datasets.text import legible, read_text
 from softpool3d.errors import UsageError
 from softpool3d.files import write_atomically
+from softpool3d.text import legible, read_text
 
 SPLITS = ("train", "val", "test")
 LISTS = (".csv", ".txt", ".list")

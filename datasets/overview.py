@@ -20,8 +20,8 @@ import numpy as np
 
 from softpool3d.datasets import prepared_folder
 from softpool3d.datasets.manifest import Clip, Manifest
-from softpool3d.datasets.remote import is_address
-from softpool3d.datasets.videos import survey
+from softpool3d.datasets.video.find import survey
+from softpool3d.datasets.video.remote import is_address
 from softpool3d.errors import UsageError
 
 if TYPE_CHECKING:

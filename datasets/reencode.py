@@ -15,16 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from softpool3d.datasets.damage import MAX_MISSING
-from softpool3d.datasets.decoder import Video, open_video
-from softpool3d.datasets.encoder import ToBT601, h264_stream
-from softpool3d.datasets.frame_index import DecodeError, errors_of
 from softpool3d.datasets.lists import format_seconds
 from softpool3d.datasets.manifest import Clip, Manifest
-from softpool3d.datasets.orientation import UPRIGHT, orientation_of
-from softpool3d.datasets.pool import Crashed, each
-from softpool3d.datasets.pyav_reader import convert, scaled
-from softpool3d.datasets.stream import FrameStream
+from softpool3d.datasets.parallel import Crashed, each
+from softpool3d.datasets.video.damage import MAX_MISSING
+from softpool3d.datasets.video.decoder import Video, open_video
+from softpool3d.datasets.video.encoder import ToBT601, h264_stream
+from softpool3d.datasets.video.frame_index import DecodeError, errors_of
+from softpool3d.datasets.video.orientation import UPRIGHT, orientation_of
+from softpool3d.datasets.video.pyav_reader import convert, scaled
+from softpool3d.datasets.video.stream import FrameStream
 from softpool3d.errors import UsageError, WorkError
 from softpool3d.files import remove_abandoned, replacing, write_atomically
 

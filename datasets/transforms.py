@@ -18,8 +18,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from softpool3d.datasets.pyav_reader import scaled
 from softpool3d.datasets.sampling import share_of
+from softpool3d.datasets.video.pyav_reader import scaled
 from softpool3d.errors import UsageError
 
 if TYPE_CHECKING:

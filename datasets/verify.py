@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from softpool3d.datasets.damage import MAX_MISSING, is_too_much
-from softpool3d.datasets.decoder import DecodeError, check_file, open_video
-from softpool3d.datasets.pool import Crashed, each
-from softpool3d.datasets.stream import FrameStream
+from softpool3d.datasets.parallel import Crashed, each
+from softpool3d.datasets.video.damage import MAX_MISSING, is_too_much
+from softpool3d.datasets.video.decoder import DecodeError, check_file, open_video
+from softpool3d.datasets.video.stream import FrameStream
 from softpool3d.errors import WorkError
 
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from softpool3d.config import DataConfig
-from softpool3d.datasets.decoder import open_as
 from softpool3d.datasets.loader import clips_of, crop_views
 from softpool3d.datasets.manifest import Clip
-from softpool3d.datasets.remote import fetched
 from softpool3d.datasets.sampling import Timeline, view_indices
+from softpool3d.datasets.video.decoder import open_as
+from softpool3d.datasets.video.remote import fetched
 
 
 @dataclass

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from softpool3d.errors import UsageError
 from softpool3d.models.network import Staged
 from softpool3d.models.pools.geometry import Pool
-from softpool3d.modules import AdaptiveSoftPool2d, AdaptiveSoftPool3d, SoftPool2d, SoftPool3d
+from softpool3d.ops.modules import AdaptiveSoftPool2d, AdaptiveSoftPool3d, SoftPool2d, SoftPool3d
 
 
 def inflate(network: nn.Module, temporal_kernel: int | None = None) -> nn.Module:

@@ -1,8 +1,7 @@
 """softpool3d: 3D SoftPool for PyTorch, and a video action-recognition toolkit around it.
 
 The public names of the operator live here, and `Classifier`, the shortest way from a video to its label. The rest is
-reached as `softpool3d.models`, `softpool3d.datasets`, `softpool3d.engine` and `softpool3d.config`; the command line is
-`softpool3d.cli`.
+reached as `softpool3d.models`, `softpool3d.datasets`, `softpool3d.config`; the command line is `softpool3d.cli`.
 
 Names are resolved at first use (PEP 562), because `softpool3d --help` imports this package too and must not wait
 for torch.
@@ -13,8 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from softpool3d.decomposition import decompositions
-    from softpool3d.functional import (
+    from softpool3d.inference.classifier import Classifier
+    from softpool3d.ops.decomposition import decompositions
+    from softpool3d.ops.functional import (
         adaptive_soft_pool1d,
         adaptive_soft_pool2d,
         adaptive_soft_pool3d,
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
         soft_pool2d,
         soft_pool3d,
     )
-    from softpool3d.inference.classifier import Classifier
-    from softpool3d.modules import (
+    from softpool3d.ops.modules import (
         AdaptiveSoftPool1d,
         AdaptiveSoftPool2d,
         AdaptiveSoftPool3d,
@@ -59,16 +58,16 @@ try:
 except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0+uninstalled"
 
-_SUBPACKAGES = {"config", "datasets", "engine", "models"}
+_SUBPACKAGES = {"config", "datasets", "models"}
 # of names that the rule below does not find
-_HOMES = {"Classifier": "inference.classifier", "decompositions": "decomposition", "replace_pooling": "surgery"}
+_HOMES = {"Classifier": "inference.classifier", "decompositions": "ops.decomposition", "replace_pooling": "surgery"}
 
 
 def __getattr__(name: str):
     if name in _SUBPACKAGES:
         return import_module(f"softpool3d.{name}")
     if name in __all__:
-        home = _HOMES.get(name) or ("modules" if name[0].isupper() else "functional")
+        home = _HOMES.get(name) or ("ops.modules" if name[0].isupper() else "ops.functional")
         return getattr(import_module(f"softpool3d.{home}"), name)
     raise AttributeError(f"module 'softpool3d' has no attribute '{name}'")
 

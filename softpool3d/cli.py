@@ -5,21 +5,9 @@ Torch is imported where work begins, so that --help answers at once.
 
 from __future__ import annotations
 
-import atexit
-import functools
-import os
-import sys
-import threading
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
-
 import typer
 
-from softpool3d.engine.interrupt import Interrupted
-from softpool3d.errors import DEBUG, SoftPool3dError, UsageError
-from softpool3d.foreign import Shielded
-from softpool3d.signals import ending_quietly, number_of, raised
+from softpool3d.command import run_app, stoppable
 from softpool3d.tools import (
     classify,
     compare,
@@ -58,7 +46,7 @@ _NEED_NO_ARGUMENT = ("models", "doctor")
 
 def run() -> None:
     """Entry point of the console command."""
-    _guard(app())
+    run_app(app())
 
 
 def app() -> typer.Typer:
@@ -66,28 +54,8 @@ def app() -> typer.Typer:
     made = typer.Typer(help=_HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     made.callback(invoke_without_command=True)(_version)
     for name, tool in _VERBS.items():
-        made.command(name, no_args_is_help=name not in _NEED_NO_ARGUMENT)(_stoppable(tool.main))
+        made.command(name, no_args_is_help=name not in _NEED_NO_ARGUMENT)(stoppable(tool.main))
     return made
-
-
-def run_tool(main: Callable) -> None:
-    """Entry point of a file of tools/ that is run as a script."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(_stoppable(main))
-    _guard(app)
-
-
-def _stoppable(main: Callable) -> Callable:
-    """Ctrl-C, where a command has not more to say about it, ends in one sentence too."""
-
-    @functools.wraps(main)
-    def stoppable(*arguments: object, **options: object) -> None:
-        try:
-            main(*arguments, **options)
-        except KeyboardInterrupt as stop:
-            raise Interrupted("stopped", number_of(stop)) from None
-
-    return stoppable
 
 
 def _version(
@@ -98,83 +66,3 @@ def _version(
 
         print(f"softpool3d {__version__}")
         raise typer.Exit
-
-
-def _take_debug() -> None:
-    """Takes --debug off the line; workers see it in the environment."""
-    end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
-    if "--debug" in sys.argv[:end]:
-        sys.argv.remove("--debug")
-        os.environ[DEBUG] = "1"
-
-
-def _hint_at_dashes() -> None:
-    """Names that a shell made of *.mp4 may begin with a dash, as options do."""
-    words = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
-    name = next((word for word in words if word.startswith("-") and word != "-" and os.path.lexists(word)), None)
-    if name is not None:
-        print(f"a file whose name begins with - goes after --, as in: softpool3d classify -- {name}", file=sys.stderr)
-
-
-def _guard(app: typer.Typer) -> None:
-    """All that a process does."""
-    # OpenMP's idle threads spin for their next piece of work; beside decoding workers, or anybody else's programs, they
-    # take the cores that the others need, and a step takes several times as long. Read when torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    sys.stdout.reconfigure(errors="replace")  # terminals that lack a letter of a class name still show the rest
-    for name in ("stdout", "stderr"):
-        if (stream := getattr(sys, name)).isatty():
-            setattr(sys, name, Shielded(stream))
-    _take_debug()
-    with _before_teardown() if "TORCHELASTIC_RUN_ID" in os.environ else nullcontext():
-        _answer(app)
-
-
-@contextmanager
-def _before_teardown() -> Iterator[None]:
-    """Ends the process itself, after its exit hooks, and with the exit code that Python would give.
-
-    A thread of gloo that lets go of its last tensor while Python takes itself apart ends the process by SIGABRT
-    (pytorch/pytorch#190489): the run was done, and torchrun reported a failure. To destroy the process groups is not
-    enough: their threads live as long as anything holds the groups, and torch's cache of sharded tensors does.
-    """
-    code = 0
-    try:
-        yield
-    except SystemExit as end:
-        code = end.code or 0
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    threading._shutdown()
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(code)
-
-
-def _answer(app: typer.Typer) -> None:
-    """Errors that the user can mend become one sentence and an exit code; anything else is a bug, with traceback."""
-    try:
-        with ending_quietly(), raised():
-            app()
-    except SystemExit as end:
-        if end.code == 2:  # the command line is not understood
-            _hint_at_dashes()
-        raise
-    except SoftPool3dError as error:
-        # of the processes that torchrun started on this machine, one says what is wrong with their request
-        if not (error.told_elsewhere or (isinstance(error, UsageError) and os.environ.get("LOCAL_RANK", "0") != "0")):
-            if os.environ.get(DEBUG):
-                traceback.print_exc()
-            print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader of our output (`| head`) has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except OSError as error:  # a name too long, a folder without permission
-        if error.filename is None:
-            raise
-        print(f"error: {error.filename}: {(error.strerror or str(error)).lower()}", file=sys.stderr)
-        sys.exit(1)

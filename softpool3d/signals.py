@@ -1,6 +1,6 @@
 """Signals that ask a program to stop.
 
-Training and testing take them as a request, and stop at the next safe point (engine/interrupt.py). Any other command
+Training and testing take them as a request, and stop at the next safe point (runtime/interrupt.py). Any other command
 ends as Ctrl-C ends it, so that its temporary files and processes go with it. Processes that work for another one leave
 the decision to that one: a terminal and a cluster send signals to all of them.
 """

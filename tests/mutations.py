@@ -34,7 +34,7 @@ _SKIPPED = f"{STEP}::test_a_skipped_update_leaves_weights_and_running_statistics
 _BEST = f"{AROUND}::test_the_best_weights_are_tested_and_not_the_last"
 _VIEWS = f"{AROUND}::test_the_final_test_has_the_views_that_were_asked_for"
 _BY_STEPS = f"{TRAINER}::test_evaluation_by_steps_the_best_few_and_the_last"
-_TRAIN = "softpool3d/engine/trainer.py"
+_TRAIN = "softpool3d/training/trainer.py"
 
 _TRAINING = [
     *_all(
@@ -147,7 +147,7 @@ _TRAINING = [
         ('state["steps"] // every > state["reported"] // every', "False"),
     ),
     *_all(
-        "softpool3d/engine/keeper.py",
+        "softpool3d/training/keeper.py",
         f"{_BY_STEPS} {TRAINER}::test_early_stopping_holds_over_a_resume {_BEST}",
         ("ranked = ranked[: self._config.train.keep_best]", "ranked = ranked[:1]"),
         ("0 < self._config.train.patience <=", "0 < self._config.train.patience <"),
@@ -158,7 +158,7 @@ _TRAINING = [
 
 _OPTIMISER = [
     *_all(
-        "softpool3d/engine/optim.py",
+        "softpool3d/training/optim.py",
         f"{STEP}::test_momentum_and_the_decay_of_weights_alone",
         ("weight_decay if decays else 0.0", "weight_decay"),
         ("decays = parameter.ndim > 1", "decays = parameter.ndim > 2"),
@@ -167,20 +167,20 @@ _OPTIMISER = [
         ("config.nesterov and config.momentum > 0", "False"),
     ),
     *_all(
-        "softpool3d/engine/optim.py",
+        "softpool3d/training/optim.py",
         f"{STEP}::test_another_optimiser_with_its_options",
         ("kind(groups, lr=config.lr, **options)", "kind(groups, lr=config.lr)"),
         ("groups = parameter_groups(model, config.weight_decay,", "groups = parameter_groups(model, 1e-4,"),
     ),
     *_all(
-        "softpool3d/engine/optim.py",
+        "softpool3d/training/optim.py",
         f"{STEP}::test_blocks_learn_at_rates_of_their_own tests/softpool3d/test_optim.py",
         ("layer_decay ** (deepest - depths.get(name, deepest))", "layer_decay ** depths.get(name, deepest)"),
         ("| depths, len(blocks)", "| depths, len(blocks) - 1"),
         ("if layer_decay < 1 else", "if False else"),
     ),
     *_all(
-        "softpool3d/engine/schedule.py",
+        "softpool3d/training/optim.py",
         f"{STEP}::test_the_rate_of_each_update {STEP}::test_the_rate_goes_with_the_clips_of_an_update "
         f"{STEP}::test_blocks_learn_at_rates_of_their_own",
         ("config.lr * batch_size / config.base_batch", "config.lr"),
@@ -197,7 +197,7 @@ _OPTIMISER = [
         ("at = self._config, epoch + step / steps", "at = self._config, epoch + 0.0"),
     ),
     *_all(
-        "softpool3d/engine/losses.py",
+        "softpool3d/evaluation/losses.py",
         f"{STEP}::test_the_loss_is_the_one_asked_for",
         ('reduction="sum", label_smoothing=smoothing)', 'reduction="sum")'),
         ("target.float() * (1 - smoothing) + 0.5 * smoothing", "target.float()"),
@@ -207,7 +207,7 @@ _OPTIMISER = [
         ("return weights / mean", "return weights"),
     ),
     *_all(
-        "softpool3d/engine/norms.py",
+        "softpool3d/training/norms.py",
         f"{STEP}::test_norms_are_those_asked_for {_PRECISE} tests/softpool3d/test_norms.py",
         ("made.clips = config.norm_clips", "made.clips = 8"),
         ("itertools.islice(batches, count)", "itertools.islice(batches, count + 1)"),
@@ -219,7 +219,7 @@ _OPTIMISER = [
         ("    model.eval()  # dropout draws nothing\n", ""),
     ),
     *_all(
-        "softpool3d/engine/nonfinite.py",
+        "softpool3d/training/guard.py",
         f"{_SKIPPED} {TRAINER}::test_an_update_with_a_nan_is_skipped",
         ("torch._foreach_copy_(list(self._model.buffers()), self._buffers)", "pass"),
         ("if self._skips and not self._losses:", "if False:"),
@@ -227,14 +227,14 @@ _OPTIMISER = [
         ('self._state["in_a_row"] == _MOST', 'self._state["in_a_row"] == 2 * _MOST'),
     ),
     *_all(
-        "softpool3d/engine/evaluator.py",
+        "softpool3d/evaluation/evaluator.py",
         f"{AROUND}::test_views_are_averaged_as_asked_for {_VIEWS}",
         ('if config.test.average == "logits":', "if False:"),
         (".split(config.test.batch_size)", ".split(16)"),
         ("as_probabilities(logits, config).mean(1)", "as_probabilities(logits, config)[:, 0]"),
     ),
     *_all(
-        "softpool3d/engine/devices.py",
+        "softpool3d/runtime/devices.py",
         f"{AROUND}::test_accelerate_is_told_the_precision_and_how_long_to_wait",
         ('backend.allow_tf32 = config.train.precision == "tf32"', "backend.allow_tf32 = False"),
         ("timedelta(minutes=config.train.timeout_minutes)", "timedelta(minutes=10)"),
@@ -260,7 +260,7 @@ _READING = [
         ("return self.test_crop_size or self.crop_size", "return self.crop_size"),
     ),
     *_all(
-        "datasets/decoder.py",
+        "datasets/video/decoder.py",
         f"{CLIPS}::test_a_file_is_opened_as_its_settings_say",
         ("data.decode_timeout_s, data.decoder, data.max_missing)", "30.0, data.decoder, data.max_missing)"),
         ("data.decode_timeout_s, data.decoder, data.max_missing)", 'data.decode_timeout_s, "pyav", data.max_missing)'),
@@ -406,7 +406,7 @@ _VERBS = [
         ("resume is not None, overwrite)", "resume is not None, False)"),
     ),
     *_all(
-        "tools/_classify_files.py",
+        "softpool3d/inference/classify_files.py",
         _options("classify_decodes_in_the_processes_asked_for"),
         ("classify_files(classifier, clips, jobs, topk)", "classify_files(classifier, clips, 1, topk)"),
     ),

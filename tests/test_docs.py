@@ -10,7 +10,7 @@ import typer
 import softpool3d
 from softpool3d import cli
 from softpool3d.config import Config
-from softpool3d.datasets.decoder import DecodeError
+from softpool3d.datasets.video.decoder import DecodeError
 from softpool3d.inference.classifier import Prediction
 
 ROOT = Path(__file__).parents[1]

@@ -89,7 +89,7 @@ def test_everything_is_imported_without_what_windows_lacks(works):
         sys.modules["fcntl"] = sys.modules["resource"] = None
         import_ours()
         from softpool3d.datasets.loader import Loader, _end_workers, start_worker
-        from softpool3d.engine.interrupt import Interrupt
+        from softpool3d.runtime.interrupt import Interrupt
         with Interrupt() as interrupt:
             signal.raise_signal(signal.SIGTERM)
         assert interrupt.requested == signal.SIGTERM

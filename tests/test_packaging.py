@@ -32,7 +32,7 @@ def test_it_holds_softpool3d_alone(wheel):
     for part in (
         "softpool3d/models/r3d.py",
         "softpool3d/models/pools/soft.py",
-        "softpool3d/datasets/motion.py",
+        "datasets/sources/motion.py",
         "softpool3d/tools/train.py",
         "softpool3d/configs/r3d_softpool.yaml",
         "softpool3d/weights/x3d_xs_motion.safetensors",
@@ -58,9 +58,10 @@ def test_it_works_in_an_environment_of_its_own(wheel, tmp_path):
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     code = (
         "import softpool3d, torch\n"
-        "from softpool3d import _ops, soft_pool3d\n"
+        "from softpool3d import soft_pool3d\n"
+        "from softpool3d.ops import library\n"
         f"assert softpool3d.__file__.startswith({str(site)!r}), softpool3d.__file__\n"
-        "assert _ops.build_info()['cpu']['loaded'], _ops.build_info()\n"
+        "assert library.build_info()['cpu']['loaded'], library.build_info()\n"
         "assert torch.allclose(soft_pool3d(torch.ones(1, 1, 2, 2, 2)), torch.ones(1, 1, 1, 1, 1))\n"
     )
     output(python, "-c", code, cwd=tmp_path)

@@ -28,25 +28,24 @@ from videos import write_numbered
 
 from softpool3d.config import load_config
 from softpool3d.datasets import archives
-from softpool3d.datasets.containers import open_address
-from softpool3d.datasets.decoder import open_video
-from softpool3d.datasets.frame_index import DecodeError
-from softpool3d.datasets.hmdb51 import ARCHIVES, read_hmdb51
 from softpool3d.datasets.manifest import Clip, Manifest
 from softpool3d.datasets.reencode import Encoding, reencode
-from softpool3d.datasets.remote import fetched
-from softpool3d.datasets.ssv2 import read_ssv2
-from softpool3d.datasets.stream import FrameStream
-from softpool3d.engine.checkpoint import load_last_state, load_weights, previous_state, save_weights
-from softpool3d.engine.scores import VideoScores
+from softpool3d.datasets.sources.hmdb51 import ARCHIVES, read_hmdb51
+from softpool3d.datasets.sources.ssv2 import read_ssv2
+from softpool3d.datasets.video.containers import open_address
+from softpool3d.datasets.video.decoder import open_video
+from softpool3d.datasets.video.frame_index import DecodeError
+from softpool3d.datasets.video.remote import fetched
+from softpool3d.datasets.video.stream import FrameStream
 from softpool3d.errors import UsageError, WorkError
+from softpool3d.evaluation.scores import VideoScores
 from softpool3d.foreign import Shielded
-from softpool3d.inference import timeline_files
+from softpool3d.inference import classify_timeline, timeline_files
 from softpool3d.inference.classifier import Classifier
 from softpool3d.inference.exported import load_exported
 from softpool3d.inference.timeline import watch
 from softpool3d.inference.trained import SHIPPED
-from softpool3d.tools import _classify_timeline
+from softpool3d.runs.checkpoint import load_last_state, load_weights, previous_state, save_weights
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -360,7 +359,7 @@ def test_a_picture_larger_than_memory_is_refused(tmp_path):
 
 def test_results_are_written_where_they_are_asked_for():
     for video in ("../../etc/x.mp4", "/etc/x.mp4", "http://h/../../etc/x.mp4?a=/../x.mp4", "a/{name}/x.mp4"):
-        assert _classify_timeline._named(Path("out/{name}.csv"), video) == Path("out/x.csv")
+        assert classify_timeline._named(Path("out/{name}.csv"), video) == Path("out/x.csv")
 
 
 def test_copies_are_written_below_their_folder(tmp_path):
@@ -506,7 +505,7 @@ def test_names_are_text_in_subtitles_plots_and_bars(tmp_path):
         text = timeline_files.rendered(found, ending).decode()
         assert text.count("\n00:0") == len(odd)
         assert ("<b>" in text) == (ending == ".srt")  # SRT has no escapes
-    with _classify_timeline._bar(clip.name, 1.0) as bar:
+    with classify_timeline._bar(clip.name, 1.0) as bar:
         bar.add_task("", total=1.0)
         assert "{task.id} {0} [red].mp4" in bar.columns[0].render(bar.tasks[0]).plain
 

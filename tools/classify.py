@@ -136,11 +136,11 @@ def main(
         return made
 
     if timeline or watching:
-        from softpool3d.tools._classify_timeline import Options, seconds, timelines
+        from softpool3d.inference.classify_timeline import Options, seconds, timelines
 
         length, distance = seconds("--window", window), seconds("--hop", hop)
         if watching:
-            from softpool3d.tools._classify_live import live as watch
+            from softpool3d.inference.classify_live import live as watch
 
             source = stream if camera is None else camera
             return watch(classifier, source, length, distance, live or camera is not None, topk or 3, as_json)
@@ -148,7 +148,7 @@ def main(
         options = Options(length, distance, smooth or 3, score, out, plot, annotate, overwrite, as_json)
         return timelines(classifier, [_whole(clip) for clip in inputs], options)
 
-    from softpool3d.tools._classify_files import classify
+    from softpool3d.inference.classify_files import classify
 
     classify(classifier, inputs, topk, jobs, as_json, out or resume, resume is not None, overwrite)
 
@@ -174,6 +174,6 @@ def _option(name: str) -> str:
 
 
 if __name__ == "__main__":
-    from softpool3d.cli import run_tool
+    from softpool3d.command import run_tool
 
     run_tool(main)

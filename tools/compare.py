@@ -36,9 +36,9 @@ def main(
 
     from softpool3d.analysis.comparison import compare, curves_figure, curves_text, epochs_done, letter, picture
     from softpool3d.analysis.folders import read_run
-    from softpool3d.engine.results import write_csv
+    from softpool3d.analysis.measuring import markdown_table
+    from softpool3d.evaluation.results import write_csv
     from softpool3d.files import write_atomically
-    from softpool3d.tools._measure import markdown_table
 
     records = [read_run(folder) for folder in dict.fromkeys(runs)]
     records.sort(key=lambda record: _place(record, sort))
@@ -108,6 +108,6 @@ def _place(record, sort: str) -> float:
 
 
 if __name__ == "__main__":
-    from softpool3d.cli import run_tool
+    from softpool3d.command import run_tool
 
     run_tool(main)

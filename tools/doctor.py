@@ -54,9 +54,10 @@ def main() -> None:
 def _check_operator(row) -> None:
     import torch
 
-    from softpool3d import _ops, backend, soft_pool3d
+    from softpool3d import backend, soft_pool3d
+    from softpool3d.ops import library
 
-    for name, info in _ops.build_info().items():
+    for name, info in library.build_info().items():
         matters = name == "cpu" or torch.cuda.is_available()
         row(f"kernels, {name}", info["path"] if info["loaded"] else info["why"], info["remedy"] if matters else None)
     clip = torch.randn(1, 3, 4, 8, 8)
@@ -81,9 +82,9 @@ def _check_decoders(row) -> None:
     """Both decoders on a clip made here."""
     import numpy as np
 
-    from softpool3d.datasets.decoder import open_video
-    from softpool3d.datasets.encoder import write_video
-    from softpool3d.datasets.motion import FPS, render
+    from softpool3d.datasets.sources.motion import FPS, render
+    from softpool3d.datasets.video.decoder import open_video
+    from softpool3d.datasets.video.encoder import write_video
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
@@ -104,6 +105,6 @@ def _check_decoders(row) -> None:
 
 
 if __name__ == "__main__":
-    from softpool3d.cli import run_tool
+    from softpool3d.command import run_tool
 
     run_tool(main)

@@ -31,10 +31,10 @@ def main(
     from rich.text import Text
 
     from softpool3d.analysis.ensemble import combine
-    from softpool3d.engine.lock import claim
-    from softpool3d.engine.metrics import measure
-    from softpool3d.engine.results import check_finite, show, write_results
-    from softpool3d.engine.scores import VideoScores
+    from softpool3d.evaluation.metrics import measure
+    from softpool3d.evaluation.results import check_finite, show, write_results
+    from softpool3d.evaluation.scores import VideoScores
+    from softpool3d.runs.lock import claim
 
     paths = [_find(path) for path in scores]
     if out is not None:
@@ -64,7 +64,7 @@ def main(
 
 
 def _check_free(out: Path, overwrite: bool) -> None:
-    from softpool3d.engine.results import RESULTS
+    from softpool3d.evaluation.results import RESULTS
 
     if (out / RESULTS).is_file() and not overwrite:
         raise UsageError(f"--out {out} holds results already; name another folder, or give --overwrite")
@@ -88,6 +88,6 @@ def _find(path: Path) -> Path:
 
 
 if __name__ == "__main__":
-    from softpool3d.cli import run_tool
+    from softpool3d.command import run_tool
 
     run_tool(main)

@@ -40,9 +40,9 @@ def main(
     out = out or Path(f"{clip.stem}_{method}{METHODS[method]}")
     _check(out, clip, method, stage, overwrite)
 
-    from softpool3d.engine.lock import claim_files
     from softpool3d.inference.classifier import Classifier
     from softpool3d.inference.exported import is_exported
+    from softpool3d.runs.lock import claim_files
 
     if weights is not None and is_exported(weights):  # and so nothing in it is loaded
         raise UsageError(f"{weights} was exported and hides its layers; give the weights file that it was made from")
@@ -109,6 +109,6 @@ def _features(classifier, clip: Path, out: Path, channels: int, layers: str) -> 
 
 
 if __name__ == "__main__":
-    from softpool3d.cli import run_tool
+    from softpool3d.command import run_tool
 
     run_tool(main)

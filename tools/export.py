@@ -43,8 +43,8 @@ def main(
         raise UsageError(f"--out {out}: the name has to end in {named}")
     if out.exists() and not overwrite:
         raise UsageError(f"--out {out} exists; name another file, or replace it with --overwrite")
-    from softpool3d.engine.lock import claim_files
     from softpool3d.inference.exporter import export_weights
+    from softpool3d.runs.lock import claim_files
 
     with claim_files([out], overwrite):
         written = export_weights(weights, to.value, out, plain, tolerance)
@@ -66,6 +66,6 @@ def main(
 
 
 if __name__ == "__main__":
-    from softpool3d.cli import run_tool
+    from softpool3d.command import run_tool
 
     run_tool(main)

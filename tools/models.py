@@ -178,13 +178,13 @@ def _show(config: Config) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from softpool3d.engine.devices import MEMORY_FORMATS, pick_device
+    from softpool3d.analysis.measuring import interleaved, machine, peak_bytes
     from softpool3d.models import load_pretrained
     from softpool3d.models.flops import count_flops
     from softpool3d.models.pooling import places
     from softpool3d.models.registry import spec
     from softpool3d.models.sites import find_sites
-    from softpool3d.tools._measure import interleaved, machine, peak_bytes
+    from softpool3d.runtime.devices import MEMORY_FORMATS, pick_device
 
     network, shape = _build(config)
     loaded = load_pretrained(network, config) if config.model.weights else None
@@ -307,9 +307,9 @@ _BY_HAND = "## Public weights"  # from here on the page is kept
 def _save(path: Path) -> None:
     from rich.progress import track
 
+    from softpool3d.analysis.measuring import markdown_table
     from softpool3d.files import write_atomically
     from softpool3d.models.registry import SPECS
-    from softpool3d.tools._measure import markdown_table
 
     if path.is_dir():
         raise WorkError(f"--save {path} is a folder; name a file")
@@ -348,6 +348,6 @@ def _difference(entry: _Entry) -> list[str]:
 
 
 if __name__ == "__main__":
-    from softpool3d.cli import run_tool
+    from softpool3d.command import run_tool
 
     run_tool(main)

@@ -53,8 +53,8 @@ def main(
     from softpool3d.datasets.reencode import Encoding
     from softpool3d.datasets.reencode import reencode as make_copies
     from softpool3d.datasets.verify import bad_files, obviously_bad
-    from softpool3d.engine.interrupt import Interrupted
-    from softpool3d.engine.lock import claim
+    from softpool3d.runs.lock import claim
+    from softpool3d.runtime.interrupt import Interrupted
     from softpool3d.signals import number_of
 
     if reencode and short_side % 2:
@@ -105,7 +105,7 @@ def _write_manifest(root: Path, out: Path, folder: Path, manifests: dict, bad: d
     """The manifest, and the videos beside it that it leaves out; returns what is odd about those and others."""
     from softpool3d.datasets.manifest import write_manifests
     from softpool3d.datasets.overview import UNUSED, check_learnable, few, left_out_note, unused_videos
-    from softpool3d.datasets.videos import survey
+    from softpool3d.datasets.video.find import survey
 
     check_learnable(manifests)
     videos, endings = survey(root)
@@ -147,6 +147,6 @@ def _report(
 
 
 if __name__ == "__main__":
-    from softpool3d.cli import run_tool
+    from softpool3d.command import run_tool
 
     run_tool(main)

@@ -30,14 +30,14 @@ def main(
     from rich.console import Console
 
     from softpool3d.analysis.folders import MEASURES, read_run
+    from softpool3d.analysis.measuring import machine
     from softpool3d.analysis.study import load_study, run_study
     from softpool3d.analysis.study_report import study_page
-    from softpool3d.engine.devices import pick_device
-    from softpool3d.engine.interrupt import Interrupted
-    from softpool3d.engine.lock import claim
-    from softpool3d.engine.trainer import train
     from softpool3d.files import write_atomically
-    from softpool3d.tools._measure import machine
+    from softpool3d.runs.lock import claim
+    from softpool3d.runtime.devices import pick_device
+    from softpool3d.runtime.interrupt import Interrupted
+    from softpool3d.training.trainer import train
 
     study, trials = load_study(cfg, overrides)
     if out is not None and out.suffix != ".md":
@@ -72,6 +72,6 @@ def main(
 
 
 if __name__ == "__main__":
-    from softpool3d.cli import run_tool
+    from softpool3d.command import run_tool
 
     run_tool(main)

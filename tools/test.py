@@ -28,7 +28,7 @@ def main(
     if (weights is None) == (cfg is None):
         raise UsageError("give either --weights FILE of a run, or --cfg FILE with public weights in model.weights")
 
-    from softpool3d.engine.tester import subject_of_config, subject_of_weights, test
+    from softpool3d.evaluation.tester import subject_of_config, subject_of_weights, test
 
     overrides = overrides or []
     subject = subject_of_weights(weights, overrides) if weights else subject_of_config(cfg, overrides)
@@ -41,6 +41,6 @@ def main(
 
 
 if __name__ == "__main__":
-    from softpool3d.cli import run_tool
+    from softpool3d.command import run_tool
 
     run_tool(main)

@@ -37,19 +37,19 @@ def main(
     if resume is None or auto:
         config, run = load_config(cfg, overrides or []), None
     else:
-        from softpool3d.engine.run import Run
+        from softpool3d.runs.run import Run
 
         run, config = Run.open(resume, overrides or [], cfg)
     if print_config:
         print(config.to_yaml(), end="")
         return
 
-    from softpool3d.engine.trainer import train
+    from softpool3d.training.trainer import train
 
     train(config, run, auto_resume=auto, force_resume=force_resume)
 
 
 if __name__ == "__main__":
-    from softpool3d.cli import run_tool
+    from softpool3d.command import run_tool
 
     run_tool(main)

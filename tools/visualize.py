@@ -63,7 +63,7 @@ def main(
         raise UsageError(f"--report is a page about one clip, and there are {len(found)}")
     check_free([p for p in (*targets.values(), csv, plot, report) if p is not None], found, overwrite)
 
-    from softpool3d.engine.lock import claim_files
+    from softpool3d.runs.lock import claim_files
     from softpool3d.visual.pooling import check_size, pool_clip, poolings
     from softpool3d.visual.quality import measure as compare
     from softpool3d.visual.sheet import Sheet, original_panel, pooled_panel
@@ -131,7 +131,7 @@ def _betas(text: str) -> list[float]:
 
 def _expand(clips: list[Path]) -> list[Path]:
     """Folders of videos become those; a folder of frames is one clip."""
-    from softpool3d.datasets.videos import videos_in
+    from softpool3d.datasets.video.find import videos_in
 
     found: list[Path] = []
     for clip in clips:
@@ -243,6 +243,6 @@ def _report(path: Path, source, panels: list, qualities: list, size: tuple[int, 
 
 
 if __name__ == "__main__":
-    from softpool3d.cli import run_tool
+    from softpool3d.command import run_tool
 
     run_tool(main)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from softpool3d.errors import UsageError
-from softpool3d.modules import (
+from softpool3d.ops.modules import (
     AdaptiveSoftPool1d,
     AdaptiveSoftPool2d,
     AdaptiveSoftPool3d,
@@ -19,7 +19,7 @@ from softpool3d.modules import (
     SoftPool2d,
     SoftPool3d,
 )
-from softpool3d.reference import pooled_size
+from softpool3d.ops.reference import pooled_size
 
 Ints = tuple[int, ...]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from softpool3d.functional import (
+from softpool3d.models.pools.geometry import Bins, Geometry, Pool
+from softpool3d.ops.functional import (
     adaptive_soft_pool1d,
     adaptive_soft_pool2d,
     adaptive_soft_pool3d,
@@ -12,8 +13,7 @@ from softpool3d.functional import (
     soft_pool2d,
     soft_pool3d,
 )
-from softpool3d.models.pools.geometry import Bins, Geometry, Pool
-from softpool3d.modules import (
+from softpool3d.ops.modules import (
     AdaptiveSoftPool1d,
     AdaptiveSoftPool2d,
     AdaptiveSoftPool3d,

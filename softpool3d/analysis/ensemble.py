@@ -7,8 +7,8 @@ from typing import Literal
 
 import torch
 
-from softpool3d.engine.scores import Scores, VideoScores
 from softpool3d.errors import UsageError
+from softpool3d.evaluation.scores import Scores, VideoScores
 
 Mean = Literal["arithmetic", "geometric"]
 

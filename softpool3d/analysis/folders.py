@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from softpool3d.config import Config
-from softpool3d.engine.run import stored_config
 from softpool3d.errors import UsageError
 from softpool3d.foreign import parse_json
+from softpool3d.runs.run import stored_config
 
 MEASURES = {"map": "mAP", "top1": "top-1"}  # name in files -> for people
 

@@ -16,9 +16,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from softpool3d.analysis.folders import RunRecord, read_run
 from softpool3d.config import Config, Section, differing, find_config, load_config
-from softpool3d.engine.pretrained import left_open
-from softpool3d.engine.run import Run
 from softpool3d.errors import UsageError, WorkError
+from softpool3d.runs.pretrained import left_open
+from softpool3d.runs.run import Run
 from softpool3d.yaml_text import read_yaml
 
 # settings with which a run is still the same one

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from softpool3d.datasets.decoder import DecodeError
 from softpool3d.datasets.inputs import clip_name, explain
 from softpool3d.datasets.loader import Loader, start_worker, worker_died
 from softpool3d.datasets.manifest import Clip
-from softpool3d.datasets.pool import Crashed
+from softpool3d.datasets.parallel import Crashed
+from softpool3d.datasets.video.decoder import DecodeError
 from softpool3d.datasets.views import Views
 from softpool3d.inference.classifier import Classifier, NoAnswer, Prediction
 

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from softpool3d.datasets.manifest import Clip
 from softpool3d.datasets.views import Views, as_frames, read_views, sample_views
-from softpool3d.engine.devices import pick_device
-from softpool3d.engine.losses import as_probabilities
 from softpool3d.errors import UsageError, WorkError
+from softpool3d.evaluation.losses import as_probabilities
 from softpool3d.inference.exported import ExportedNetwork
 from softpool3d.inference.predictor import Predictor
 from softpool3d.inference.trained import load_trained
+from softpool3d.runtime.devices import pick_device
 
 
 class NoAnswer(WorkError):

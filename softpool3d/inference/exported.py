@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from softpool3d.config import Config
-from softpool3d.engine.checkpoint import read_description
 from softpool3d.errors import UsageError
 from softpool3d.file_kinds import what_is
 from softpool3d.foreign import parse_json
+from softpool3d.runs.checkpoint import read_description
 
 INSTALL = "install it with: pip install 'softpool3d[export]'"
 PT2_METADATA = "softpool3d.json"  # a file beside an exported program
@@ -153,7 +153,7 @@ def _load_onnx(path: Path, device: torch.device) -> tuple[Callable, dict[str, st
 
 
 def _load_pt2(path: Path, device: torch.device) -> tuple[Callable, dict[str, str]]:
-    import softpool3d._ops  # noqa: F401 (it may hold our operator)
+    import softpool3d.ops.library  # noqa: F401 (it may hold our operator)
 
     try:
         with zipfile.ZipFile(path) as archive:

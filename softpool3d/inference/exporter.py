@@ -21,13 +21,13 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as _tracing
 
 from softpool3d.config import Config, DataConfig
-from softpool3d.decomposition import decompositions
-from softpool3d.engine.checkpoint import describe, load_into
-from softpool3d.engine.published import open_weights
 from softpool3d.errors import SoftPool3dError, UsageError, WorkError
 from softpool3d.files import replacing
 from softpool3d.inference.exported import INSTALL, PT2_METADATA, load_exported
 from softpool3d.models import build_model
+from softpool3d.ops.decomposition import decompositions
+from softpool3d.runs.checkpoint import describe, load_into
+from softpool3d.runs.published import open_weights
 
 SUFFIX = {"onnx": ".onnx", "torchexport": ".pt2", "aoti": ".pt2"}
 _BATCHES = (2, 1, 3)

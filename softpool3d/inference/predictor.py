@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from softpool3d.datasets.transforms import normalize
-from softpool3d.engine.devices import MEMORY_FORMATS, autocast
 from softpool3d.errors import UsageError
 from softpool3d.inference.trained import Trained
+from softpool3d.runtime.devices import MEMORY_FORMATS, autocast
 
 # How many clips go through the network at once, to be tried in this order. On a CPU the best is small: what a few clips
 # of X3D need stays in its caches, and thirty take half as long again (docs/classify.md).

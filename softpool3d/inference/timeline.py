@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from softpool3d.config import DataConfig
-from softpool3d.datasets.damage import Damage
 from softpool3d.datasets.loader import crop_views
-from softpool3d.datasets.pyav_reader import Scaler
 from softpool3d.datasets.sampling import Timeline as Frames
 from softpool3d.datasets.sampling import clip_span, view_indices
-from softpool3d.datasets.stream import FrameStream, ahead, steady
+from softpool3d.datasets.video.damage import Damage
+from softpool3d.datasets.video.pyav_reader import Scaler
+from softpool3d.datasets.video.stream import FrameStream, ahead, steady
 from softpool3d.inference.classifier import Classifier
 
 KEPT = 5  # labels of each window

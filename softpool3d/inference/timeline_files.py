@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from softpool3d.engine.plots import literal
 from softpool3d.errors import UsageError
+from softpool3d.evaluation.plots import literal
 from softpool3d.inference.timeline import Segment, VideoTimeline
 
 FORMATS = (".csv", ".json", ".vtt", ".srt")
@@ -161,8 +161,8 @@ def _short_clock(seconds: float) -> str:
 
 def annotated_frames(found: VideoTimeline) -> Iterator[np.ndarray]:
     """The video's own frames at a constant rate, uint8 (H, W, 3), with what each moment's segment says drawn in."""
-    from softpool3d.datasets.pyav_reader import Scaler
-    from softpool3d.datasets.stream import FrameStream, ahead, steady
+    from softpool3d.datasets.video.pyav_reader import Scaler
+    from softpool3d.datasets.video.stream import FrameStream, ahead, steady
 
     scale, segments, at = Scaler(None, found.file), found.segments, 0
     with FrameStream(found.file, max_missing=1.0) as stream:  # what is missing was said when it was watched

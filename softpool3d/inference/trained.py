@@ -4,7 +4,7 @@ best.safetensors        a weights file of ours: network, classes and preprocessi
 model.onnx, model.pt2   what `softpool3d export` wrote
 nothing                 the small network that ships with the package
 r3d_18:kinetics400      torchvision's public weights, fetched once
-X3D_M.pyth, x3d_m:FILE  a file that others published (engine/published.py)
+X3D_M.pyth, x3d_m:FILE  a file that others published (runs/published.py)
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from softpool3d.config import Config
-from softpool3d.engine.checkpoint import load_into
-from softpool3d.engine.published import open_weights
 from softpool3d.inference.exported import is_exported, load_exported
 from softpool3d.models import build_model
+from softpool3d.runs.checkpoint import load_into
+from softpool3d.runs.published import open_weights
 
 SHIPPED = Path(str(files("softpool3d"))) / "weights" / "x3d_xs_motion.safetensors"
 

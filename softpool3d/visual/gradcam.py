@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from softpool3d.datasets.decoder import open_as
 from softpool3d.datasets.loader import crop_views
 from softpool3d.datasets.sampling import Timeline, view_indices
 from softpool3d.datasets.transforms import crop_boxes, normalize
+from softpool3d.datasets.video.decoder import open_as
 from softpool3d.errors import UsageError, WorkError
 from softpool3d.inference.classifier import Classifier
 from softpool3d.models.network import Staged

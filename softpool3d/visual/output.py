@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from softpool3d.datasets.encoder import write_video
+from softpool3d.datasets.video.encoder import write_video
 from softpool3d.errors import UsageError, WorkError
 from softpool3d.files import replacing
 from softpool3d.visual.sheet import Sheet

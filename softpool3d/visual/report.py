@@ -13,7 +13,7 @@ from string import Template
 from tempfile import TemporaryDirectory
 
 from softpool3d import __version__
-from softpool3d.datasets.encoder import write_video
+from softpool3d.datasets.video.encoder import write_video
 from softpool3d.files import write_atomically
 from softpool3d.visual.quality import CHANNELS, Quality
 from softpool3d.visual.quality_table import curves

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softpool3d.datasets.decoder import check_file, open_video
-from softpool3d.datasets.pictures import is_moving_webp, is_picture, read_picture
-from softpool3d.datasets.pyav_reader import scaled
+from softpool3d.datasets.video.decoder import check_file, open_video
+from softpool3d.datasets.video.pictures import is_moving_webp, is_picture, read_picture
+from softpool3d.datasets.video.pyav_reader import scaled
 from softpool3d.errors import UsageError
 
 _TIMEOUT_S = 600.0  # of a read; somebody is waiting for it, and can press Ctrl-C

@@ -11,9 +11,9 @@ from torch import nn
 from torchvision.models.video import mvit
 
 from softpool3d.config import load_config
-from softpool3d.engine.published import settings_of
 from softpool3d.errors import UsageError
 from softpool3d.models import build_model, load_pretrained
+from softpool3d.runs.published import settings_of
 
 CONFIGS = Path(str(files("softpool3d.configs")))
 FOLDERS = ("kinetics400", "hmdb51", "ucf101")

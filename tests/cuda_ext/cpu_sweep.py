@@ -10,7 +10,7 @@ import sys
 
 import torch
 
-from softpool3d.reference import adaptive_soft_pool3d_reference, pooled_size, soft_pool3d_reference
+from softpool3d.ops.reference import adaptive_soft_pool3d_reference, pooled_size, soft_pool3d_reference
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 LAYOUTS = ["contiguous", "channels_last", "gaps", "channel slice", "transposed", "expanded"]

@@ -9,7 +9,7 @@ import pytest
 import setuptools
 import torch
 
-from softpool3d import _ops
+from softpool3d.ops import library
 
 SETUP = Path(__file__).parents[2] / "setup.py"
 
@@ -93,10 +93,10 @@ def test_what_is_no_architecture_is_an_error(nvcc, monkeypatch):
 
 def test_the_library_answers_for_cuda():
     """Built by the install, GPU or not, it loads beside this torch and has a kernel for each operator."""
-    library = _ops.build_info()["cuda"]
-    if library["path"] is None:
+    cuda = library.build_info()["cuda"]
+    if cuda["path"] is None:
         pytest.skip("installed without the CUDA library (no nvcc, or SOFTPOOL3D_CUDA=0)")
-    assert library["loaded"], library["why"]
+    assert cuda["loaded"], cuda["why"]
     for name in ("soft_pool3d", "adaptive_soft_pool3d"):
         for operator in (f"softpool3d::{name}", f"softpool3d::{name}_backward"):
             assert torch._C._dispatch_has_kernel_for_dispatch_key(operator, "CUDA")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from softpool3d._ops import build_info
+from softpool3d.ops.library import build_info
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parent.parent / "cuda_ext"

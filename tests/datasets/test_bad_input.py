@@ -12,10 +12,10 @@ import pytest
 from videos import damaged_files, write_numbered
 
 from softpool3d.config import load_config
-from softpool3d.datasets.decoder import DecodeError, open_video
 from softpool3d.datasets.loader import eval_loader, train_loader
 from softpool3d.datasets.manifest import Clip, Manifest
-from softpool3d.engine.bad_files import BadFiles, write_bad_files
+from softpool3d.datasets.video.decoder import DecodeError, open_video
+from softpool3d.training.bad_files import BadFiles, write_bad_files
 
 SOURCES = {
     "h264.mp4": ("libx264", {"g": "10", "bf": "2"}),
@@ -120,7 +120,7 @@ def test_permission_denied(tmp_path):
     path = write_numbered(tmp_path / "secret.mp4", 5)
     path.chmod(0)
     code = (
-        "import sys\nfrom softpool3d.datasets.decoder import open_video, DecodeError\n"
+        "import sys\nfrom softpool3d.datasets.video.decoder import open_video, DecodeError\n"
         "try:\n    open_video(sys.argv[1])\nexcept DecodeError as error:\n    print(error)"
     )
     # root may read everything, unless it gives that up

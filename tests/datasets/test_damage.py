@@ -6,13 +6,13 @@ import pytest
 from videos import copy_packets, read_numbers, write_numbered, zeroed
 
 from softpool3d.config import load_config
-from softpool3d.datasets.damage import Damage
-from softpool3d.datasets.decoder import DecodeError, open_video
 from softpool3d.datasets.loader import eval_loader, train_loader
 from softpool3d.datasets.manifest import Clip, Manifest, read_manifests_in
 from softpool3d.datasets.reencode import Encoding, encode_copy
-from softpool3d.datasets.stream import FrameStream
 from softpool3d.datasets.verify import bad_files, decode_whole
+from softpool3d.datasets.video.damage import Damage
+from softpool3d.datasets.video.decoder import DecodeError, open_video
+from softpool3d.datasets.video.stream import FrameStream
 
 CUT = {  # by half: container -> codec, options, what is said
     "mkv": ("libx264", {}, r"breaks off after \d\.\d of 10.0 seconds"),

@@ -15,10 +15,10 @@ from videos import (
     write_numbered,
 )
 
-from softpool3d.datasets import decoder, decord_reader, frame_index
-from softpool3d.datasets.decoder import DecodeError, open_video
-from softpool3d.datasets.decord_reader import DecordReader
-from softpool3d.datasets.encoder import write_video
+from softpool3d.datasets.video import decoder, decord_reader, frame_index
+from softpool3d.datasets.video.decoder import DecodeError, open_video
+from softpool3d.datasets.video.decord_reader import DecordReader
+from softpool3d.datasets.video.encoder import write_video
 
 SVTAV1 = {"preset": "12", "svtav1-params": "keyint=24", "crf": "20"}
 VARIABLE = [0, 1, 2, 9, 10, 14] + list(range(20, 74))  # in frames
@@ -297,8 +297,8 @@ def test_the_helper_ends_with_its_parent(tmp_path, hanging_decord):
         import sys
         sys.path.insert(0, {str(tmp_path / "modules")!r})
         import threading, time
-        from softpool3d.datasets import decord_reader
-        from softpool3d.datasets.decoder import open_video
+        from softpool3d.datasets.video import decord_reader
+        from softpool3d.datasets.video.decoder import open_video
         video = open_video({str(path)!r}, decoder="decord")
         print(decord_reader._current._process.pid, flush=True)
         video.frames([1])
@@ -455,11 +455,11 @@ def test_a_file_that_takes_too_long_is_not_tried_again(tmp_path, monkeypatch):
     with open_video(path, timeout_s=5.0) as video:
         clock = iter(range(0, 10**6, 10))
         with monkeypatch.context() as patch:
-            patch.setattr("softpool3d.datasets.pyav_reader.time.monotonic", lambda: next(clock))
+            patch.setattr("softpool3d.datasets.video.pyav_reader.time.monotonic", lambda: next(clock))
             with pytest.raises(DecodeError, match="longer than 5 s"):
                 video.frames([3])
     with monkeypatch.context() as patch:
-        patch.setattr("softpool3d.datasets.decoder.frame_index", None)  # not opened at all
+        patch.setattr("softpool3d.datasets.video.decoder.frame_index", None)  # not opened at all
         with pytest.raises(DecodeError, match="longer than 5 s"):
             open_video(path, timeout_s=5.0)
     with open_video(path, timeout_s=30.0) as video:

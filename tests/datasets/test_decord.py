@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from videos import read_numbers, write_numbered
 
-from softpool3d.datasets import decord_reader
-from softpool3d.datasets.decoder import DecodeError, open_video
-from softpool3d.datasets.decord_reader import DecordFailed, DecordReader
+from softpool3d.datasets.video import decord_reader
+from softpool3d.datasets.video.decoder import DecodeError, open_video
+from softpool3d.datasets.video.decord_reader import DecordFailed, DecordReader
 
 pytestmark = pytest.mark.skipif(not decord_reader._decord_is_there(), reason="decord is not installed")
 
@@ -220,8 +220,8 @@ def test_a_process_ends_quietly_with_videos_open(two):
     """One of them in a helper that is gone."""
     code = f"""
         import os, signal
-        from softpool3d.datasets import decord_reader
-        from softpool3d.datasets.decoder import open_video
+        from softpool3d.datasets.video import decord_reader
+        from softpool3d.datasets.video.decoder import open_video
         videos = []
         for path in ({str(two[0])!r}, {str(two[1])!r}):
             videos.append(open_video(path, decoder="decord"))

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from videos import copy_packets, kept_priority, numbered_frames, read_numbers
 
-from softpool3d.datasets import decord_reader
-from softpool3d.datasets.decoder import open_video
-from softpool3d.datasets.decord_files import VideoFacts, reads_exactly
+from softpool3d.datasets.video import decord_reader
+from softpool3d.datasets.video.decoder import open_video
+from softpool3d.datasets.video.decord_files import VideoFacts, reads_exactly
 
 FAULTS = Path(__file__).parents[1] / "data" / "faults"
 needs_decord = pytest.mark.skipif(not decord_reader._decord_is_there(), reason="decord is not installed")

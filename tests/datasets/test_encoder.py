@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from charts import CELL, CHART, COLUMNS, ROWS, chart_picture, decoders, patches, write_chart
 
-from softpool3d.datasets.decoder import open_video
-from softpool3d.datasets.encoder import write_video
+from softpool3d.datasets.video.decoder import open_video
+from softpool3d.datasets.video.encoder import write_video
 from softpool3d.inference.timeline import VideoTimeline
 from softpool3d.inference.timeline_files import annotated_frames
 from softpool3d.visual.output import write_sheet

@@ -5,11 +5,11 @@ from videos import read_numbers, write_numbered
 
 from softpool3d.config import load_config
 from softpool3d.datasets import read_manifests
-from softpool3d.datasets.decoder import open_video
-from softpool3d.datasets.folder import read_folder
 from softpool3d.datasets.inputs import Inputs
 from softpool3d.datasets.manifest import Clip
-from softpool3d.datasets.videos import find_videos, left_out, videos_in
+from softpool3d.datasets.sources.folder import read_folder
+from softpool3d.datasets.video.decoder import open_video
+from softpool3d.datasets.video.find import find_videos, left_out, videos_in
 from softpool3d.errors import UsageError
 
 

@@ -12,13 +12,13 @@ from videos import write_numbered
 from softpool3d import cli
 from softpool3d.config import load_config
 from softpool3d.datasets import read_manifests
-from softpool3d.datasets.folder import read_folder
 from softpool3d.datasets.inputs import Inputs, clip_name
 from softpool3d.datasets.lists import format_seconds, read_rows
 from softpool3d.datasets.manifest import Clip, Manifest, read_classes, read_manifests_in, write_manifests
 from softpool3d.datasets.reencode import _targets
-from softpool3d.engine.scores import video_names
+from softpool3d.datasets.sources.folder import read_folder
 from softpool3d.errors import UsageError
+from softpool3d.evaluation.scores import video_names
 
 MOTIONS = ("moving down", "moving left", "moving right", "moving up")
 NAMES = [f"v/{motion.replace(' ', '_')}_{n}.mp4" for motion in MOTIONS for n in range(2)]

@@ -7,11 +7,11 @@ from videos import damaged_files, read_numbers, write_numbered
 
 from softpool3d.config import DataConfig, load_config, override_config
 from softpool3d.datasets.batches import EvalBatches, TrainBatches
-from softpool3d.datasets.decoder import DecodeError, open_video
 from softpool3d.datasets.loader import eval_loader, timeline_of, train_loader
 from softpool3d.datasets.manifest import Clip, Manifest
-from softpool3d.datasets.motion import read_motion
 from softpool3d.datasets.multigrid import Grid
+from softpool3d.datasets.sources.motion import read_motion
+from softpool3d.datasets.video.decoder import DecodeError, open_video
 from softpool3d.datasets.views import read_views
 from softpool3d.errors import UsageError
 

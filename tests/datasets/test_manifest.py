@@ -1,8 +1,8 @@
 import pytest
 from layouts import files, texts
 
-from softpool3d.datasets.folder import read_folder
 from softpool3d.datasets.manifest import Clip, Clips, Manifest, read_manifests_in, write_manifests
+from softpool3d.datasets.sources.folder import read_folder
 from softpool3d.errors import UsageError
 
 ODD = [

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from softpool3d.datasets import motion
-from softpool3d.datasets.decoder import open_video
-from softpool3d.datasets.motion import CLASSES, opposite, read_motion, render
+from softpool3d.datasets.sources import motion
+from softpool3d.datasets.sources.motion import CLASSES, opposite, read_motion, render
+from softpool3d.datasets.video.decoder import open_video
 from softpool3d.errors import WorkError
 
 SMALL = (16, 8, 8)
@@ -71,7 +71,7 @@ def test_a_single_frame_does_not_tell_the_class():
 def test_interrupted_generation_leaves_nothing(tmp_path):
     script = tmp_path / "generate.py"
     script.write_text(
-        "from softpool3d.datasets.motion import read_motion\n"
+        "from softpool3d.datasets.sources.motion import read_motion\n"
         "if __name__ == '__main__':\n    read_motion((4000, 8, 8))\n"
     )
     home = tmp_path / "home"

@@ -9,9 +9,9 @@ import torch
 from softpool3d.config import MultigridConfig, load_config
 from softpool3d.datasets.batches import TrainBatches
 from softpool3d.datasets.loader import to_device, train_loader
-from softpool3d.datasets.motion import read_motion
 from softpool3d.datasets.multigrid import Grid, Multigrid
 from softpool3d.datasets.sampling import Timeline, train_indices
+from softpool3d.datasets.sources.motion import read_motion
 from softpool3d.datasets.transforms import TrainTransform
 from softpool3d.errors import UsageError
 

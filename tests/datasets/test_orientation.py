@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from videos import with_display_matrix, write_numbered
 
-from softpool3d.datasets.decoder import open_video
-from softpool3d.datasets.encoder import write_video
-from softpool3d.datasets.orientation import Orientation
-from softpool3d.datasets.pyav_reader import Scaler
-from softpool3d.datasets.stream import FrameStream
+from softpool3d.datasets.video.decoder import open_video
+from softpool3d.datasets.video.encoder import write_video
+from softpool3d.datasets.video.orientation import Orientation
+from softpool3d.datasets.video.pyav_reader import Scaler
+from softpool3d.datasets.video.stream import FrameStream
 
 # (a, b, c, d): a stored pixel (x, y) is shown at (a x + c y, b x + d y); y points down
 MATRICES = {

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 from videos import numbered_frames, read_numbers
 
-from softpool3d.datasets.decoder import DecodeError, open_video
 from softpool3d.datasets.manifest import Clip
-from softpool3d.datasets.pictures import read_picture
 from softpool3d.datasets.reencode import Encoding, encode_copy
-from softpool3d.datasets.videos import find_videos, left_out
+from softpool3d.datasets.video.decoder import DecodeError, open_video
+from softpool3d.datasets.video.find import find_videos, left_out
+from softpool3d.datasets.video.pictures import read_picture
 from softpool3d.visual.source import read_source
 
 DURATIONS = [40, 100, 40, 40, 500, 40, 20, 70, 40]

@@ -10,7 +10,7 @@ from concurrent.futures import wait
 
 from videos import write_numbered
 
-from softpool3d.datasets import pool
+from softpool3d.datasets import parallel
 from softpool3d.inference import bulk
 
 
@@ -20,9 +20,9 @@ def whose(job: int) -> int:
 
 def test_work_goes_on_after_a_worker_died_that_had_nothing_to_do(monkeypatch):
     """Between two files; nothing was running that could have told. It was waited for for ever, at full speed."""
-    monkeypatch.setattr(pool, "wait", lambda futures, return_when: wait(futures))
+    monkeypatch.setattr(parallel, "wait", lambda futures, return_when: wait(futures))
     done = []
-    for job, worker in pool.each(whose, range(4), "", workers=1):
+    for job, worker in parallel.each(whose, range(4), "", workers=1):
         done.append(job)
         if len(done) == 2:
             os.kill(worker, signal.SIGKILL)
@@ -45,8 +45,8 @@ def killed_once(job: tuple[int, str]) -> int:
 
 def test_a_killed_worker_costs_the_file_that_it_dies_of_and_no_other(tmp_path):
     jobs = [(number, str(tmp_path / "mark")) for number in range(4)]
-    results = {number: result for (number, _), result in pool.each(killed_once, jobs, "", workers=2)}
-    assert isinstance(results.pop(2), pool.Crashed) and results == {0: 0, 1: 1, 3: 3}
+    results = {number: result for (number, _), result in parallel.each(killed_once, jobs, "", workers=2)}
+    assert isinstance(results.pop(2), parallel.Crashed) and results == {0: 0, 1: 1, 3: 3}
 
 
 def test_classify_names_the_file_that_a_worker_is_killed_over(run, tmp_path, monkeypatch):

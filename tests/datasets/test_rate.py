@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from videos import write_numbered
 
-from softpool3d.datasets.decoder import open_video
-from softpool3d.datasets.rate import Rate, rate_of
-from softpool3d.datasets.stream import FrameStream
+from softpool3d.datasets.video.decoder import open_video
+from softpool3d.datasets.video.rate import Rate, rate_of
+from softpool3d.datasets.video.stream import FrameStream
 
 EVEN = np.arange(200) / 25
 

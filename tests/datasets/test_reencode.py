@@ -11,16 +11,16 @@ import pytest
 from charts import CHART, COLUMNS, FORMULAS, ROWS, decoders, patches, write_chart
 from videos import damaged_files, read_numbers, rotated, write_audio_only, write_numbered
 
-from softpool3d.datasets import pool
+from softpool3d.datasets import parallel
 from softpool3d.datasets.cache import FileCache, _folder_in_memory
-from softpool3d.datasets.decoder import open_video
-from softpool3d.datasets.frame_index import DecodeError
 from softpool3d.datasets.manifest import Clip, Manifest
-from softpool3d.datasets.orientation import UPRIGHT, orientation_of
-from softpool3d.datasets.pyav_reader import Scaler
 from softpool3d.datasets.reencode import Encoding, _targets, encode_copy, reencode
-from softpool3d.datasets.stream import FrameStream
 from softpool3d.datasets.verify import bad_files
+from softpool3d.datasets.video.decoder import open_video
+from softpool3d.datasets.video.frame_index import DecodeError
+from softpool3d.datasets.video.orientation import UPRIGHT, orientation_of
+from softpool3d.datasets.video.pyav_reader import Scaler
+from softpool3d.datasets.video.stream import FrameStream
 from softpool3d.errors import UsageError, WorkError
 
 SMALL = Encoding(short_side=48, gop=8, crf=15)
@@ -227,8 +227,8 @@ def crash(job: int) -> int:
 
 
 def test_a_process_that_dies_takes_no_other_file_with_it():
-    results = dict(pool.each(crash, range(8), "", workers=2))
-    assert isinstance(results[3], pool.Crashed) and isinstance(results[5], ValueError)
+    results = dict(parallel.each(crash, range(8), "", workers=2))
+    assert isinstance(results[3], parallel.Crashed) and isinstance(results[5], ValueError)
     assert {job: result for job, result in results.items() if job not in (3, 5)} == {
         n: n * n for n in (0, 1, 2, 4, 6, 7)
     }

@@ -8,11 +8,13 @@ from PIL import Image
 from videos import read_numbers, write_numbered
 
 from softpool3d.config import Config, DataConfig, override_config
-from softpool3d.datasets import decoder, motion, read_manifests
+from softpool3d.datasets import read_manifests
 from softpool3d.datasets.cache import make_cache
 from softpool3d.datasets.loader import eval_loader, train_loader
 from softpool3d.datasets.manifest import Clip, Manifest
+from softpool3d.datasets.sources import motion
 from softpool3d.datasets.transforms import Recipe, TrainTransform
+from softpool3d.datasets.video import decoder
 from softpool3d.datasets.views import read_views
 from softpool3d.errors import WorkError
 

@@ -9,8 +9,8 @@ import pytest
 from videos import copy_packets, write_numbered
 
 from softpool3d.config import DataConfig
-from softpool3d.datasets.decoder import DecodeError
-from softpool3d.datasets.stream import FrameStream, _Clock, ahead, steady
+from softpool3d.datasets.video.decoder import DecodeError
+from softpool3d.datasets.video.stream import FrameStream, _Clock, ahead, steady
 from softpool3d.inference.timeline import _steady_fps
 
 

@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from softpool3d.engine.checkpoint import load_state, load_weights
 from softpool3d.errors import UsageError
 from softpool3d.inference.exported import load_exported
 from softpool3d.models import create
 from softpool3d.models.weights import read_weights
+from softpool3d.runs.checkpoint import load_state, load_weights
 
 FRAMES = {"num_frames": 4, "crop_size": 32}
 

@@ -12,7 +12,7 @@ from softpool3d.config import PoolConfig
 from softpool3d.errors import UsageError
 from softpool3d.models import create, inflate
 from softpool3d.models.registry import SPECS
-from softpool3d.modules import AdaptiveSoftPool2d, AdaptiveSoftPool3d, SoftPool2d, SoftPool3d
+from softpool3d.ops.modules import AdaptiveSoftPool2d, AdaptiveSoftPool3d, SoftPool2d, SoftPool3d
 
 # one of each way of running blocks
 SMALL = {

@@ -16,7 +16,7 @@ from softpool3d.models.pools import KINDS
 from softpool3d.models.pools.geometry import Pool
 from softpool3d.models.registry import SPECS
 from softpool3d.models.sites import PooledConv2d, PooledConv3d, find_sites
-from softpool3d.modules import AdaptiveSoftPool2d, AdaptiveSoftPool3d, SoftPool1d, SoftPool2d, SoftPool3d
+from softpool3d.ops.modules import AdaptiveSoftPool2d, AdaptiveSoftPool3d, SoftPool1d, SoftPool2d, SoftPool3d
 
 # one of each family, as narrow as it goes
 FAMILIES = {

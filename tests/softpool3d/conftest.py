@@ -91,7 +91,7 @@ def truth():
 @pytest.fixture(params=LEVELS, ids=LEVELS.values())
 def level(request):
     """Runs the test with the CPU kernels of each instruction set that this machine has."""
-    from softpool3d._ops import build_info
+    from softpool3d.ops.library import build_info
 
     if not build_info()["cpu"]["loaded"]:
         pytest.fail("the compiled CPU library is not loaded: " + build_info()["cpu"]["why"])

@@ -9,7 +9,8 @@ from torch import nn
 
 from softpool3d import __version__
 from softpool3d.config import Config
-from softpool3d.engine.checkpoint import (
+from softpool3d.errors import UsageError, WorkError
+from softpool3d.runs.checkpoint import (
     STATE_FORMAT,
     load_into,
     load_last_state,
@@ -20,7 +21,6 @@ from softpool3d.engine.checkpoint import (
     save_weights,
     write_atomically,
 )
-from softpool3d.errors import UsageError, WorkError
 
 
 @pytest.fixture

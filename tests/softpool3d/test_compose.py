@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import softpool3d
-from softpool3d import _ops
-from softpool3d.reference import adaptive_soft_pool3d_reference, soft_pool3d_reference
+from softpool3d.ops import library
+from softpool3d.ops.reference import adaptive_soft_pool3d_reference, soft_pool3d_reference
 
 OP = torch.ops.softpool3d
 POOL = ([3, 3, 3], [2, 2, 2], [1, 1, 1], [1, 1, 1], False)
@@ -240,10 +240,10 @@ def test_meta():
 
 
 def without_library(monkeypatch, kind="cpu", why="not built"):
-    info = copy.deepcopy(_ops.build_info())
+    info = copy.deepcopy(library.build_info())
     info[kind].update(loaded=False, why=why, remedy="build it")
-    monkeypatch.setattr(_ops, "build_info", lambda: info)
-    _ops.warn_of_reference.cache_clear()
+    monkeypatch.setattr(library, "build_info", lambda: info)
+    library.warn_of_reference.cache_clear()
 
 
 def test_without_a_library_the_reference_runs_after_one_warning(monkeypatch):
@@ -257,18 +257,18 @@ def test_without_a_library_the_reference_runs_after_one_warning(monkeypatch):
     assert len(caught) == 1 and caught[0].filename == __file__
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b)
-    _ops.warn_of_reference.cache_clear()
+    library.warn_of_reference.cache_clear()
 
 
 def test_a_gpu_without_its_library_is_told_how_to_get_it(monkeypatch):
     without_library(monkeypatch, "cuda", "not built")
-    monkeypatch.setitem(_ops.build_info()["cuda"], "remedy", _ops.CUDA_REMEDY)
+    monkeypatch.setitem(library.build_info()["cuda"], "remedy", library.CUDA_REMEDY)
     with pytest.warns(UserWarning, match="no compiled library for cuda .not built.*SOFTPOOL3D_CUDA=1 pip") as caught:
         for _ in range(3):
-            _ops.warn_of_reference("cuda")
-            _ops.warn_of_reference("mps")  # no library exists for it: nothing to mend, nothing to say
+            library.warn_of_reference("cuda")
+            library.warn_of_reference("mps")  # no library exists for it: nothing to mend, nothing to say
     assert len(caught) == 1
-    _ops.warn_of_reference.cache_clear()
+    library.warn_of_reference.cache_clear()
 
 
 def test_without_a_library_networks_train_and_compile(monkeypatch):
@@ -284,7 +284,7 @@ def test_without_a_library_networks_train_and_compile(monkeypatch):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(compiled, net(x))
     torch._dynamo.reset()
-    _ops.warn_of_reference.cache_clear()
+    library.warn_of_reference.cache_clear()
 
 
 def test_importing_costs_no_torch():

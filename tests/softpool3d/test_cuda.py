@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 import softpool3d
-from softpool3d import _ops
+from softpool3d.ops import library
 
 pytestmark = [
     pytest.mark.gpu,
@@ -24,8 +24,8 @@ INF, NAN = float("inf"), float("nan")
 
 @pytest.fixture(autouse=True)
 def compiled_library():
-    library = _ops.build_info()["cuda"]
-    assert library["loaded"], f"the CUDA library is not loaded: {library['why']}; {library['remedy']}"
+    cuda = library.build_info()["cuda"]
+    assert cuda["loaded"], f"the CUDA library is not loaded: {cuda['why']}; {cuda['remedy']}"
 
 
 def tensor(shape, dtype, layout, seed=0, spread=1.0):

@@ -9,9 +9,9 @@ from torch import nn
 
 import softpool3d
 from softpool3d import AdaptiveSoftPool2d, AdaptiveSoftPool3d, SoftPool2d, SoftPool3d, adaptive_soft_pool3d, soft_pool3d
-from softpool3d.decomposition import adaptive_soft_pool3d as adaptive_decomposed
-from softpool3d.decomposition import decompositions
-from softpool3d.decomposition import soft_pool3d as decomposed
+from softpool3d.ops.decomposition import adaptive_soft_pool3d as adaptive_decomposed
+from softpool3d.ops.decomposition import decompositions
+from softpool3d.ops.decomposition import soft_pool3d as decomposed
 
 
 def drawn(seed: int, count: int):
@@ -109,5 +109,5 @@ def test_any_network_in_onnx_runtime(dims, tmp_path):
 
 def test_without_a_library_there_is_nothing_to_decompose(monkeypatch):
     missing = {"cpu": {"loaded": False}}
-    monkeypatch.setattr("softpool3d._ops.build_info", lambda: missing)
+    monkeypatch.setattr("softpool3d.ops.library.build_info", lambda: missing)
     assert decompositions() == {}

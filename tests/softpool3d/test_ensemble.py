@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from softpool3d.analysis.ensemble import combine
-from softpool3d.engine.scores import Scores, VideoScores
 from softpool3d.errors import UsageError
+from softpool3d.evaluation.scores import Scores, VideoScores
 
 CLASSES, NAMES = ("a", "b", "c"), ("one.npz", "two.npz")
 

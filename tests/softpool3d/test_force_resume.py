@@ -10,11 +10,11 @@ from rich.console import Console
 from zygote import network
 
 from softpool3d.config import load_config
-from softpool3d.engine import trainer
-from softpool3d.engine.checkpoint import load_state, load_weights
-from softpool3d.engine.resume import restore
-from softpool3d.engine.run import Run
 from softpool3d.errors import UsageError
+from softpool3d.runs.checkpoint import load_state, load_weights
+from softpool3d.runs.resume import restore
+from softpool3d.runs.run import Run
+from softpool3d.training import trainer
 
 SETTINGS = [
     *("data.motion_clips=[8,8,8]", "data.num_workers=0", "device=cpu", "train.batch_size=4", "train.epochs=1"),

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import softpool3d
-from softpool3d import reference
+from softpool3d.ops import reference
 
 SOFT = {1: softpool3d.soft_pool1d, 2: softpool3d.soft_pool2d, 3: softpool3d.soft_pool3d}
 MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}

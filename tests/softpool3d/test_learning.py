@@ -4,10 +4,10 @@ import pytest
 
 from softpool3d.config import load_config
 from softpool3d.datasets import read_manifests
-from softpool3d.datasets.decoder import open_video
-from softpool3d.datasets.motion import CLASSES, opposite
-from softpool3d.engine.trainer import train
+from softpool3d.datasets.sources.motion import CLASSES, opposite
+from softpool3d.datasets.video.decoder import open_video
 from softpool3d.inference.classifier import Classifier
+from softpool3d.training.trainer import train
 
 
 @pytest.fixture(scope="module")

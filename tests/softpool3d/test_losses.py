@@ -11,12 +11,12 @@ from softpool3d.config import load_config
 from softpool3d.datasets.batches import TrainBatches
 from softpool3d.datasets.loader import train_loader
 from softpool3d.datasets.manifest import Clip, Manifest, read_manifests_in, write_manifests
-from softpool3d.engine.evaluator import view_probabilities
-from softpool3d.engine.keeper import Keeper
-from softpool3d.engine.losses import build_loss, choose_loss
-from softpool3d.engine.scores import Scores
-from softpool3d.engine.trainer import train
 from softpool3d.errors import UsageError
+from softpool3d.evaluation.evaluator import view_probabilities
+from softpool3d.evaluation.losses import build_loss, choose_loss
+from softpool3d.evaluation.scores import Scores
+from softpool3d.training.keeper import Keeper
+from softpool3d.training.trainer import train
 
 SINGLE = Manifest(("a", "b", "c"), [Clip("1", 0), Clip("2", 0), Clip("3", 1), Clip("4", 0)])
 SEVERAL = Manifest(("a", "b", "c"), [Clip("1", (0, 2)), Clip("2", ()), Clip("3", (1,))])
@@ -144,7 +144,7 @@ def test_a_run_on_several_labels(several, tmp_path):
     assert 0 < float(row["val_loss"]) < 2
     assert summary["val_map"] == pytest.approx(float(row["val_map"]), abs=1e-6) and 0 < summary["test_map"] <= 1
     # what classify and test do with its weights: a sigmoid for each class
-    from softpool3d.engine.checkpoint import load_weights
+    from softpool3d.runs.checkpoint import load_weights
 
     learned = load_weights(summary["weights"]).config
     assert learned.optim.loss == "binary"

@@ -11,9 +11,9 @@ from torch._dynamo.exc import InternalTorchDynamoError
 
 from softpool3d.config import load_config
 from softpool3d.datasets.loader import Loader
-from softpool3d.engine.memory import out_of_memory_explained
-from softpool3d.engine.processes import Processes
 from softpool3d.errors import WorkError
+from softpool3d.runtime.devices import out_of_memory_explained
+from softpool3d.runtime.processes import Processes
 
 
 def explained(error: BaseException) -> None:

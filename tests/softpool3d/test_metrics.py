@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from softpool3d.engine.metrics import bootstrap_interval, measure, most_confused
-from softpool3d.engine.plots import confusion_figure, png
-from softpool3d.engine.scores import Scores
+from softpool3d.evaluation.metrics import bootstrap_interval, measure, most_confused
+from softpool3d.evaluation.plots import confusion_figure, png
+from softpool3d.evaluation.scores import Scores
 
 CLASSES = ("a", "b", "c", "never")
 

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from softpool3d.config import TrainConfig
-from softpool3d.engine.norms import ProcessesBatchNorm, SplitBatchNorm, convert_norms, precise_statistics
+from softpool3d.training.norms import ProcessesBatchNorm, SplitBatchNorm, convert_norms, precise_statistics
 
 CPU = torch.device("cpu")
 

@@ -6,10 +6,9 @@ from torch import nn
 
 from softpool3d import SoftPool3d
 from softpool3d.config import load_config
-from softpool3d.engine.freeze import freeze, train_mode
-from softpool3d.engine.optim import build_optimizer, parameter_groups
 from softpool3d.errors import UsageError
 from softpool3d.models import create
+from softpool3d.training.optim import build_optimizer, freeze, parameter_groups, train_mode
 
 
 def optim(*overrides):

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from softpool3d.config import load_config
-from softpool3d.engine import trainer
-from softpool3d.engine.checkpoint import load_state, load_weights
-from softpool3d.engine.interrupt import Interrupted
-from softpool3d.engine.run import Run
-from softpool3d.engine.trainer import train
+from softpool3d.runs.checkpoint import load_state, load_weights
+from softpool3d.runs.run import Run
+from softpool3d.runtime.interrupt import Interrupted
+from softpool3d.training import trainer
+from softpool3d.training.trainer import train
 
 TINY = [
     *("device=cpu", "data.motion_clips=[16,8,8]", "data.num_workers=0", "train.batch_size=4", "train.epochs=3"),

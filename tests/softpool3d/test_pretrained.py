@@ -6,13 +6,13 @@ from videos import write_numbered
 
 from softpool3d.config import Config, load_config
 from softpool3d.datasets.manifest import Clip, Manifest
-from softpool3d.engine import trainer
-from softpool3d.engine.checkpoint import load_weights, save_weights
-from softpool3d.engine.pretrained import adopt_statistics, name_classes
-from softpool3d.engine.run import Run
 from softpool3d.inference.classifier import Classifier
 from softpool3d.models import build_model, create
 from softpool3d.models.weights import Preprocessing, WeightsReport, torchvision_weights
+from softpool3d.runs.checkpoint import load_weights, save_weights
+from softpool3d.runs.pretrained import adopt_statistics, name_classes
+from softpool3d.runs.run import Run
+from softpool3d.training import trainer
 
 LOADED = WeightsReport(
     "file", "torchvision", 1, preprocessing=Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 128, 112)

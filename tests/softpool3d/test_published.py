@@ -16,9 +16,8 @@ from videos import write_numbered
 
 from softpool3d import Classifier
 from softpool3d.config import load_config, override_config
-from softpool3d.engine import tester
-from softpool3d.engine.published import open_weights, settings_of
 from softpool3d.errors import UsageError
+from softpool3d.evaluation import tester
 from softpool3d.inference import exporter
 from softpool3d.inference.exporter import export_weights
 from softpool3d.models import create
@@ -26,6 +25,7 @@ from softpool3d.models.layouts import layout_of
 from softpool3d.models.recognise import count_classes, recognise
 from softpool3d.models.registry import SPECS
 from softpool3d.models.weights import Source
+from softpool3d.runs.published import open_weights, settings_of
 
 KINETICS = tuple(R3D_18_Weights.DEFAULT.meta["categories"])
 

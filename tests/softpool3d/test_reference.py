@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from softpool3d.reference import adaptive_soft_pool3d_reference, pooled_size, soft_pool3d_reference
+from softpool3d.ops.reference import adaptive_soft_pool3d_reference, pooled_size, soft_pool3d_reference
 
 
 def random_problem(draw: random.Random, dtype):

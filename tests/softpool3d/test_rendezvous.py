@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 import torch.distributed as dist
 
-from softpool3d.engine.rendezvous import name_of_start
+from softpool3d.runtime.processes import name_of_start
 
 SOON, LATER = timedelta(seconds=0.2), timedelta(seconds=30)
 

@@ -15,12 +15,12 @@ import torch
 from videos import damaged_files
 
 from softpool3d.config import load_config
-from softpool3d.engine.checkpoint import load_state, load_weights, save_state
-from softpool3d.engine.devices import make_accelerator
-from softpool3d.engine.lock import lock, release
-from softpool3d.engine.resume import begin, keep_update
-from softpool3d.engine.run import Run
 from softpool3d.errors import UsageError
+from softpool3d.runs.checkpoint import load_state, load_weights, save_state
+from softpool3d.runs.lock import lock, release
+from softpool3d.runs.resume import begin, keep_update
+from softpool3d.runs.run import Run
+from softpool3d.runtime.devices import make_accelerator
 
 ZYGOTE = Path(__file__).parents[1] / "support" / "zygote.py"
 KILLED = -signal.SIGKILL
@@ -266,7 +266,7 @@ def test_two_trainings_in_one_folder(tmp_path):
     """The second is refused; the lock goes with its process, however that ends."""
     run = Run.create(load_config("r3d_softpool", [f"output={tmp_path}"]))
     code = (
-        "import pathlib, sys\nfrom softpool3d.engine.lock import lock\n"
+        "import pathlib, sys\nfrom softpool3d.runs.lock import lock\n"
         "lock(pathlib.Path(sys.argv[1]))\nprint(flush=True)\ninput()"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, run.folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE)

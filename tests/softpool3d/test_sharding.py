@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from softpool3d.config import load_config
-from softpool3d.engine.checkpoint import load_weights
-from softpool3d.engine.trainer import train
 from softpool3d.errors import UsageError
+from softpool3d.runs.checkpoint import load_weights
+from softpool3d.training.trainer import train
 
 TINY = [
     *("data.motion_clips=[16,8,9]", "data.num_workers=0", "model.width=4", "train.batch_size=4", "train.epochs=2"),

@@ -11,8 +11,8 @@ import termios
 import pytest
 
 from softpool3d import signals
-from softpool3d.engine.checkpoint import load_state
-from softpool3d.engine.interrupt import Interrupt
+from softpool3d.runs.checkpoint import load_state
+from softpool3d.runtime.interrupt import Interrupt
 
 TINY = ["data.motion_clips=[8,8,8]", "data.num_workers=1", "model.width=4", "train.batch_size=4", "train.epochs=300"]
 

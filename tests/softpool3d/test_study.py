@@ -14,10 +14,10 @@ from softpool3d.analysis.folders import read_run
 from softpool3d.analysis.statistics import paired_difference, spread, t_quantile
 from softpool3d.analysis.study import load_study, run_study
 from softpool3d.analysis.study_report import study_page
-from softpool3d.engine.checkpoint import load_state, save_state
-from softpool3d.engine.interrupt import Interrupted
-from softpool3d.engine.trainer import train
 from softpool3d.errors import UsageError, WorkError
+from softpool3d.runs.checkpoint import load_state, save_state
+from softpool3d.runtime.interrupt import Interrupted
+from softpool3d.training.trainer import train
 
 
 @pytest.mark.parametrize(("freedom", "t"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (9, 2.2622), (30, 2.0423)])

@@ -19,12 +19,12 @@ from videos import damaged_files
 from softpool3d.datasets import read_manifests
 from softpool3d.datasets.loader import EvalClips
 from softpool3d.datasets.views import read_views
-from softpool3d.engine import tester
-from softpool3d.engine.checkpoint import load_weights
-from softpool3d.engine.interrupt import Interrupted
-from softpool3d.engine.scores import VideoScores
 from softpool3d.errors import UsageError, WorkError
+from softpool3d.evaluation import tester
+from softpool3d.evaluation.scores import VideoScores
 from softpool3d.inference.classifier import Classifier
+from softpool3d.runs.checkpoint import load_weights
+from softpool3d.runtime.interrupt import Interrupted
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_logits_can_be_averaged(weights, tmp_path):
 def test_each_video_counts_once_under_any_number_of_processes(weights, tmp_path, processes):
     """13 and 7 videos in batches of 4: the processes have unequal shares, and unequal numbers of batches."""
     code = (
-        "import sys\nfrom pathlib import Path\nfrom softpool3d.engine.tester import subject_of_weights, test\n"
+        "import sys\nfrom pathlib import Path\nfrom softpool3d.evaluation.tester import subject_of_weights, test\n"
         "for split in ('test', 'val'):\n"
         "    test(subject_of_weights(sys.argv[1], ['test.num_clips=1']), split, Path(sys.argv[2]) / split)\n"
     )
@@ -150,7 +150,7 @@ def test_a_test_that_was_stopped_goes_on_where_it_was(weights, tmp_path, monkeyp
 
 def test_a_test_that_was_killed_goes_on_from_what_was_saved(weights, tmp_path, capsys):
     code = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom softpool3d.engine import tester\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom softpool3d.evaluation import tester\n"
         "real = tester.scored_batches\ntester.SAVE_EVERY_S = 0\n"
         "def killed(*arguments):\n"
         "    for number, pair in enumerate(real(*arguments)):\n"

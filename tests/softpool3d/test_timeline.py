@@ -11,10 +11,10 @@ from videos import read_numbers, write_numbered
 
 from softpool3d import Classifier
 from softpool3d.config import DataConfig
-from softpool3d.datasets.decoder import open_video
-from softpool3d.datasets.encoder import write_video
-from softpool3d.datasets.motion import CLASSES, render
-from softpool3d.datasets.stream import FrameStream, ahead, steady
+from softpool3d.datasets.sources.motion import CLASSES, render
+from softpool3d.datasets.video.decoder import open_video
+from softpool3d.datasets.video.encoder import write_video
+from softpool3d.datasets.video.stream import FrameStream, ahead, steady
 from softpool3d.inference import timeline as module
 from softpool3d.inference.timeline import Sliding, Windows, _segments, _smoothed, clips_of_windows, watch
 from softpool3d.inference.timeline_files import annotated_frames, draw_plot, rendered

@@ -9,10 +9,10 @@ import pytest
 from accelerate.utils import LoggerType
 
 from softpool3d.config import load_config
-from softpool3d.engine import trackers
-from softpool3d.engine.run import Run
-from softpool3d.engine.trainer import train
 from softpool3d.errors import WorkError
+from softpool3d.runs.run import Run
+from softpool3d.training import board
+from softpool3d.training.trainer import train
 
 TINY = ["data.motion_clips=[8,8,8]", "data.num_workers=0", "model.width=4", "train.batch_size=4", "train.epochs=1"]
 TINY += ["optim.warmup_epochs=0"]
@@ -36,7 +36,7 @@ def wandb(monkeypatch):
     module.config = SimpleNamespace(update=lambda values, **_: told.config.update(values))
     monkeypatch.setitem(sys.modules, "wandb", module)
     monkeypatch.setattr(accelerate.tracking, "_available_trackers", [LoggerType.WANDB])
-    monkeypatch.setattr(trackers, "_installed", lambda package: package == "wandb")
+    monkeypatch.setattr(board, "_installed", lambda package: package == "wandb")
     return told
 
 
@@ -66,7 +66,7 @@ def test_a_tracker_that_never_answers_does_not_hold_up_the_run(wandb, tmp_path, 
     answer = threading.Event()
     init = sys.modules["wandb"].init
     monkeypatch.setattr(sys.modules["wandb"], "init", lambda **settings: answer.wait() and init(**settings))
-    monkeypatch.setattr(trackers, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(board, "_PATIENCE_S", 0.1)
     train(load_config("r3d_softpool", [*TINY, "test.num_clips=1", f"output={tmp_path}", "train.trackers=wandb"]))
     printed = capsys.readouterr().out
     assert "train.trackers=wandb: no answer for 0.1 s; the run goes on, and its rows wait for one" in printed
@@ -94,7 +94,7 @@ class Service:
 def tracked(folder, service):
     """Three rows, and what is said."""
     said = []
-    one = trackers.Trackers(folder, load_config("r3d_softpool", ["train.trackers=mlflow"]), service, said.append)
+    one = board.Trackers(folder, load_config("r3d_softpool", ["train.trackers=mlflow"]), service, said.append)
     one.start()
     for step in range(3):
         one.log({"loss": 1.0}, step)

@@ -18,16 +18,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from videos import damaged_files
 
 from softpool3d.config import load_config
-from softpool3d.datasets.motion import CLASSES
-from softpool3d.engine import trainer
-from softpool3d.engine.checkpoint import load_weights
-from softpool3d.engine.evaluator import Scores
-from softpool3d.engine.interrupt import Interrupted
-from softpool3d.engine.meter import PARTS
-from softpool3d.engine.run import Run
-from softpool3d.engine.schedule import Schedule
-from softpool3d.engine.trainer import train
+from softpool3d.datasets.sources.motion import CLASSES
 from softpool3d.errors import UsageError, WorkError
+from softpool3d.evaluation.evaluator import Scores
+from softpool3d.runs.checkpoint import load_weights
+from softpool3d.runs.run import Run
+from softpool3d.runtime.interrupt import Interrupted
+from softpool3d.training import trainer
+from softpool3d.training.meter import PARTS
+from softpool3d.training.optim import Schedule
+from softpool3d.training.trainer import train
 
 TINY = [
     "data.motion_clips=[16,8,8]",
@@ -97,8 +97,8 @@ def test_an_interrupted_run_goes_on_as_if_it_never_stopped(tmp_path):
     script.write_text(
         "import os, signal, sys\n"
         "from softpool3d.config import load_config\n"
-        "from softpool3d.engine import trainer\n"
-        "from softpool3d.engine.interrupt import Interrupted\n"
+        "from softpool3d.training import trainer\n"
+        "from softpool3d.runtime.interrupt import Interrupted\n"
         "add, calls = trainer.Meter.add, []\n"
         "def counting(self, *args):\n"
         "    add(self, *args)\n"
@@ -141,8 +141,8 @@ def test_a_first_step_that_never_ends_is_stopped_at_once(tmp_path, resumed):
     script.write_text(
         "import os, signal, sys, threading\n"
         "from softpool3d.config import load_config\n"
-        "from softpool3d.engine import trainer\n"
-        "from softpool3d.engine.interrupt import Interrupted\n"
+        "from softpool3d.training import trainer\n"
+        "from softpool3d.runtime.interrupt import Interrupted\n"
         "def stuck(*args):\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    threading.Event().wait(600)\n"

@@ -5,10 +5,10 @@ import torch
 from layouts import hmdb51, kinetics, short_video, ssv2, ucf101
 
 from softpool3d.config import load_config
-from softpool3d.engine import trainer
-from softpool3d.engine.preflight import check_order
-from softpool3d.engine.trainer import train
 from softpool3d.errors import UsageError
+from softpool3d.training import trainer
+from softpool3d.training.preflight import check_order
+from softpool3d.training.trainer import train
 
 TINY = [
     "data.motion_clips=[8,8,8]",

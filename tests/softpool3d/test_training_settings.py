@@ -12,8 +12,9 @@ import torch
 from by_hand import training
 
 from softpool3d.config import Config, override_config
-from softpool3d.engine import devices, trainer
-from softpool3d.engine.evaluator import Scores, view_probabilities
+from softpool3d.evaluation.evaluator import Scores, view_probabilities
+from softpool3d.runtime import devices
+from softpool3d.training import trainer
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from by_hand import descend, training
 
 from softpool3d.datasets import read_manifests
 from softpool3d.datasets.loader import train_loader
-from softpool3d.engine import trainer
-from softpool3d.engine.checkpoint import load_state
-from softpool3d.engine.norms import ProcessesBatchNorm, SplitBatchNorm
+from softpool3d.runs.checkpoint import load_state
+from softpool3d.training import trainer
+from softpool3d.training.norms import ProcessesBatchNorm, SplitBatchNorm
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from softpool3d.config import load_config
-from softpool3d.engine.checkpoint import describe
 from softpool3d.inference.exported import PT2_METADATA
+from softpool3d.runs.checkpoint import describe
 
 
 class Payload:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from softpool3d.config import Config, override_config
 from softpool3d.datasets import read_manifests
 from softpool3d.datasets.loader import train_loader
-from softpool3d.engine.checkpoint import load_weights
+from softpool3d.runs.checkpoint import load_weights
 
 # nothing that changes an update beside the gradient itself: each test adds what it is about
 PLAIN = [
@@ -99,7 +99,7 @@ def descend(parameters: dict[str, Tensor], gradients: dict[str, Tensor], rate: f
 
 def training(folder: Path, monkeypatch, *overrides: str, norm: bool = False, train: int = 8) -> Training:
     """Trains on eight short videos of three classes; three are for validation and five for testing."""
-    from softpool3d.engine import trainer
+    from softpool3d.training import trainer
 
     made: list[Network] = []
 

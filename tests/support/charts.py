@@ -76,7 +76,7 @@ def decoders() -> dict:
 
 
 def by_our_reader(path: str | Path) -> np.ndarray:
-    from softpool3d.datasets.decoder import open_video
+    from softpool3d.datasets.video.decoder import open_video
 
     with open_video(path) as video:
         return video.frames([0])[0].permute(1, 2, 0).numpy()

@@ -5,7 +5,7 @@ import sys
 from contextlib import contextmanager
 
 HOLDS = (
-    "import pathlib, sys\nfrom softpool3d.engine.lock import claim\n"
+    "import pathlib, sys\nfrom softpool3d.runs.lock import claim\n"
     "with claim(pathlib.Path(sys.argv[1]), is_folder=bool(sys.argv[2]), request=sys.argv[3]):\n"
     "    print('held', flush=True)\n    sys.stdin.read()\n"
 )

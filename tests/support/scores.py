@@ -25,8 +25,8 @@ def write_weights(path: Path, root: Path, *overrides: str, classes: tuple[str, .
     import torch
 
     from softpool3d.config import load_config
-    from softpool3d.engine.checkpoint import save_weights
     from softpool3d.models import build_model
+    from softpool3d.runs.checkpoint import save_weights
 
     small = ["model.width=4", "data.num_frames=4", "data.sampling_rate=1", "data.num_workers=0"]
     sizes = ["data.short_side=32", "data.train_short_side=[32,32]", "data.crop_size=32", "test.batch_size=4"]

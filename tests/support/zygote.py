@@ -28,9 +28,9 @@ import torchmetrics.functional.classification  # noqa: F401
 from torch.distributed import TCPStore
 
 from softpool3d.config import load_config
-from softpool3d.engine import trainer
-from softpool3d.engine.run import Run
 from softpool3d.errors import SoftPool3dError
+from softpool3d.runs.run import Run
+from softpool3d.training import trainer
 
 
 class Network(torch.nn.Sequential):

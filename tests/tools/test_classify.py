@@ -16,9 +16,9 @@ import pytest
 from videos import damaged_files, write_numbered
 
 from softpool3d import Classifier, cli
-from softpool3d.datasets.decoder import open_video
-from softpool3d.datasets.encoder import write_video
-from softpool3d.datasets.motion import CLASSES, render
+from softpool3d.datasets.sources.motion import CLASSES, render
+from softpool3d.datasets.video.decoder import open_video
+from softpool3d.datasets.video.encoder import write_video
 from softpool3d.inference.labels_file import ResultsFile, columns
 from softpool3d.inference.predictor import BatchSize
 

@@ -12,7 +12,7 @@ import pytest
 from videos import damaged_files, write_numbered
 
 from softpool3d import cli
-from softpool3d.datasets.motion import read_motion
+from softpool3d.datasets.sources.motion import read_motion
 from softpool3d.inference.trained import SHIPPED
 
 ROOT = Path(__file__).parents[2]
@@ -47,9 +47,11 @@ def test_help_needs_no_torch():
     )
 
 
-@pytest.mark.parametrize("tool", [*cli._VERBS, "benchmark"])
-def test_files_of_tools_are_scripts(tool, tmp_path):
-    result = subprocess.run([sys.executable, ROOT / "tools" / f"{tool}.py", "--help"], capture_output=True, text=True)
+@pytest.mark.parametrize(
+    "script", [f"tools/{verb}.py" for verb in cli._VERBS] + [f"benchmarks/{name}.py" for name in ("op", "ship")]
+)
+def test_files_of_tools_are_scripts(script):
+    result = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True)
     assert result.returncode == 0 and "Usage" in result.stdout
 
 
@@ -188,10 +190,10 @@ def test_head_of_the_output():
 def test_a_process_of_torchrun_ends_before_python_takes_itself_apart(end, code, said, tmp_path):
     """There, threads of gloo ended it by SIGABRT, in half of such runs of four processes; a run was done and failed."""
     (tmp_path / "verb.py").write_text(
-        "import atexit, os, sys\nfrom softpool3d import cli\nfrom softpool3d.errors import UsageError\n"
+        "import atexit, os, sys\nfrom softpool3d import command\nfrom softpool3d.errors import UsageError\n"
         "class Aborts:\n    def __del__(self, abort=os.abort):\n        abort()\n"
         f"def main() -> None:\n    sys.kept = Aborts()\n    print('done')\n    {end}\n"
-        "atexit.register(print, 'hook')\ncli.run_tool(main)\n"
+        "atexit.register(print, 'hook')\ncommand.run_tool(main)\n"
     )
     result = subprocess.run(
         [sys.executable, tmp_path / "verb.py"],

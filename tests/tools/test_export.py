@@ -13,12 +13,12 @@ from videos import write_numbered
 
 from softpool3d.config import load_config
 from softpool3d.datasets.loader import crop_views
-from softpool3d.engine.checkpoint import load_into, load_weights, save_weights
 from softpool3d.errors import UsageError, WorkError
 from softpool3d.inference import exporter
 from softpool3d.inference.exported import load_exported
 from softpool3d.inference.exporter import export_weights, preprocessing
 from softpool3d.models import build_model
+from softpool3d.runs.checkpoint import load_into, load_weights, save_weights
 
 CPU = torch.device("cpu")
 FORMATS = ("onnx", "torchexport", "aoti")

@@ -8,12 +8,12 @@ import torch
 from typer.testing import CliRunner
 
 from softpool3d.config import load_config
-from softpool3d.engine.trainer import train
 from softpool3d.errors import UsageError
 from softpool3d.models import create, registry
 from softpool3d.models.pools import KINDS
 from softpool3d.models.registry import SPECS
 from softpool3d.tools import models
+from softpool3d.training.trainer import train
 
 VIDEO = [name for name, spec in SPECS.items() if not spec.is_image]
 TINY = ["data.motion_clips=[8,8,8]", "data.num_workers=0", "train.batch_size=4", "train.epochs=1", "test.num_clips=1"]

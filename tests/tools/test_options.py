@@ -13,14 +13,14 @@ from videos import write_numbered
 
 from softpool3d.config import load_config
 from softpool3d.datasets import reencode, verify
-from softpool3d.engine import tester, trainer
-from softpool3d.engine.run import Run
-from softpool3d.engine.scores import Scores, VideoScores
 from softpool3d.errors import WorkError
-from softpool3d.inference import classifier, exporter
+from softpool3d.evaluation import tester
+from softpool3d.evaluation.scores import Scores, VideoScores
+from softpool3d.inference import classifier, classify_files, classify_live, classify_timeline, exporter
 from softpool3d.inference.exported import ExportedNetwork
 from softpool3d.inference.exporter import export_weights
-from softpool3d.tools import _classify_files, _classify_live, _classify_timeline
+from softpool3d.runs.run import Run
+from softpool3d.training import trainer
 
 
 class Told:
@@ -192,8 +192,8 @@ def test_prepare_takes_the_official_split_asked_for(run, tmp_path):
 
 def test_copies_are_as_small_as_their_quality(tmp_path):
     """crf reaches the encoder: noise of quality 40 takes less than a fifth of the room of quality 10."""
-    from softpool3d.datasets.encoder import write_video
     from softpool3d.datasets.manifest import Clip
+    from softpool3d.datasets.video.encoder import write_video
 
     noise = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), np.uint8)
     write_video(tmp_path / "a.mp4", noise, 25, crf=5)
@@ -234,23 +234,23 @@ def test_classify_takes_the_views_asked_for(run, clip, weights):
 
 @pytest.mark.parametrize(("jobs", "files", "processes"), [([], 1, 0), ([], 2, None), (["--jobs", 5], 2, 5)])
 def test_classify_decodes_in_the_processes_asked_for(run, clip, weights, monkeypatch, jobs, files, processes):
-    from softpool3d.datasets.pool import cores
+    from softpool3d.datasets.parallel import cores
 
-    told = Told(monkeypatch, _classify_files, "classify_files")
+    told = Told(monkeypatch, classify_files, "classify_files")
     found = run("classify", *[clip, clip.parent / "other.mp4"][:files], "--weights", weights, "--topk", 2, *jobs)
     assert found.returncode == 1
     assert told.last[0][2:] == (max(1, cores()) if processes is None else processes, 2)
 
 
 def test_classify_hands_on_how_to_slide_and_what_to_watch(run, clip, weights, monkeypatch):
-    told = Told(monkeypatch, _classify_timeline, "watch")
+    told = Told(monkeypatch, classify_timeline, "watch")
     options = ["--window", "1500ms", "--hop", "0.25", "--smooth", 5, "--min-score", 0.9]
     assert run("classify", clip, "--weights", weights, "--timeline", *options).returncode == 1
     (_, video, *rest), _ = told.last
     assert video == str(clip) and rest[:4] == [1.5, 0.25, 5, 0.9]
     run("classify", clip, "--weights", weights, "--timeline")
     assert told.last[0][2:6] == (None, None, 3, 0.5)
-    told = Told(monkeypatch, _classify_live, "follow")
+    told = Told(monkeypatch, classify_live, "follow")
     watching = (
         (["--camera", 7], (7, None, None, True)),
         (["--stream", "rtsp://a", "--window", 2, "--hop", "1m"], ("rtsp://a", 2.0, 60.0, False)),
@@ -266,7 +266,7 @@ def test_live_labels_are_as_many_as_asked_for(run, weights, monkeypatch):
         yield 1.0, torch.tensor([0.2, 0.5, 0.3])
         yield 2.0, torch.tensor([0.7, 0.1, 0.2])
 
-    monkeypatch.setattr(_classify_live, "follow", two)
+    monkeypatch.setattr(classify_live, "follow", two)
     found = run("classify", "--camera", 0, "--weights", weights, "--topk", 2, "--json")
     assert [[x["label"] for x in json.loads(line)["labels"]] for line in found.stdout.splitlines()] == [
         [CLASSES[1], CLASSES[2]],
@@ -293,7 +293,7 @@ def test_visualize_lays_out_as_asked_for(run, clip, tmp_path):
     def size(*options):
         found = run("visualize", clip, "--out", tmp_path / "a.mp4", "--overwrite", "--pools", "avg", *options)
         assert found.returncode == 0, found.stderr
-        from softpool3d.datasets.decoder import open_video
+        from softpool3d.datasets.video.decoder import open_video
 
         with open_video(tmp_path / "a.mp4") as video:
             return tuple(video.frames([0]).shape[2:])

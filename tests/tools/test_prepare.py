@@ -14,10 +14,10 @@ from layouts import hmdb51, kinetics, short_video, ssv2, ucf101
 from videos import damaged_files, write_numbered
 
 from softpool3d.config import load_config
-from softpool3d.datasets.decoder import open_video
 from softpool3d.datasets.manifest import read_manifests_in
-from softpool3d.engine.lock import claim
-from softpool3d.engine.trainer import train
+from softpool3d.datasets.video.decoder import open_video
+from softpool3d.runs.lock import claim
+from softpool3d.training.trainer import train
 
 TINY = ["model.width=4", "data.num_frames=4", "data.sampling_rate=2", "data.num_workers=0", "train.epochs=1"]
 TINY += ["train.batch_size=2", "test.batch_size=2", "optim.warmup_epochs=0", "data.crop_size=32", "data.short_side=32"]

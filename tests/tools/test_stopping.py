@@ -14,7 +14,7 @@ from videos import write_numbered
 _CODE = """
 import os, signal, sys, threading
 owner, attribute, count, number = sys.argv[1:5]
-from softpool3d.tools import _classify_timeline
+from softpool3d.inference import classify_timeline
 from softpool3d.inference import timeline, timeline_files
 owner = {"timeline": timeline.Windows, "files": timeline_files, "classifier": timeline.Classifier}[owner]
 work, calls = getattr(owner, attribute), []

@@ -7,10 +7,10 @@ from locks import held
 from scores import CLASSES
 from videos import write_numbered
 
-from softpool3d.engine.lock import Taken, claim, claim_files
 from softpool3d.errors import WorkError
 from softpool3d.inference import labels_file
 from softpool3d.inference.bulk import Failure
+from softpool3d.runs.lock import Taken, claim, claim_files
 
 
 @pytest.fixture(scope="module")

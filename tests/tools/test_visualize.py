@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from videos import damaged_files, write_numbered
 
-from softpool3d.datasets.decoder import open_video
+from softpool3d.datasets.video.decoder import open_video
 
 
 @contextmanager

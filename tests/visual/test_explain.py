@@ -7,10 +7,10 @@ from torch import nn
 from videos import write_numbered
 
 from softpool3d.config import load_config
-from softpool3d.engine.checkpoint import load_weights, save_weights
 from softpool3d.inference.classifier import Classifier
 from softpool3d.models import build_model, create
 from softpool3d.models.network import Staged
+from softpool3d.runs.checkpoint import load_weights, save_weights
 from softpool3d.visual.features import draw, feature_maps
 from softpool3d.visual.gradcam import explain, grad_cam, overlay
 from softpool3d.visual.source import read_source

@@ -10,7 +10,7 @@ from PIL import Image
 from videos import write_numbered
 
 from softpool3d import soft_pool3d
-from softpool3d.datasets.decoder import DecodeError
+from softpool3d.datasets.video.decoder import DecodeError
 from softpool3d.errors import UsageError
 from softpool3d.models.pools import KINDS
 from softpool3d.visual.pooling import STRIDE, check_size, pool_clip, poolings, unit

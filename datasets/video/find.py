@@ -1,0 +1,169 @@
+"""Video files, and folders of frames, as they lie on a disk."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from softpool3d.datasets.video.picture_folder import frames_among, is_beside_frames
+from softpool3d.datasets.video.pictures import is_moving_webp, is_picture
+from softpool3d.errors import UsageError
+from softpool3d.text import note
+
+EXTENSIONS = frozenset(
+    [".3g2", ".3gp", ".apng", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".m2ts", ".m2v", ".m4v", ".mkv"]
+    + [".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogg", ".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob", ".webm"]
+    + [".wmv", ".y4m"]
+)
+_ENDINGS = EXTENSIONS | {".webp"}  # which is a video where it moves
+# what lies beside videos and is none: lists, labels, subtitles, notes
+_COMPANIONS = frozenset(
+    [".ass", ".csv", ".htm", ".html", ".ini", ".json", ".jsonl", ".list", ".log", ".md", ".nfo", ".py", ".sh", ".srt"]
+    + [".ssa", ".sub", ".toml", ".tsv", ".txt", ".vtt", ".xml", ".yaml", ".yml"]
+)
+# made by macOS, Windows and network disks; a preview in one of them looks like a clip
+_SYSTEM = frozenset(["__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "thumbs.db"])
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is none of the user's: hidden, or of macOS (`._clip.mp4`), Windows or a network disk."""
+    return name.startswith(".") or name.casefold() in _SYSTEM
+
+
+def is_video(name: str) -> bool:
+    """Whether a file's name says that it is a video."""
+    return not is_hidden(name) and os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def find_videos(folder: str | Path) -> Iterator[str]:
+    """Paths of the videos below a folder, in no order: files by their ending, folders that hold pictures.
+
+    Each is there once, however many links lead to its folder. A folder named like a video that holds none is there too:
+    whoever reads it says what is wrong with it. Hidden files and folders are left out.
+    """
+    for paths, _, _ in _walk(folder):
+        yield from paths
+
+
+def left_out(folder: str | Path) -> dict[str, int]:
+    """How many files below a folder are no videos, by their ending (".zip"; "no ending"), the most first.
+
+    Pictures that are no frames, but lie beside frames, go by what they are called ("flow_x_*.jpg", "flow_x/*.jpg").
+    Hidden files and texts are not counted.
+    """
+    return survey(folder)[1]
+
+
+def survey(folder: str | Path) -> tuple[list[str], dict[str, int]]:
+    """What `find_videos` and `left_out` say, from one look through the folder."""
+    videos: list[str] = []
+    counts: Counter[str] = Counter()
+    for paths, pictures, others in _walk(folder):
+        videos += paths
+        counts.update(_kinds(others))
+        if pictures:
+            counts.update(_beside(*pictures))
+    return videos, dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def videos_in(folder: str | Path) -> list[str]:
+    """Sorted paths of the videos below a folder that a user names, or its own where it is one; what is left out is
+    said."""
+    videos, kinds = survey(folder)
+    if not videos:
+        pictures = [name for name in os.listdir(folder) if is_picture(name)]
+        kinds = _beside("", pictures) if pictures else {}
+    if kinds:
+        note(f"left out of {folder}: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}")
+    return sorted(videos) or [str(folder)]
+
+
+def _walk(folder: str | Path) -> Iterator[tuple[list[str], tuple[str, list[str]] | None, list[str]]]:
+    """Yields for each folder: paths of its videos, or its own where it is one; its name and pictures then; its other
+    files."""
+    seen = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        names = [name for name in names if not is_hidden(name)]
+        videos = {name for name in names if is_video(name) or is_moving_webp(os.path.join(parent, name))}
+        others = [name for name in names if name not in videos]
+        if parent == str(folder) or videos or folders:
+            yield [os.path.join(parent, name) for name in names if name in videos], None, others
+            continue
+        name, pictures = os.path.basename(parent), [name for name in others if is_picture(name)]
+        is_clip = (pictures or is_video(name)) and not is_beside_frames(name)
+        others = [name for name in others if not is_picture(name)]
+        yield [parent] if is_clip else [], (name, pictures) if pictures else None, others
+
+
+def _beside(folder: str, pictures: list[str]) -> dict[str, int]:
+    """How many pictures of a folder of frames are no frames: optical flow and thumbnails."""
+    ending = os.path.splitext(pictures[0])[1].lower()
+    if is_beside_frames(folder):
+        return {f"{folder}/*{ending}": len(pictures)}
+    try:
+        return {f"{pattern}{ending}": count for pattern, count in frames_among(pictures)[1].items()}
+    except ValueError:  # of several kinds, as whoever reads the folder will say
+        return {}
+
+
+def _kinds(names: Iterable[str]) -> list[str]:
+    """The endings of files that are no videos; without those of texts."""
+    endings = [os.path.splitext(name)[1].lower() or "no ending" for name in names]
+    return [ending for ending in endings if ending not in _COMPANIONS]
+
+
+def index_videos(folder: str | Path) -> dict[str, list[str]]:
+    """Name without its ending -> the videos of that name below the folder."""
+    index: dict[str, list[str]] = {}
+    for path in find_videos(folder):
+        name = os.path.basename(path)
+        stem, ending = os.path.splitext(name)
+        while ending.lower() in _ENDINGS:  # several in `<id>.mp4.mkv`
+            name = stem
+            stem, ending = os.path.splitext(name)
+        index.setdefault(name, []).append(path)
+
+    def rank(path: str) -> tuple[bool, str]:  # frames before the optical flow of the same video
+        return any(map(is_beside_frames, Path(path).parts)), path
+
+    return {stem: sorted(paths, key=rank) for stem, paths in index.items()}
+
+
+def find_named(folder: Path, pattern: str) -> list[Path]:
+    """Files below a folder whose name is like `pattern`, sorted; none that is hidden, or in a hidden folder."""
+    found = folder.rglob(pattern)
+    return sorted(path for path in found if not any(map(is_hidden, path.relative_to(folder).parts)))
+
+
+def in_folder(paths: list[str], folder: str) -> str:
+    """Returns the one of several videos of the same name that lies in a folder of that name; else the first one."""
+
+    def plain(name: str) -> str:
+        return name.replace("_", " ").casefold()
+
+    wanted = plain(folder)
+    return next((path for path in paths if wanted in map(plain, Path(path).parts[:-1])), paths[0])
+
+
+def data_root(root: str | Path | None, dataset: str) -> Path:
+    """The data set's folder.
+
+    Raises:
+        UsageError: if it is not set, or not there.
+    """
+    if root is None:
+        raise UsageError(f"data.root is not set: data.dataset={dataset} needs the folder that holds the videos")
+    root = Path(root).expanduser()
+    if not root.exists():
+        raise UsageError(f"data.root: no folder {root}")
+    if not root.is_dir():
+        raise UsageError(f"data.root: {root} is a file; it has to be the folder of the data set {dataset}")
+    return root

@@ -1,0 +1,116 @@
+"""One picture of a file as 8-bit RGB, whatever the file stores: 16 bits, a palette, CMYK; and moving WebP."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from softpool3d.datasets.video.frame_index import DecodeError, errors_of
+from softpool3d.datasets.video.pyav_reader import scaled
+from softpool3d.datasets.video.rate import rate_of
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+PICTURES = frozenset([".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"])
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file's name says that it is a picture."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in PICTURES
+
+
+def is_moving_webp(path: str | Path) -> bool:
+    """Whether a file ends in .webp and its header says that it is an animation."""
+    if not str(path).lower().endswith(".webp"):
+        return False
+    try:
+        with open(path, "rb") as file:
+            header = file.read(21)
+    except OSError:
+        return False
+    return len(header) == 21 and header[8:16] == b"WEBPVP8X" and bool(header[20] & 2)
+
+
+def read_picture(path: str | Path) -> Image:
+    """A picture, upright, in 8-bit RGB. 16 bits are scaled to 8; how transparent it is does not count.
+
+    Raises:
+        DecodeError: if it cannot be read, holds several pictures, or its pixels are numbers without a known range.
+    """
+    from PIL import Image, ImageOps
+
+    with errors_of(str(path)):
+        try:
+            opened = Image.open(path)
+        except Image.UnidentifiedImageError:
+            raise DecodeError(path, "it is no picture that Pillow knows") from None
+        with opened as picture:
+            if picture.format in ("PNG", "TIFF", "WEBP") and _several(picture):
+                raise DecodeError(path, f"it holds {picture.n_frames} pictures where one is wanted")
+            return _rgb(ImageOps.exif_transpose(picture), picture.format)
+
+
+def _several(picture: Image) -> bool:
+    """Whether a second picture of the same size follows; a small one is a thumbnail."""
+    if getattr(picture, "n_frames", 1) == 1:
+        return False
+    size = picture.size
+    picture.seek(1)
+    same = picture.size == size
+    picture.seek(0)
+    return same
+
+
+def _rgb(picture: Image, stored_as: str | None) -> Image:
+    from PIL import Image
+
+    mode = picture.mode
+    if mode.startswith("I;16") or (mode == "I" and stored_as in ("PNG", "PPM")):  # Pillow would clip at 255
+        pixels = np.asarray(picture).astype(np.uint32) >> 8
+        return Image.fromarray(pixels.astype(np.uint8)).convert("RGB")
+    if mode in ("I", "F"):
+        raise ValueError("its pixels are 32-bit numbers, of which nobody says what is white; save it in 8 or 16 bits")
+    return picture.convert("RGB")
+
+
+class MovingWebP:
+    """A moving WebP as a video; FFmpeg does not read those."""
+
+    name = "pictures"
+
+    def __init__(self, path: str, short_side: int | None = None) -> None:
+        self._path, self._short_side = path, short_side
+        self.times = np.array([seconds for seconds, _ in self._frames()])
+        self.num_frames = len(self.times)
+        self.fps = rate_of(self.times, tick=1e-3).fps
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """uint8 (T, H, W, 3) of ascending indices without repeats."""
+        from PIL import Image
+
+        wanted, pictures = set(indices.tolist()), []
+        for number, (_, picture) in enumerate(self._frames()):
+            if number in wanted:
+                size = scaled(*picture.size, self._short_side)
+                pictures.append(np.asarray(picture.convert("RGB").resize(size, Image.Resampling.BILINEAR)))
+                if len(pictures) == len(wanted):
+                    break
+        return np.stack(pictures)
+
+    def close(self) -> None:
+        """Nothing stays open between reads."""
+
+    def _frames(self) -> Iterator[tuple[float, Image]]:
+        """Seconds and picture of each frame."""
+        from PIL import Image
+
+        with errors_of(self._path), Image.open(self._path) as moving:
+            for number in range(moving.n_frames):
+                moving.seek(number)
+                moving.load()
+                yield moving.info["timestamp"] / 1000, moving

@@ -1,0 +1,177 @@
+"""`classify --timeline`: what is seen when, printed and written."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from softpool3d.datasets.inputs import explain
+from softpool3d.datasets.video.decoder import DecodeError
+from softpool3d.datasets.video.stream import FrameStream
+from softpool3d.errors import UsageError, WorkError
+from softpool3d.files import replacing, write_atomically
+from softpool3d.inference import timeline_files as files
+from softpool3d.inference.classifier import Classifier, NoAnswer
+from softpool3d.inference.timeline import VideoTimeline, watch
+from softpool3d.runs.lock import Taken, claim_files
+from softpool3d.runtime.interrupt import Interrupted
+from softpool3d.signals import number_of
+
+
+@dataclass(frozen=True)
+class Options:
+    """window, hop: seconds; None: what one clip spans, and half of that. out, plot, annotate may hold {name}."""
+
+    window: float | None
+    hop: float | None
+    smooth: int
+    min_score: float
+    out: Path | None
+    plot: Path | None
+    annotate: Path | None
+    overwrite: bool
+    as_json: bool
+
+    def check(self, videos: Sequence[str]) -> None:
+        """Raises UsageError before anything is read."""
+        for option, path, known in (
+            ("--out", self.out, files.FORMATS),
+            ("--plot", self.plot, files.PLOTS),
+            ("--annotate", self.annotate, files.VIDEOS),
+        ):
+            if path is None:
+                continue
+            files.check_ending(option, path, known)
+            if len(videos) > 1 and "{name}" not in str(path):
+                raise UsageError(f"{option} {path}: {len(videos)} videos need a file each, as in {{name}}{path.suffix}")
+            self._check_targets(option, path, videos)
+
+    def _check_targets(self, option: str, path: Path, videos: Sequence[str]) -> None:
+        read = {os.path.realpath(video) for video in videos}
+        written: dict[Path, str] = {}
+        for video in videos:
+            target = _named(path, video)
+            if target in written:
+                raise UsageError(
+                    f"{option} {path}: {written[target]} and {video} would both be written to {target}; "
+                    "rename one of them, or give each a command of its own"
+                )
+            written[target] = video
+            if target.exists() and not self.overwrite:
+                raise UsageError(f"{option} {target} exists; give another name, or --overwrite")
+            if os.path.realpath(target) in read:
+                raise UsageError(f"{option} {target} is the video itself; give another name")
+
+    def targets(self, video: str) -> list[Path]:
+        """What is written of a video."""
+        return [_named(path, video) for path in (self.out, self.plot, self.annotate) if path is not None]
+
+
+def seconds(option: str, text: str | None) -> float | None:
+    """2, 2s, 500ms, 1.5m as seconds."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*(ms|s|m|h|)", text.strip())
+    value = float(match[1]) * {"ms": 0.001, "s": 1, "": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
+    if value <= 0:
+        raise UsageError(f"{option} {text}: write a time above 0, as in 2s, 500ms or 1.5m")
+    return value
+
+
+def timelines(make_classifier: Callable[[], Classifier], videos: Sequence[str], options: Options) -> None:
+    """The timeline of each video.
+
+    Raises:
+        WorkError: if some could not be read or written; all others are done.
+    """
+    options.check(videos)
+    classifier, failed = make_classifier(), 0
+    for video in videos:
+        try:
+            with claim_files(options.targets(video), options.overwrite):
+                _one(classifier, video, options)
+        except (WorkError, Taken) as error:
+            failed += 1
+            reason = f"cannot read {video}: {explain(error)}" if isinstance(error, DecodeError) else str(error)
+            reason = f"cannot classify {video}: {error}" if isinstance(error, NoAnswer) else reason
+            print(f"error: {reason}", file=sys.stderr)
+        except KeyboardInterrupt as stop:
+            raise Interrupted(f"stopped in {video}", number_of(stop)) from None
+    if failed:
+        raise WorkError(f"{failed} of {len(videos)} files could not be classified; {len(videos) - failed} done")
+
+
+def _one(classifier: Classifier, video: str, options: Options) -> None:
+    with FrameStream(video) as stream:
+        duration = stream.duration
+    with _bar(video, duration) as bar:
+        task = bar.add_task("", total=duration)
+        found = watch(
+            classifier,
+            video,
+            options.window,
+            options.hop,
+            options.smooth,
+            options.min_score,
+            lambda seconds: bar.update(task, completed=seconds),
+        )
+    if found.damage:
+        print(f"note: {video}: {found.damage}", file=sys.stderr)
+    if options.as_json:
+        print(json.dumps(files.as_record(found), ensure_ascii=False), flush=True)
+    else:
+        _print(found, options.min_score)
+    if options.out:
+        target = _named(options.out, video)
+        write_atomically(target, files.rendered(found, target.suffix))
+    if options.plot:
+        with replacing(_named(options.plot, video)) as temporary:
+            files.draw_plot(temporary, found, options.min_score)
+    if options.annotate:
+        _annotate(_named(options.annotate, video), found)
+
+
+def _annotate(target: Path, found: VideoTimeline) -> None:
+    from softpool3d.datasets.video.encoder import write_video
+
+    with FrameStream(found.file) as stream:
+        fps, duration = stream.fps, stream.duration
+    with replacing(target) as temporary, _bar(f"writing {target.name}", duration) as bar:
+        task = bar.add_task("", total=duration)
+
+        def shown(pictures):
+            for number, picture in enumerate(pictures):
+                bar.update(task, completed=number / fps)
+                yield picture
+
+        with closing(files.annotated_frames(found)) as pictures:  # with the thread that reads, whatever happens
+            write_video(temporary, shown(pictures), fps)
+
+
+def _print(found: VideoTimeline, min_score: float) -> None:
+    print(f"{found.file}  {found.duration:.1f} s, {len(found.windows)} windows")
+    for segment in found.segments:
+        print(f"  {segment.start:8.1f} s  to {segment.end:8.1f} s  {segment.score:6.1%}  {segment.label}")
+    if not found.segments:
+        print(f"  no label reaches --min-score {min_score:g}")
+
+
+def _named(path: Path, video: str) -> Path:
+    return Path(str(path).replace("{name}", Path(video).stem))
+
+
+def _bar(text: str, total: float | None) -> Progress:
+    console = Console(stderr=True)
+    share = "{task.percentage:3.0f} %" if total else "{task.completed:.0f} s"
+    name = Path(text).name.replace("{", "{{").replace("}", "}}")  # TextColumn takes a format
+    columns = (TextColumn(name, markup=False), BarColumn(None), TextColumn(share), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -1,0 +1,127 @@
+"""SoftPool in the operators that every runtime has: what exported networks hold in the compiled operator's place.
+
+The average is taken along one axis after the other. What passes from axis to axis is, for each position, the largest
+exponent m of what was seen so far, and the sums of exp(beta x - m) and exp(beta x - m) x (the merge of Milakov and
+Gimelshein, "Online normalizer calculation for softmax", arXiv 1805.02867, algorithm 3). A window of 3x3x3 takes nine
+slices that way, not 27, and nothing overflows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from softpool3d.ops.reference import pooled_size
+
+# the largest exponent, the sum of weighted values, the sum of weights (None: every weight is 1)
+_Sums = tuple[Tensor, Tensor, Tensor | None]
+
+
+def decompositions() -> dict[torch._ops.OpOverload, Callable]:
+    """The table for `torch.export.ExportedProgram.run_decompositions`; empty where no library is compiled.
+
+        program = torch.export.export(network.eval(), (clip,)).run_decompositions(softpool3d.decompositions())
+        torch.onnx.export(program, f="network.onnx")
+
+    The result holds standard operators only. Its values are the compiled operator's for finite inputs up to a
+    hundredth of what the type holds (3e36 in float32); infinite ones give NaN.
+    """
+    from softpool3d.ops import library
+
+    if not library.build_info()["cpu"]["loaded"]:
+        return {}  # what was exported is the reference, which is plain PyTorch already
+    operators = torch.ops.softpool3d
+    return {
+        operators.soft_pool3d.default: soft_pool3d,
+        operators.adaptive_soft_pool3d.default: adaptive_soft_pool3d,
+    }
+
+
+def soft_pool3d(
+    input: Tensor,
+    betas: Tensor | None,
+    beta: float,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+) -> Tensor:
+    """The operator `softpool3d::soft_pool3d`: (N, C, T, H, W), checked (T, H, W) triples, beta (C,) or a float."""
+    sizes, outside = input.shape[2:], []
+    for s, p in zip(stride, padding, strict=True):
+        # as far as the last window may reach; with a remainder under ceil_mode that is beyond the padding
+        outside = [p, p + (s - 1 if ceil_mode and s > 1 else 0), *outside]
+    sums = _start(input, betas, beta, outside)
+    for axis in (2, 1, 0):
+        n, k, s, p, d = sizes[axis], kernel_size[axis], stride[axis], padding[axis], dilation[axis]
+        out = pooled_size(n, k, s, p, d, ceil_mode)
+        if isinstance(n, int) and k == n and p == 0 and d == 1:  # a traced n is not asked, and stays free
+            sums = _merge_all(sums, 2 + axis)
+        elif k > 1 or s > 1 or any(outside[4 - 2 * axis : 6 - 2 * axis]):
+            sums = _merge(sums, 2 + axis, [slice(j * d, j * d + (out - 1) * s + 1, s) for j in range(k)])
+    return _finish(sums, input)
+
+
+def adaptive_soft_pool3d(input: Tensor, betas: Tensor | None, beta: float, output_size: Sequence[int]) -> Tensor:
+    """The operator `softpool3d::adaptive_soft_pool3d`, over the bins of torch's adaptive pools."""
+    sums = _start(input, betas, beta, [0] * 6)
+    for axis in (2, 1, 0):
+        n, out, dim = input.shape[2 + axis], output_size[axis], 2 + axis
+        if out == 1:  # asked first: it holds for every n, so that a traced n stays free
+            sums = _merge_all(sums, dim)
+        elif out != n:
+            bins = [(i * n // out, ((i + 1) * n + out - 1) // out) for i in range(out)]
+            cuts = [partial(torch.narrow, dim=dim, start=begin, length=end - begin) for begin, end in bins]
+            parts = [_merge_all(_each(sums, cut), dim) for cut in cuts]
+            sums = tuple(torch.cat(column, dim) for column in zip(*parts, strict=True))
+    return _finish(sums, input)
+
+
+def _start(input: Tensor, betas: Tensor | None, beta: float, outside: list[int]) -> _Sums:
+    x = input if input.dtype in (torch.float32, torch.float64) else input.float()
+    exponent = x * betas[:, None, None, None] if betas is not None else x if beta == 1 else x * beta
+    if any(outside):
+        # An exponent that loses against any inside; where nothing is inside, zeros are averaged.
+        exponent = F.pad(exponent, outside, value=torch.finfo(x.dtype).min)
+        x = F.pad(x, outside)
+    return exponent, x, None
+
+
+def _finish(sums: _Sums, input: Tensor) -> Tensor:
+    _, value, weight = sums
+    y = value.clone() if weight is None else value / weight
+    return y if y.dtype == input.dtype else y.to(input.dtype)
+
+
+def _each(sums: _Sums, change: Callable[[Tensor], Tensor]) -> _Sums:
+    return tuple(None if part is None else change(part) for part in sums)
+
+
+def _merge_all(sums: _Sums, dim: int) -> _Sums:
+    exponent, value, weight = sums
+    top = exponent.amax(dim, keepdim=True)
+    factor = torch.exp(exponent - top)
+    return (
+        top,
+        (factor * value).sum(dim, keepdim=True),
+        (factor if weight is None else factor * weight).sum(dim, keepdim=True),
+    )
+
+
+def _merge(sums: _Sums, dim: int, taps: list[slice]) -> _Sums:
+    """`taps`: for each position of the kernel, the places along `dim` that the windows see there."""
+    columns = [_each(sums, lambda t, tap=tap: t[(slice(None),) * dim + (tap,)]) for tap in taps]
+    top = columns[0][0]
+    for exponent, _, _ in columns[1:]:
+        top = torch.maximum(top, exponent)
+    values, weights = [], []
+    for exponent, value, weight in columns:
+        factor = torch.exp(exponent - top)
+        values.append(factor * value)
+        weights.append(factor if weight is None else factor * weight)
+    return top, sum(values[1:], values[0]), sum(weights[1:], weights[0])

@@ -1,0 +1,269 @@
+"""SoftPool as functions. 1-D and 2-D are views of 3-D."""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from softpool3d.ops import library
+from softpool3d.ops.reference import (
+    adaptive_soft_pool3d_reference,
+    pooled_size,
+    soft_pool3d_reference,
+)
+
+Size = int | Sequence[int]
+_NAMES, _ADAPTIVE_NAMES = ({dims: f"{kind}_pool{dims}d" for dims in (1, 2, 3)} for kind in ("soft", "adaptive_soft"))
+
+
+def backend(tensor: Tensor) -> str:
+    """The implementation that will run for `tensor`: "cpu" or "cuda" (compiled), or "reference" (plain PyTorch).
+
+    The reference runs where no library was compiled for the device, in forward mode (jvp, jacfwd), and for tensor
+    subclasses with a dispatch of their own.
+    """
+    return library.choose(tensor)
+
+
+def soft_pool3d(
+    input: Tensor,
+    kernel_size: Size = 2,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    beta: float | Tensor = 1.0,
+) -> Tensor:
+    """3D SoftPool: the softmax-weighted sum over each window (arXiv 2101.00440, equations 1 and 2).
+
+    y = sum_i w_i x_i with w_i = exp(beta x_i) / sum_j exp(beta x_j), over the window's positions inside the input;
+    padding is outside, as in max pooling. A NaN in a window gives NaN; else +inf gives +inf; -inf has weight 0; a
+    window of only -inf gives -inf, and an empty one (dilation makes it possible) 0. Differentiable twice, in beta too,
+    and in forward mode, which takes the reference.
+
+    Args:
+        input: (N, C, T, H, W) or (C, T, H, W); float64, float32, float16 or bfloat16, any strides. Half types are
+            summed in float32.
+        kernel_size, stride, padding, dilation: an int or (T, H, W); `stride` defaults to `kernel_size`.
+        ceil_mode: round the output size up, as in max pooling.
+        beta: inverse temperature; 0 is average pooling, large is max pooling. A float, or a tensor with one value per
+            channel (shape (C,)) or for all of them (shape ()), which may require grad.
+
+    Returns:
+        (N, C, To, Ho, Wo) or (C, To, Ho, Wo) of input's type, sizes as `torch.nn.functional.max_pool3d` has them;
+        channels_last_3d where the input is.
+
+    Raises:
+        RuntimeError: for the arguments for which `max_pool3d` raises it, with the same text.
+        TypeError: input's or beta's type is not one of those above.
+        ValueError: beta is not finite, has the wrong length or is on another device than input.
+    """
+    return _soft_pool(input, 3, kernel_size, stride, padding, dilation, ceil_mode, beta)
+
+
+def soft_pool2d(
+    input: Tensor,
+    kernel_size: Size = 2,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    beta: float | Tensor = 1.0,
+) -> Tensor:
+    """2D SoftPool of (N, C, H, W) or (C, H, W); otherwise as `soft_pool3d`."""
+    return _soft_pool(input, 2, kernel_size, stride, padding, dilation, ceil_mode, beta)
+
+
+def soft_pool1d(
+    input: Tensor,
+    kernel_size: Size = 2,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    beta: float | Tensor = 1.0,
+) -> Tensor:
+    """1D SoftPool of (N, C, L) or (C, L); otherwise as `soft_pool3d`."""
+    return _soft_pool(input, 1, kernel_size, stride, padding, dilation, ceil_mode, beta)
+
+
+def adaptive_soft_pool3d(input: Tensor, output_size: int | Sequence[int | None], beta: float | Tensor = 1.0) -> Tensor:
+    """SoftPool to a given (T, H, W) over the bins of torch's adaptive pools; 1 pools the whole clip.
+
+    Args:
+        input: as for `soft_pool3d`.
+        output_size: an int or (T, H, W), all above 0; None keeps the size of that dimension.
+        beta: as for `soft_pool3d`.
+
+    Returns:
+        (N, C, *output_size) or (C, *output_size) of input's type; channels_last_3d where the input is.
+
+    Raises:
+        ValueError: output_size has the wrong length or a value below 1, or beta as for `soft_pool3d`.
+        RuntimeError, TypeError: as for `soft_pool3d`.
+    """
+    return _adaptive(input, 3, output_size, beta)
+
+
+def adaptive_soft_pool2d(input: Tensor, output_size: int | Sequence[int | None], beta: float | Tensor = 1.0) -> Tensor:
+    """SoftPool to a given (H, W); otherwise as `adaptive_soft_pool3d`."""
+    return _adaptive(input, 2, output_size, beta)
+
+
+def adaptive_soft_pool1d(input: Tensor, output_size: int | Sequence[int | None], beta: float | Tensor = 1.0) -> Tensor:
+    """SoftPool to a given L; otherwise as `adaptive_soft_pool3d`."""
+    return _adaptive(input, 1, output_size, beta)
+
+
+# --- from the public arguments to the operators' ------------------------------------------------------------
+
+
+def _soft_pool(input, dims, kernel_size, stride, padding, dilation, ceil_mode, beta) -> Tensor:
+    window = (kernel_size, stride, padding, dilation, ceil_mode)
+    geometry = _remembered(_pool_geometry, input, dims, window)
+    if geometry is None:
+        _raise_as_max_pool(input, dims, *window)
+    name = _NAMES[dims]
+    _check_type(name, input)
+    beta = _check_beta(name, input, dims, beta)
+    return _run(input, dims, "soft_pool3d", soft_pool3d_reference, beta, geometry)
+
+
+def _adaptive(input, dims, output_size, beta) -> Tensor:
+    geometry = _remembered(_adaptive_geometry, input, dims, (output_size,))
+    name = _ADAPTIVE_NAMES[dims]
+    _check_type(name, input)
+    beta = _check_beta(name, input, dims, beta)
+    return _run(input, dims, "adaptive_soft_pool3d", adaptive_soft_pool3d_reference, beta, geometry)
+
+
+def _remembered(check, input, dims, window):
+    """`check(input's shape, dims, *window)`, which a network asks the same of at every step."""
+    if not torch.compiler.is_compiling():
+        try:
+            return _of_before(check, input.shape, dims, *window)
+        except TypeError:  # lists cannot be looked up, nor can symbolic sizes
+            pass
+    return check(input.shape, dims, *window)
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _of_before(check, shape, dims, *window):
+    return check(shape, dims, *window)
+
+
+def _pool_geometry(shape, dims, kernel_size, stride, padding, dilation, ceil_mode):
+    """The operator's geometry, or None where max pooling would not take these arguments."""
+    kernel, padding, dilation = (_tuple(v, dims) for v in (kernel_size, padding, dilation))
+    no_stride = stride is None or (isinstance(stride, Sequence) and len(stride) == 0)
+    stride = kernel if no_stride else _tuple(stride, dims)
+    if not _is_valid(shape, dims, kernel, stride, padding, dilation, ceil_mode):
+        return None
+    front = 3 - dims
+    return (
+        (1,) * front + kernel,
+        (1,) * front + stride,
+        (0,) * front + padding,
+        (1,) * front + dilation,
+        ceil_mode,
+    )
+
+
+def _adaptive_geometry(shape, dims, output_size):
+    name = _ADAPTIVE_NAMES[dims]
+    if len(shape) not in (dims + 1, dims + 2) or any(n == 0 for n in shape[-dims - 1 :]):
+        raise RuntimeError(
+            f"{name}: input must be (N, C, {', '.join('THW'[-dims:])}) or without N, with nothing but N empty, "
+            f"but got shape {tuple(shape)}"
+        )
+    sizes = output_size
+    if isinstance(output_size, Sequence) and not isinstance(output_size, str):
+        sizes = [shape[i - dims] if n is None else n for i, n in enumerate(output_size)]
+    sizes = _tuple(sizes, dims)
+    if sizes is None:
+        raise ValueError(f"{name}: output_size must be an int or {dims} of them, but got {output_size!r}")
+    if any(n < 1 for n in sizes):
+        raise ValueError(f"{name}: output_size must be above 0, but got {output_size}")
+    return ((1,) * (3 - dims) + sizes,)
+
+
+def _run(input, dims, name, reference, beta, geometry) -> Tensor:
+    x = input if input.dim() == dims + 2 else input.unsqueeze(0)
+    for _ in range(3 - dims):
+        x = x.unsqueeze(2)
+    if library.choose(x) == "reference":
+        library.warn_of_reference(x.device.type)
+        y = reference(x, *geometry, beta)
+    else:
+        betas, beta = (beta, 1.0) if isinstance(beta, Tensor) else (None, beta)
+        y = library.run(name, x, betas, beta, *geometry)
+    for _ in range(3 - dims):
+        y = y.squeeze(2)
+    return y if input.dim() == dims + 2 else y.squeeze(0)
+
+
+def _tuple(value: Size, dims: int) -> tuple[int, ...] | None:
+    """`dims` ints, or None if `value` is not an int, one int or that many."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, (int, torch.SymInt)):
+        return (value,) * dims
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) not in (1, dims):
+        return None
+    if any(isinstance(v, bool) or not isinstance(v, (int, torch.SymInt)) for v in value):
+        return None
+    return tuple(value) * (dims if len(value) == 1 else 1)
+
+
+def _is_valid(shape, dims, kernel, stride, padding, dilation, ceil_mode) -> bool:
+    """Whether max pooling would take these arguments."""
+    if None in (kernel, stride, padding, dilation) or not isinstance(ceil_mode, bool):
+        return False
+    if len(shape) not in (dims + 1, dims + 2) or any(n == 0 for n in shape[-dims - 1 :]):
+        return False
+    for n, k, s, p, d in zip(shape[-dims:], kernel, stride, padding, dilation, strict=True):
+        if k < 1 or s < 1 or d < 1 or p < 0 or p > k // 2 or max(k, s, p, d) >= 2**31:
+            return False
+        if pooled_size(n, k, s, p, d, ceil_mode) < 1:
+            return False
+    return True
+
+
+def _raise_as_max_pool(input, dims, kernel_size, stride, padding, dilation, ceil_mode) -> None:
+    """Raises what max pooling raises for these arguments, by asking it on a tensor of that shape without memory."""
+    shaped = torch.empty((), requires_grad=input.requires_grad).expand(input.shape)
+    max_pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[dims - 1]
+    max_pool(shaped, kernel_size, stride, padding, dilation, ceil_mode)
+    raise RuntimeError(
+        f"soft_pool{dims}d: cannot pool an input of shape {tuple(input.shape)} with kernel_size={kernel_size}, "
+        f"stride={stride}, padding={padding}, dilation={dilation}, ceil_mode={ceil_mode}"
+    )
+
+
+def _check_type(name: str, input: Tensor) -> None:
+    if input.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+        raise TypeError(f"{name}: input must be float64, float32, float16 or bfloat16, but got {input.dtype}")
+
+
+def _check_beta(name: str, input: Tensor, dims: int, beta: float | Tensor) -> float | Tensor:
+    """A finite float, or a tensor (C,) of the type that sums are kept in."""
+    if not isinstance(beta, Tensor):
+        if isinstance(beta, bool) or not isinstance(beta, (int, float, torch.SymFloat)):
+            raise TypeError(f"{name}: beta must be a float or a tensor, but got {beta!r}")
+        if not -math.inf < beta < math.inf:  # comparisons, because torch.compile may make it symbolic
+            raise ValueError(f"{name}: beta must be finite, but got {beta}")
+        return float(beta) if isinstance(beta, int) else beta
+    if not beta.is_floating_point():
+        raise TypeError(f"{name}: a tensor beta must be of a floating-point type, but got {beta.dtype}")
+    channels = input.shape[-dims - 1]
+    if beta.dim() > 1 or (beta.dim() == 1 and beta.shape[0] != channels):
+        raise ValueError(
+            f"{name}: a tensor beta must hold one value per channel, shape ({channels},), or one for all, shape (), "
+            f"but got shape {tuple(beta.shape)}"
+        )
+    if beta.device != input.device:
+        raise ValueError(f"{name}: beta must be on input's device {input.device}, but got {beta.device}")
+    return beta.to(torch.float64 if input.dtype == torch.float64 else torch.float32).expand(channels)

@@ -1,0 +1,292 @@
+"""The compiled operators: finds and loads the libraries, and tells torch what it needs to know besides the kernels.
+
+cuda_ext/register.cpp defines four operators: `soft_pool3d`, `adaptive_soft_pool3d` and their backwards. Here they get
+fake kernels (shapes and layouts for torch.compile and torch.export), derivatives of first and second order, and vmap
+rules. Autocast leaves them alone, and that is right: sums are wide inside, and the output has the input's type.
+"""
+
+import warnings
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from softpool3d.ops import reference
+
+REMEDY = "build it with `pip install --no-build-isolation -e .` in the source tree (needs g++)"
+CUDA_REMEDY = (
+    "build it with `SOFTPOOL3D_CUDA=1 pip install --no-build-isolation --force-reinstall --no-deps -e .` "
+    "in the source tree (needs nvcc)"
+)
+
+
+def build_info() -> dict[str, dict]:
+    """What is compiled and loaded: {"cpu": {"path", "loaded", "why", "remedy", "level"}, "cuda": {...}}.
+
+    `why` and `remedy` say why a library is not loaded and what to do about it; they are None where it is. `level`, of
+    the CPU library only, names the instruction set of the kernels that run.
+    """
+    return _INFO
+
+
+def _load() -> dict[str, dict]:
+    info = {}
+    for name, module, remedy in (("cpu", "_C", REMEDY), ("cuda", "_C_cuda", CUDA_REMEDY)):
+        path = next(iter(sorted(Path(__file__).parents[1].glob(f"{module}.*so"))), None)
+        why = None
+        if path is None:
+            why = "not built"
+        elif name == "cuda" and not torch.backends.cuda.is_built():
+            why = "this torch has no CUDA"
+        elif name == "cuda" and not info["cpu"]["loaded"]:
+            why = "the CPU library, which defines the operators, is not loaded"
+        else:
+            try:
+                torch.ops.load_library(path)
+            except OSError as error:
+                why = str(error.__cause__ or error)
+        info[name] = {
+            "path": str(path) if path else None,
+            "loaded": why is None,
+            "why": why,
+            "remedy": remedy if why else None,
+            "level": None,
+        }
+    if info["cpu"]["loaded"]:
+        info["cpu"]["level"] = ("portable", "AVX2", "AVX-512")[torch.ops.softpool3d.cpu_level()]
+        for name in _GEOMETRY:
+            _complete(name)
+    return info
+
+
+def choose(tensor: Tensor) -> str:
+    """The implementation for this tensor: "cpu", "cuda" or "reference"."""
+    kind = tensor.device.type
+    if kind == "meta":  # shapes only: the fake kernels have them
+        kind = "cpu"
+    library = build_info().get(kind)
+    if library is None or not library["loaded"] or tensor.layout != torch.strided:
+        return "reference"
+    if forward_ad._current_level >= 0:  # in forward mode: the kernels have no tangents, torch's own operators have
+        return "reference"
+    if type(tensor) is Tensor or torch.compiler.is_compiling() or isinstance(tensor, torch._subclasses.FakeTensor):
+        return kind
+    # A subclass with a dispatch of its own (DTensor, ...) knows torch's operators, not ours.
+    if type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        return "reference"
+    return kind
+
+
+def run(name: str, input: Tensor, betas: Tensor | None, beta: float, *geometry) -> Tensor:
+    """Calls a compiled operator; build_info() has been asked."""
+    return _CALLS[name](input, betas, beta, *geometry)
+
+
+@cache
+def warn_of_reference(kind: str) -> None:
+    """Says once for each kind of device why the slow path runs where a compiled one exists."""
+    library = build_info().get(kind)
+    if library and not library["loaded"]:
+        warnings.warn(
+            f"softpool3d: no compiled library for {kind} ({library['why']}), so the plain PyTorch reference runs, "
+            f"which is slower and needs more memory; {library['remedy']}",
+            stacklevel=5,
+        )
+
+
+# --- what torch needs besides kernels -----------------------------------------------------------------------
+#
+# Arguments of all operators: tensors, then (beta_per_channel, beta), then the geometry, then for the backwards whether
+# the gradients of input and of beta_per_channel are wanted.
+
+_CALLS = {}  # name -> the function to call the operator by
+
+# The number of geometry arguments, and the reference.
+_GEOMETRY = {
+    "soft_pool3d": (5, reference.soft_pool3d_reference),
+    "adaptive_soft_pool3d": (1, reference.adaptive_soft_pool3d_reference),
+}
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """The rule of cuda_ext/problem.h."""
+    return x.shape[1] > 1 and x.stride(1) == 1 and not x.is_contiguous()
+
+
+def _empty(like: Tensor, size) -> Tensor:
+    layout = torch.channels_last_3d if is_channels_last(like) else torch.contiguous_format
+    return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=layout)
+
+
+def _output_size(x: Tensor, geometry) -> list[int]:
+    if len(geometry) == 1:
+        return list(geometry[0])
+    *triples, ceil_mode = geometry
+    return [reference.pooled_size(*values, ceil_mode) for values in zip(x.shape[2:], *triples, strict=True)]
+
+
+def _complete(name: str) -> None:
+    """Adds fake kernels, derivatives and vmap rules to the operator `name` and its backward."""
+    arity, plain = _GEOMETRY[name]
+    forward = getattr(torch.ops.softpool3d, name).default
+    backward = getattr(torch.ops.softpool3d, f"{name}_backward").default
+
+    @torch.library.register_fake(forward)
+    def fake(input, betas, beta, *geometry):
+        return _empty(input, [*input.shape[:2], *_output_size(input, geometry)])
+
+    @torch.library.register_fake(backward)
+    def fake_backward(grad, input, betas, beta, *rest):
+        *_, input_grad, beta_grad = rest
+        wide = torch.float64 if input.dtype == torch.float64 else torch.float32
+        return (
+            _empty(input, input.shape) if input_grad else input.new_empty(0),
+            input.new_empty(input.shape[1] if beta_grad else 0, dtype=wide),
+        )
+
+    def save(ctx, inputs, output):
+        input, betas, *constants = inputs
+        ctx.save_for_backward(input, betas)
+        ctx.constants = constants
+
+    def derivative(ctx, grad):
+        input, betas = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[:2]
+        grads = call_backward(grad, input, betas, *ctx.constants, *wanted)
+        return *(g if w else None for g, w in zip(grads, wanted, strict=True)), *(None,) * (1 + arity)
+
+    def save_backward(ctx, inputs, output):
+        grad, input, betas, *constants = inputs
+        ctx.save_for_backward(grad, input, betas)
+        ctx.constants = constants
+
+    def second_derivative(ctx, *grads):
+        """The reference, differentiated twice: rarely needed, so it has no kernel of its own."""
+        beta, *geometry, input_grad, beta_grad = ctx.constants
+        tensors = [t for t in ctx.saved_tensors if t is not None]
+
+        def first_derivative(grad, *sources):
+            def pool(input, betas=None):
+                return plain(input, *geometry, beta if betas is None else betas)
+
+            _, pull_back = torch.func.vjp(pool, *sources)
+            return pull_back(grad)
+
+        found, pull_back = torch.func.vjp(first_derivative, *tensors)
+        given = [
+            g if wanted else torch.zeros_like(f)
+            for f, g, wanted in zip(found, grads, (input_grad, beta_grad), strict=False)
+        ]
+        second = pull_back(tuple(given))
+        return *second, *(None,) * (3 + arity + 3 - len(second))
+
+    torch.library.register_autograd(forward, derivative, setup_context=save)
+    torch.library.register_autograd(backward, second_derivative, setup_context=save_backward)
+    call_backward = _differentiable_under_func(backward, save_backward, second_derivative)
+    call_forward = _differentiable_under_func(forward, save, derivative)
+    _CALLS[name] = _in_a_hurry(forward, backward, call_forward, derivative)
+
+    def batched(info, dims, input, betas, *constants):
+        x, b, fold, unfold = _folded(info.batch_size, dims, [input], betas, per_channel=dims[1] is not None)
+        return unfold(forward(x[0], b, *constants)), fold
+
+    def batched_backward(info, dims, grad, input, betas, *constants):
+        beta_grad = constants[-1]
+        (g, x), b, fold, unfold = _folded(
+            info.batch_size,
+            (*dims[:2], dims[2]),
+            [grad, input],
+            betas,
+            per_channel=beta_grad or dims[2] is not None,
+        )
+        grads = backward(g, x, b, *constants)
+        gx = unfold(grads[0]) if constants[-2] else grads[0].new_empty(info.batch_size, 0)
+        gb = grads[1].unflatten(0, (info.batch_size, -1)) if beta_grad else grads[1].new_empty(info.batch_size, 0)
+        return (gx, gb), (fold if constants[-2] else 0, 0)
+
+    torch.library.register_vmap(forward, batched)
+    torch.library.register_vmap(backward, batched_backward)
+
+
+def _differentiable_under_func(op, setup_context, backward):
+    """The operator; as an autograd.Function where torch.func transforms it, which look through that but not through
+    torch.library's derivatives."""
+
+    class Operator(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(*args):
+            return op(*args)
+
+    Operator.setup_context = staticmethod(setup_context)
+    Operator.backward = staticmethod(backward)
+
+    def call(*args):
+        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+            return Operator.apply(*args)
+        return op(*args)
+
+    return call
+
+
+def _in_a_hurry(forward, backward, call_forward, derivative):
+    """The operator, called past torch.library's autograd where torch only runs it: the detour through Python that makes
+    derivatives known to compilers takes longer than most kernels."""
+    below_autograd = torch._C._AutoDispatchBelowAutograd
+
+    class Operator(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, input, betas, *constants):
+            ctx.save_for_backward(input, betas)
+            ctx.constants = constants
+            with below_autograd():
+                return forward(input, betas, *constants)
+
+        @staticmethod
+        def backward(ctx, grad):
+            if torch.is_grad_enabled() or _is_transformed():  # the backward is differentiated itself
+                return derivative(ctx, grad)
+            input, betas = ctx.saved_tensors
+            wanted = ctx.needs_input_grad[:2]
+            with below_autograd():
+                grads = backward(grad, input, betas, *ctx.constants, *wanted)
+            return grads[0] if wanted[0] else None, grads[1] if wanted[1] else None, *(None,) * len(ctx.constants)
+
+    def call(input, betas, *constants):
+        if _is_transformed():
+            return call_forward(input, betas, *constants)
+        if torch.is_grad_enabled() and (input.requires_grad or (betas is not None and betas.requires_grad)):
+            return Operator.apply(input, betas, *constants)
+        with below_autograd():
+            return forward(input, betas, *constants)
+
+    return call
+
+
+def _is_transformed() -> bool:
+    """Whether a compiler or a transform of torch.func looks at what is called."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def _folded(size: int, dims, tensors: list[Tensor], betas: Tensor | None, per_channel: bool):
+    """Folds vmap's dimension into the batch, or into the channels where each sample has a beta of its own."""
+    at = 1 if per_channel else 0
+    folded = []
+    for tensor, dim in zip(tensors, dims, strict=False):
+        tensor = (
+            tensor.unsqueeze(at).expand(*tensor.shape[:at], size, *tensor.shape[at:])
+            if dim is None
+            else tensor.movedim(dim, at)
+        )
+        folded.append(tensor.flatten(at, at + 1))
+    if per_channel:
+        dim = dims[len(tensors)]
+        betas = (betas.expand(size, -1) if dim is None else betas.movedim(dim, 0)).flatten()
+    return folded, betas, at, lambda t: t.unflatten(at, (size, -1) if at else (size, t.shape[0] // size))
+
+
+# When this module is imported, not at the first call, which may be one that torch.compile traces.
+_INFO = _load()

@@ -1,0 +1,148 @@
+"""SoftPool as nn.Modules, with a fixed or a learnable beta."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+
+from softpool3d.ops import functional as F
+
+
+class _Pool(nn.Module):
+    """What the pools share: beta, a float or a parameter with one value per channel."""
+
+    dims: int
+    beta: float | nn.Parameter
+
+    def __init__(self, beta: float | str, num_channels: int | None) -> None:
+        super().__init__()
+        if num_channels is not None and num_channels < 1:
+            raise ValueError(f"{type(self).__name__}: num_channels must be above 0, but got {num_channels}")
+        if isinstance(beta, str) and beta == "learnable":
+            # Without num_channels the parameter gets its size from the first input (or from a loaded state_dict).
+            self.beta = UninitializedParameter() if num_channels is None else nn.Parameter(torch.ones(num_channels))
+            return
+        if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not math.isfinite(beta):
+            raise ValueError(f'{type(self).__name__}: beta must be a finite float or "learnable", but got {beta!r}')
+        if num_channels is not None:
+            raise ValueError(
+                f'{type(self).__name__}: num_channels is the length of a beta that is "learnable", but beta is {beta}'
+            )
+        self.beta = float(beta)
+
+    def _is_lazy(self) -> bool:
+        return isinstance(self.beta, UninitializedParameter)
+
+    def _beta_for(self, input: Tensor) -> float | Tensor:
+        if self._is_lazy():
+            self._materialize((input.shape[-self.dims - 1],), input.device)
+        return self.beta
+
+    def _materialize(self, shape, device=None) -> None:
+        self.beta.materialize(shape, device=device)
+        nn.init.ones_(self.beta)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        loaded = state_dict.get(f"{prefix}beta")
+        if self._is_lazy() and loaded is not None and not isinstance(loaded, UninitializedParameter):
+            self._materialize(loaded.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _beta_repr(self) -> str:
+        if isinstance(self.beta, float):
+            return f"beta={self.beta}"
+        return "beta=learnable" if self._is_lazy() else f"beta=learnable, num_channels={len(self.beta)}"
+
+
+class _SoftPool(_Pool):
+    def __init__(
+        self,
+        kernel_size=2,
+        stride=None,
+        padding=0,
+        dilation=1,
+        ceil_mode: bool = False,
+        beta: float | str = 1.0,
+        num_channels: int | None = None,
+    ) -> None:
+        super().__init__(beta, num_channels)
+        self.kernel_size = kernel_size
+        self.stride = kernel_size if stride is None else stride
+        self.padding = padding
+        self.dilation = dilation
+        self.ceil_mode = ceil_mode
+
+    def forward(self, input: Tensor) -> Tensor:
+        pool = (F.soft_pool1d, F.soft_pool2d, F.soft_pool3d)[self.dims - 1]
+        beta = self._beta_for(input)
+        return pool(input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, beta)
+
+    def extra_repr(self) -> str:
+        return (
+            f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, "
+            f"dilation={self.dilation}, ceil_mode={self.ceil_mode}, {self._beta_repr()}"
+        )
+
+
+class SoftPool3d(_SoftPool):
+    """`soft_pool3d` as a module: (N, C, T, H, W) -> (N, C, To, Ho, Wo).
+
+    Args:
+        kernel_size, stride, padding, dilation, ceil_mode: as for `soft_pool3d` and `nn.MaxPool3d`.
+        beta: a float, or "learnable": a parameter `beta` with one value per channel that starts at 1. Weight decay
+            pulls it to 0, which is average pooling.
+        num_channels: the length of a learnable beta; without it the first input, or the state_dict that is loaded,
+            decides. An optimizer wants to know it, so give it or run one batch first.
+
+    Raises:
+        ValueError: beta is neither a finite float nor "learnable", or num_channels is given with a float beta.
+    """
+
+    dims = 3
+
+
+class SoftPool2d(_SoftPool):
+    """`soft_pool2d` as a module: (N, C, H, W) -> (N, C, Ho, Wo). Arguments as for `SoftPool3d`."""
+
+    dims = 2
+
+
+class SoftPool1d(_SoftPool):
+    """`soft_pool1d` as a module: (N, C, L) -> (N, C, Lo). Arguments as for `SoftPool3d`."""
+
+    dims = 1
+
+
+class _AdaptiveSoftPool(_Pool):
+    def __init__(self, output_size, beta: float | str = 1.0, num_channels: int | None = None) -> None:
+        super().__init__(beta, num_channels)
+        self.output_size = output_size
+
+    def forward(self, input: Tensor) -> Tensor:
+        pool = (F.adaptive_soft_pool1d, F.adaptive_soft_pool2d, F.adaptive_soft_pool3d)[self.dims - 1]
+        return pool(input, self.output_size, self._beta_for(input))
+
+    def extra_repr(self) -> str:
+        return f"output_size={self.output_size}, {self._beta_repr()}"
+
+
+class AdaptiveSoftPool3d(_AdaptiveSoftPool):
+    """`adaptive_soft_pool3d` as a module: (N, C, T, H, W) -> (N, C, *output_size); `output_size=1` is a network's head.
+
+    `beta` and `num_channels` as for `SoftPool3d`.
+    """
+
+    dims = 3
+
+
+class AdaptiveSoftPool2d(_AdaptiveSoftPool):
+    """`adaptive_soft_pool2d` as a module: (N, C, H, W) -> (N, C, *output_size)."""
+
+    dims = 2
+
+
+class AdaptiveSoftPool1d(_AdaptiveSoftPool):
+    """`adaptive_soft_pool1d` as a module: (N, C, L) -> (N, C, output_size)."""
+
+    dims = 1

@@ -1,0 +1,78 @@
+"""Which weights of a run are kept: the last, the best, and on request the best few; and when to stop early."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from softpool3d.config import Config
+from softpool3d.evaluation.evaluator import Scores
+from softpool3d.runs.checkpoint import save_weights
+
+
+class Keeper:
+    """Writes `last`, `best` and `kept/` of one set of weights into a run's folder.
+
+    Args:
+        suffix: of the files' names, as `_ema` in best_ema.safetensors.
+    """
+
+    def __init__(self, folder: Path, config: Config, classes: tuple[str, ...], suffix: str = "") -> None:
+        self.best = folder / f"best{suffix}.safetensors"
+        self.last = folder / f"last{suffix}.safetensors"
+        self._kept = folder / f"kept{suffix}"
+        self._config, self._classes = config, classes
+        self._state: dict[str, Any] = {"best": [], "without": 0}  # best: [key, name in kept/], best first
+
+    @property
+    def top1(self) -> float:
+        """Of the best so far; -inf before the first evaluation."""
+        return self._state["best"][0][0][-2] if self._state["best"] else -math.inf
+
+    @property
+    def mean_average_precision(self) -> float:
+        """Of the best so far, where clips have several labels."""
+        return self._state["best"][0][0][0] if self._state["best"] else -math.inf
+
+    def patience_is_over(self) -> bool:
+        """train.patience: so many evaluations in a row were no better."""
+        return 0 < self._config.train.patience <= self._state["without"]
+
+    def offer(self, weights: dict[str, Tensor], scores: Scores, name: str, write: bool) -> bool:
+        """Whether these are the best so far, by top-1, or where clips have several labels by mAP; then by loss. Every
+        process has to ask; one of them writes.
+
+        Args:
+            name: of the file in kept/, where train.keep_best is more than one.
+        """
+        key = [scores.accuracy(), -scores.loss()]
+        if scores.multi_label:
+            key.insert(0, scores.mean_average_precision())
+        ranked = sorted([*self._state["best"], [key, name]], key=lambda entry: entry[0], reverse=True)
+        ranked = ranked[: self._config.train.keep_best]
+        better = ranked[0][1] == name
+        if write:
+            save_weights(self.last, weights, self._config, self._classes)
+            if better:
+                save_weights(self.best, weights, self._config, self._classes)
+            self._keep(weights, name, [kept for _, kept in ranked])
+        self._state = {"best": ranked, "without": 0 if better else self._state["without"] + 1}
+        return better
+
+    def _keep(self, weights: dict[str, Tensor], name: str, names: list[str]) -> None:
+        if self._config.train.keep_best == 1:
+            return
+        if name in names:
+            save_weights(self._kept / f"{name}.safetensors", weights, self._config, self._classes)
+        for file in self._kept.glob("*.safetensors"):
+            if file.stem not in names:
+                file.unlink()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._state = state

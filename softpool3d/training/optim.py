@@ -1,0 +1,176 @@
+"""The optimiser: which parameters it trains, in which groups, and at which rate in each step."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import nn
+
+from softpool3d.config import OptimConfig
+from softpool3d.errors import UsageError
+
+_CHOSEN_HERE = ("params", "lr", "weight_decay", "named_parameters")  # by keys of their own
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """The optimiser that `config.name` names: one of torch.optim, or else of timm.
+
+    Each of its groups has an `lr_scale`, which the schedule multiplies its rate by.
+
+    Raises:
+        UsageError: for an unknown name, or a keyword in `config.options` that the optimiser does not take.
+    """
+    kind = _find(config.name)
+    taken = [name for name in inspect.signature(kind).parameters if name not in _CHOSEN_HERE]
+    options: dict[str, Any] = dict(config.options)
+    for name in options:
+        if name not in taken:
+            near = difflib.get_close_matches(name, taken, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(taken)}"
+            raise UsageError(f"optim.options: {config.name} takes no {name}; {hint}")
+    if config.name == "sgd":
+        options = {"momentum": config.momentum, "nesterov": config.nesterov and config.momentum > 0} | options
+    groups = parameter_groups(model, config.weight_decay, config.layer_decay)
+    try:
+        return kind(groups, lr=config.lr, **options)
+    except (TypeError, ValueError, IndexError, AssertionError) as error:
+        given = ", ".join(f"{name}={value}" for name, value in options.items())
+        raise UsageError(f"optim: {config.name} refuses its settings ({given}): {error}") from None
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
+    """Trainable parameters by their weight decay and share of the rate; first what decays, then the rest.
+
+    Norms, biases and a learnable beta of SoftPool, the parameters of one dimension, do not decay (arXiv 1812.01187).
+
+    Args:
+        layer_decay: each block's rate is that of the block behind it times this (arXiv 2106.08254); the head has 1.
+
+    Raises:
+        UsageError: for a layer decay of a network without stages.
+    """
+    depths, deepest = _depths(model) if layer_decay < 1 else ({}, 0)
+    groups: dict[tuple[bool, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decays = parameter.ndim > 1
+            scale = layer_decay ** (deepest - depths.get(name, deepest))
+            group = {"params": [], "weight_decay": weight_decay if decays else 0.0, "lr_scale": scale}
+            groups.setdefault((not decays, -scale), group)["params"].append(parameter)
+    return [groups[key] for key in sorted(groups)]
+
+
+def _depths(model: nn.Module) -> tuple[dict[str, int], int]:
+    """Of each parameter before the head: how many blocks come before its own; and that of the head."""
+    if not hasattr(model, "stages"):
+        raise UsageError("optim.layer_decay needs a network whose stages are known")
+    blocks = [block for stage in model.stages().values() for block in stage]
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    depths = {names[id(p)]: depth for depth, block in enumerate(blocks) for p in block.parameters()}
+    first = next(index for index, name in enumerate(names.values()) if name in depths)
+    return {name: 0 for name in list(names.values())[:first]} | depths, len(blocks)
+
+
+def _find(name: str) -> type[torch.optim.Optimizer]:
+    own = {
+        kind.__name__.lower(): kind
+        for kind in vars(torch.optim).values()
+        if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and kind is not torch.optim.Optimizer
+    }
+    for unfit in ("lbfgs", "sparseadam", "muon"):  # they want a closure, sparse gradients, matrices
+        own.pop(unfit, None)
+    if name.lower() in own:
+        return own[name.lower()]
+    try:
+        from timm.optim import get_optimizer_info, list_optimizers
+    except ImportError:
+        raise UsageError(
+            f"optim.name: torch has no optimiser {name!r} ({', '.join(own)}); timm has more, lamb among them: "
+            "pip install timm"
+        ) from None
+    if name.lower() not in list_optimizers():
+        near = difflib.get_close_matches(name.lower(), sorted({*own, *list_optimizers()}), n=3)
+        raise UsageError(
+            f"optim.name: neither torch nor timm has an optimiser {name!r}"
+            + (f"; did you mean {' or '.join(near)}?" if near else f" (torch: {', '.join(own)})")
+        )
+    return get_optimizer_info(name.lower()).opt_class
+
+
+class Schedule:
+    """Linear warm-up, then what `optim.schedule` says: half a cosine (arXiv 1608.03983), steps, or nothing.
+
+    It goes by epochs, and fractions of them, so that an epoch may have any number of steps.
+
+    Args:
+        batch_size: of an update, over all processes and accumulated batches: what `optim.base_batch` is held against
+            (linear scaling, arXiv 1706.02677).
+    """
+
+    def __init__(self, config: OptimConfig, epochs: int, batch_size: int) -> None:
+        self._config, self._epochs = config, epochs
+        self.peak = config.lr * batch_size / config.base_batch if config.base_batch else config.lr
+
+    def __call__(self, epoch: int, step: int, steps: int) -> float:
+        """Of update number `step` of the `steps` of an epoch; all count from 0."""
+        config, at = self._config, epoch + step / steps
+        warmup = config.warmup_epochs
+        if at + 1e-9 < warmup:
+            end = self._after_warmup(warmup) if config.cosine_from_start else self.peak
+            start = config.warmup_start * self.peak
+            return start + (end - start) * min((at + 1 / steps) / warmup, 1)
+        return self._after_warmup(at)
+
+    def _after_warmup(self, at: float) -> float:
+        config = self._config
+        if config.schedule == "cosine":
+            begin = 0.0 if config.cosine_from_start else config.warmup_epochs
+            done = (at - begin) / max(self._epochs - begin, 1e-9)
+            final = config.final_lr
+            return self.peak * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done)))
+        if config.schedule == "multistep":
+            return self.peak * config.gamma ** sum(at + 1e-9 >= milestone for milestone in config.milestones)
+        return self.peak
+
+    def set(self, optimizer: torch.optim.Optimizer, epoch: int, step: int, steps: int, times: int = 1) -> float:
+        """Gives the optimiser's groups their rate, `times` that of the epoch and each times its `lr_scale`; returns the
+        rate."""
+        rate = self(epoch, step, steps) * times
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group.get("lr_scale", 1.0)
+        return rate
+
+
+def freeze(model: nn.Module, patterns: list[str]) -> int:
+    """Parameters whose name, or whose module's, fits a pattern (as in `stem*`, `layer1.*`) get no gradient; how many.
+
+    Raises:
+        UsageError: for a pattern that no parameter fits, or if all are frozen.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    frozen: set[str] = set()
+    for pattern in patterns:
+        found = {name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")}
+        if not found:
+            parts = dict.fromkeys(name.partition(".")[0] for name in names)
+            raise UsageError(f"optim.freeze: no parameter's name fits {pattern!r}; they begin with {', '.join(parts)}")
+        frozen |= found
+    if len(frozen) == len(names):
+        raise UsageError(f"optim.freeze: {' '.join(patterns)} leaves nothing to train")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    return len(frozen)
+
+
+def train_mode(model: nn.Module) -> None:
+    """`model.train()`, but norms that are frozen keep their running statistics too."""
+    model.train()
+    for module in model.modules():
+        own = list(module.parameters(recurse=False))
+        if isinstance(module, nn.modules.batchnorm._NormBase) and own and not any(p.requires_grad for p in own):
+            module.eval()

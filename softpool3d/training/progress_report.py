@@ -1,0 +1,123 @@
+"""What a run says of itself: header, one line an epoch, summary; and the row of metrics.csv."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from softpool3d.config import Config
+from softpool3d.datasets.multigrid import Multigrid
+from softpool3d.datasets.overview import Overview
+from softpool3d.datasets.sampling import share_of
+from softpool3d.evaluation.scores import Scores
+from softpool3d.training.meter import PARTS
+
+
+def show_data(console: Console, found: Overview) -> None:
+    """What there is, and in yellow what is odd about it."""
+    for style, lines in ((None, found.lines), ("yellow", found.notes)):
+        for line in lines:
+            console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def header(
+    config: Config,
+    folder: Path,
+    model: nn.Module,
+    device: torch.device,
+    multigrid: Multigrid,
+) -> str:
+    pool = config.model.pool
+    pooling = f"{pool.kind} pooling at {', '.join(pool.where)}" if pool.where else "its own pooling"
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    return (
+        f"{config.model.name} with {pooling}, {millions:.2f} M parameters, on {device}\n"
+        f"{_cycles(config, multigrid)}writing to {folder}"
+    )
+
+
+def _cycles(config: Config, multigrid: Multigrid) -> str:
+    """What clips are like when; nothing without multigrid training."""
+    lines = []
+    for end, grid in multigrid.spans:
+        frames, side = share_of(config.data.num_frames, grid.frames), share_of(config.data.crop_size, grid.crop)
+        times = f", {grid.clips} times the clips an update" if grid.clips > 1 else ""
+        lines.append(f"to epoch {end:.1f}: {frames} frames of {side}x{side}{times}")
+    if multigrid.short_crops:
+        sides = sorted({share_of(config.data.crop_size, crop) for crop in multigrid.short_crops})
+        lines.append(f"in turns with crops of {' and '.join(map(str, sides))} pixels")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def epoch_line(at: str, trained: dict[str, float], scores: dict[str, Scores], best: bool) -> str:
+    """
+    Args:
+        at: where in the run, as epoch 3/10.
+        scores: of the weights under "", of their average under "_ema"; nothing where nothing was evaluated.
+    """
+    line = f"{at}  loss {trained['loss']:.3f}  top-1 {trained['top1']:6.1%}  "
+    if scores:
+        line += f"val loss {scores[''].loss():.3f}  val top-1 {scores[''].accuracy():6.1%}  "
+        line += f"val top-5 {scores[''].accuracy(5):6.1%}  "
+        if scores[""].multi_label:
+            line += f"val mAP {scores[''].mean_average_precision():6.1%}  "
+    if "_ema" in scores:
+        line += f"EMA top-1 {scores['_ema'].accuracy():6.1%}  "
+    return f"{line}{trained['rate']:.0f} clips/s  waiting {trained['waiting']:.0%}{'  *' if best else ''}"
+
+
+def metrics_row(
+    epoch: int,
+    step: int,
+    lr: float,
+    trained: dict[str, float],
+    scores: dict[str, Scores],
+    networks: Sequence[str],
+    multi_label: bool,
+    seconds: float,
+) -> dict[str, Any]:
+    """A row of metrics.csv: `epoch` counts from 1, `step` the batches of the whole run; nothing under val_* where
+    nothing was evaluated.
+
+    Args:
+        scores: by network, as for `epoch_line`; `networks`: those that the run has.
+    """
+    validated: dict[str, Any] = {}
+    for suffix in networks:
+        found = scores.get(suffix)
+        validated[f"val{suffix}_loss"] = round(found.loss(), 6) if found else ""
+        validated[f"val{suffix}_top1"] = round(found.accuracy(), 6) if found else ""
+        validated[f"val{suffix}_top5"] = round(found.accuracy(5), 6) if found else ""
+        if multi_label:
+            validated[f"val{suffix}_map"] = round(found.mean_average_precision(), 6) if found else ""
+    return {
+        "epoch": epoch,
+        "step": step,
+        "lr": round(lr, 8),
+        "train_loss": round(trained["loss"], 6),
+        "train_top1": round(trained["top1"], 6),
+        **validated,
+        "clips_per_second": round(trained["rate"], 2),
+        "waiting_for_data": round(trained["waiting"], 4),
+        **{f"{part}_ms": round(trained[f"{part}_ms"], 2) for part in PARTS},
+        "seconds": round(seconds, 1),
+    }
+
+
+def summary_lines(summary: dict[str, Any]) -> str:
+    bad = ", ".join(f"{count} of {name}" for name, count in summary["bad_files"].items() if count)
+    skipped = f"\nunreadable files skipped: {bad}" if bad else ""
+    multi_label = "test_map" in summary
+    maps = f"mAP {summary['test_map']:.1%}, " if multi_label else ""
+    best = f"mAP {summary['val_map']:.1%}" if multi_label else f"top-1 {summary['val_top1']:.1%}"
+    return (
+        f"{summary['tested_on']} {maps}top-1 {summary['test_top1']:.1%}, top-5 {summary['test_top5']:.1%} "
+        f"({summary['test_clips']} clips, {summary['views']} views each); best val {best}; "
+        f"{summary['seconds']:.0f} s, peak memory {summary['peak_memory_bytes'] / 2**30:.2f} GiB{skipped}\n"
+        f"weights: {summary['weights']}"
+    )
