@@ -17,13 +17,13 @@ from safetensors import SafetensorError, safe_open
 
 from softpool3d.config import Config, load_config
 from softpool3d.datasets.manifest import read_classes
-from softpool3d.runs.checkpoint import Weights, load_weights
 from softpool3d.errors import UsageError
 from softpool3d.file_kinds import is_pickled, is_safetensors, what_is
 from softpool3d.models import build_model
 from softpool3d.models.recognise import count_classes, recognise
 from softpool3d.models.registry import SPECS, spec
 from softpool3d.models.weights import Source, fit, preprocessing_of, read_file, read_weights, torchvision_weights
+from softpool3d.runs.checkpoint import Weights, load_weights
 
 # Frames of a clip, and a second, that torchvision's video-level accuracies were measured with (5 clips, 1 crop).
 _TORCHVISION = {

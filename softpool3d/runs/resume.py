@@ -10,12 +10,12 @@ from typing import Any
 from torch.optim import Optimizer
 
 from softpool3d.config import Config, check_schedule, differing, validate, with_what_is_set
-from softpool3d.runs import lock
-from softpool3d.runs.checkpoint import load_last_state
-from softpool3d.runs.run import Run, stored_config
 from softpool3d.errors import UsageError
 from softpool3d.files import remove_abandoned
 from softpool3d.foreign import parse_json
+from softpool3d.runs import lock
+from softpool3d.runs.checkpoint import load_last_state
+from softpool3d.runs.run import Run, stored_config
 
 # What may be changed when a run is resumed: none of it changes what is learned. The sizes of batches are compared as
 # clips of an update.
