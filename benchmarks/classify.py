@@ -21,7 +21,7 @@ import typer
 from shared import begin, run
 
 from softpool3d.analysis.measuring import DOCUMENT, interleaved, markdown_table, save_section
-from softpool3d.config import load_config
+from softpool3d.config_file import load_config
 from softpool3d.datasets.manifest import Clip
 from softpool3d.datasets.parallel import cores
 from softpool3d.datasets.sources.motion import CLASSES, FPS, NUM_FRAMES, render
@@ -49,7 +49,7 @@ _BARE_SHELL = """
 import sys, av, torch, torchvision, pytorchvideo.models.x3d
 from safetensors.torch import load_file
 from softpool3d.models import create
-from softpool3d.config import pool_config
+from softpool3d.config_file import pool_config
 state = load_file(sys.argv[1])
 pool = pool_config(where=["downsample", "head"])
 network = create("x3d_xs", 8, pool=pool, width=8, num_frames=8, crop_size=64).eval()

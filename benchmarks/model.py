@@ -19,7 +19,8 @@ from shared import Device, begin, console, run
 from torch import Tensor, nn
 
 from softpool3d.analysis.measuring import DOCUMENT, Timing, interleaved, markdown_table, peak_bytes, save_section
-from softpool3d.config import PoolConfig, pool_config
+from softpool3d.config import PoolConfig
+from softpool3d.config_file import pool_config
 from softpool3d.errors import UsageError
 from softpool3d.models import create
 from softpool3d.models.mvit import mvit_blocks

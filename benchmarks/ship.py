@@ -23,7 +23,7 @@ def main(
     """Write a weights file in half precision: half the size, read back as float32."""
     import torch
 
-    from softpool3d.config import override_config
+    from softpool3d.config_file import override_config
     from softpool3d.inference.trained import load_trained
     from softpool3d.runs.checkpoint import save_weights
 

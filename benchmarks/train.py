@@ -24,13 +24,14 @@ from shared import begin, run
 from torch import Tensor, nn
 
 from softpool3d.analysis.measuring import DOCUMENT, markdown_table, recycle_memory, save_section
-from softpool3d.config import Config, load_config
+from softpool3d.config import Config
+from softpool3d.config_file import load_config
 from softpool3d.datasets.batches import TrainBatches
 from softpool3d.datasets.loader import Batch
 from softpool3d.datasets.parallel import cores
 from softpool3d.evaluation.evaluator import evaluate
 from softpool3d.runtime.devices import MEMORY_FORMATS, make_accelerator
-from softpool3d.training import trainer
+from softpool3d.training import setup, trainer
 
 CLASSES = 8  # of `motion`, whose lists the run reads and whose clips it validates on
 NETWORKS = {"r3d_18": (8, 112), "x3d_s": (13, 160)}  # frames, crop
@@ -156,7 +157,7 @@ def steps(name: str, rounds: int) -> list[tuple[float, float]]:
             optimizer.step()
 
         loader = InTurns(batch, bare, rounds + 1, TrainBatches(2 * (rounds + 1), 2, 0))
-        with patch.object(trainer, "train_loader", lambda *_: loader):
+        with patch.object(setup, "train_loader", lambda *_: loader):
             trainer.train(config, console=Console(quiet=True))
     return loader.pairs
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from torch import nn
 
-from softpool3d.config import Config, PoolConfig, pool_config
+from softpool3d.config import Config, PoolConfig
+from softpool3d.config_file import pool_config
 from softpool3d.errors import SoftPool3dError, UsageError
 from softpool3d.models import blocknet, image, mvit, r3d, s3d
 from softpool3d.models.inflate import inflate as inflate_network

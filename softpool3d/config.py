@@ -1,25 +1,20 @@
-"""The configuration: one YAML file and command-line overrides become one validated `Config`.
+"""The configuration: every key, its default and what it may be.
 
-    config = load_config("configs/r3d_softpool.yaml", ["optim.lr=0.05", "model.pool.kind=avg"])
-
-A file may name one `base:` file, relative to itself, whose values it overrides. Every mistake is reported with its
-key and where it stands (file and line, or the override itself).
+config_file.py makes one of a YAML file and what is overridden on the command line.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 from collections.abc import Iterator, Sequence
-from importlib.resources import files
-from pathlib import Path
+from enum import Enum
+from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from softpool3d.errors import UsageError
-from softpool3d.yaml_text import dump, parse_value, read_yaml
+from softpool3d.yaml_text import dump
 
 PoolKind = Literal["soft", "avg", "max", "lp", "mixed", "stochastic", "blur", "lip", "edscw", "ada", "conv"]
 PoolPlace = Literal["existing", "downsample", "temporal", "head", "attention"]
@@ -34,6 +29,16 @@ Range = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_l
 Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
 # a list may also be written as one word, or as a,b
 Words = BeforeValidator(lambda value: value.replace(",", " ").split() if isinstance(value, str) else value)
+
+
+class Effect(Enum):
+    """What another value of a key changes in a run, where that is not what is learned: said on the key itself."""
+
+    WHERE = "where the run lies and works"
+    HOW = "how it works: the same is computed"
+    FREE = "what is written and when, or in how many parts an update is computed: the same is learned"
+    REOPENS = "as FREE, and a run that is finished has something left to be done"
+    OPTIMIZER = "what is learned; the optimiser's own state does not fit any more"
 
 
 class Section(BaseModel):
@@ -68,7 +73,8 @@ class ModelConfig(Section):
     width: Annotated[int, Field(ge=4, le=512)] | None = None  # channels of the stem; the original's if not set
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     inflate: bool = False  # an image network, turned into a video network by repeating its weights over time
-    checkpointing: bool = False  # recompute activations in the backward: less memory, a third more time
+    # recompute activations in the backward: less memory, a third more time
+    checkpointing: Annotated[bool, Effect.FREE] = False
     pool: PoolConfig = PoolConfig()
 
 
@@ -109,8 +115,9 @@ class AugmentConfig(Section):
 
 class DataConfig(Section):
     dataset: str = "motion"
-    root: str | None = None  # of a dataset on disk; `motion` makes its own
-    path_prefix: str | None = None  # the folder where relative paths of lists begin; if not set, the list's own
+    root: Annotated[str | None, Effect.HOW] = None  # of a dataset on disk; `motion` makes its own
+    # the folder where relative paths of lists begin; if not set, the list's own
+    path_prefix: Annotated[str | None, Effect.HOW] = None
     num_frames: Positive = 16
     sampling_rate: Positive = 4  # every n-th frame of the video
     # dense: num_frames at sampling_rate from a random place; centred: from the middle; uniform: one frame of each of
@@ -132,17 +139,18 @@ class DataConfig(Section):
     # where they are not set and model.weights tell theirs, a run takes those
     mean: Channels = [0.45, 0.45, 0.45]
     std: Channels = [0.225, 0.225, 0.225]
-    num_workers: Annotated[int, Field(ge=0)] = 2
-    prefetch: Positive = 2  # batches that each worker has ready
+    num_workers: Annotated[int, Field(ge=0), Effect.HOW] = 2
+    prefetch: Annotated[Positive, Effect.HOW] = 2  # batches that each worker has ready
     decoder: Literal["pyav", "decord"] = "pyav"  # decord reads what it is known to read exactly, PyAV the rest
     # copies of the files, made when they are first read: in memory (of all workers together), or in a folder on a
     # local disk; up to cache_gb
-    cache: Literal["none", "memory", "folder"] = "none"
-    cache_gb: Annotated[float, Field(gt=0)] = 8.0
-    cache_folder: str | None = None
-    decode_timeout_s: Annotated[float, Field(gt=0)] = 30.0  # a decoder that takes longer has hung
+    cache: Annotated[Literal["none", "memory", "folder"], Effect.HOW] = "none"
+    cache_gb: Annotated[float, Field(gt=0), Effect.HOW] = 8.0
+    cache_folder: Annotated[str | None, Effect.HOW] = None
+    decode_timeout_s: Annotated[float, Field(gt=0), Effect.HOW] = 30.0  # a decoder that takes longer has hung
     max_missing: Fraction = 0.1  # of a file's time: one that has lost more, or cannot be decoded for longer, is bad
-    max_bad_fraction: Fraction = 0.1  # of a split's files that may turn out unreadable before the run stops
+    # of a split's files that may turn out unreadable before the run stops
+    max_bad_fraction: Annotated[Fraction, Effect.HOW] = 0.1
     split: Parts = [0.8, 0.1, 0.1]  # of a folder that is not split on disk: train, val, test
     split_seed: int = 0
     official_split: Literal[1, 2, 3] = 1  # of HMDB51 and UCF101
@@ -184,14 +192,18 @@ class DataConfig(Section):
 
 
 class OptimConfig(Section):
-    name: str = "sgd"  # any of torch.optim, in lower case: sgd, adamw, rmsprop, ...; or of timm: lamb, lion, ...
-    options: dict[str, Any] = {}  # further keywords of the optimiser, as in betas: [0.9, 0.98]
+    # any of torch.optim, in lower case: sgd, adamw, rmsprop, ...; or of timm: lamb, lion, ...
+    name: Annotated[str, Effect.OPTIMIZER] = "sgd"
+    # further keywords of the optimiser, as in betas: [0.9, 0.98]
+    options: Annotated[dict[str, Any], Effect.OPTIMIZER] = {}
     lr: Annotated[float, Field(gt=0)] = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # sgd only
     nesterov: bool = True  # sgd only
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4  # not of norms, biases and a learnable beta
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # each block's lr is that of the one behind it times this
-    freeze: Annotated[list[str], Words] = []  # parameters that stay as they are, by pattern: stem*, layer1.*, ...
+    # each block's lr is that of the one behind it times this
+    layer_decay: Annotated[float, Field(gt=0, le=1), Effect.OPTIMIZER] = 1.0
+    # parameters that stay as they are, by pattern: stem*, layer1.*, ...
+    freeze: Annotated[list[str], Words, Effect.OPTIMIZER] = []
     base_batch: Positive | None = None  # lr is for that many clips an update, and is scaled to what an update has
     schedule: Literal["cosine", "multistep", "constant"] = "cosine"  # after the warm-up
     milestones: list[Annotated[float, Field(gt=0)]] = []  # multistep: the epochs after which lr is multiplied by gamma
@@ -244,32 +256,36 @@ class MultigridConfig(Section):
 
 class TrainConfig(Section):
     epochs: Positive = 30
-    batch_size: Positive = 16
+    batch_size: Annotated[Positive, Effect.FREE] = 16
     repeats: Positive = 1  # clips of each video in a batch, decoded together (repeated augmentation, arXiv 1901.09335)
     mixup: Annotated[float, Field(ge=0)] = 0.0  # alpha of arXiv 1710.09412; 0: off
     cutmix: Annotated[float, Field(ge=0)] = 0.0  # alpha of arXiv 1905.04899; with both, each batch draws one
     multigrid: MultigridConfig = MultigridConfig()
-    accumulate: Positive = 1  # batches per optimiser step
+    accumulate: Annotated[Positive, Effect.FREE] = 1  # batches per optimiser step
     # clips of an optimiser step, all processes together: batch_size then is the most that one process takes at once,
     # and accumulate follows; not set, it is batch_size * accumulate * processes
-    global_batch: Positive | None = None
+    global_batch: Annotated[Positive | None, Effect.FREE] = None
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"  # all but fp32 on a GPU
     compile: bool = False  # torch.compile
-    shard: bool = False  # parameters, their average, gradients, optimiser state divided among processes (FSDP)
+    # parameters, their average, gradients, optimiser state divided among processes (FSDP)
+    shard: Annotated[bool, Effect.FREE] = False
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of an average of the weights, as 0.999; 0: none
-    norm: Literal["batch", "sync", "split"] = (
-        "batch"  # statistics of a process's batch, of all processes', of its parts
-    )
+    # statistics of a process's batch, of all processes', of its parts
+    norm: Literal["batch", "sync", "split"] = "batch"
     norm_clips: Positive = 8  # split: clips of a part
     precise_norm: Annotated[int, Field(ge=0)] = 0  # batches that running statistics are taken from before an evaluation
-    on_nonfinite: Literal["stop", "skip"] = "stop"  # an update whose loss or gradient is NaN or infinite
+    # an update whose loss or gradient is NaN or infinite
+    on_nonfinite: Annotated[Literal["stop", "skip"], Effect.FREE] = "stop"
     memory_format: Literal["channels_last_3d", "contiguous"] = "channels_last_3d"
-    timeout_minutes: Annotated[float, Field(gt=0)] = 10.0  # that processes wait for each other before they give up
-    eval_every: Positive = 1  # epochs; the last one is always evaluated
-    eval_every_steps: Positive | None = None  # and after every n batches of an epoch
-    keep_best: Positive = 1  # more than one: the best few are in the run's folder kept/, beside best.safetensors
-    trackers: Annotated[list[Tracker], Words] = []  # beside TensorBoard
-    patience: Annotated[int, Field(ge=0)] = 0  # evaluations without a better one before the run stops early; 0: never
+    # that processes wait for each other before they give up
+    timeout_minutes: Annotated[float, Field(gt=0), Effect.HOW] = 10.0
+    eval_every: Annotated[Positive, Effect.FREE] = 1  # epochs; the last one is always evaluated
+    eval_every_steps: Annotated[Positive | None, Effect.FREE] = None  # and after every n batches of an epoch
+    # more than one: the best few are in the run's folder kept/, beside best.safetensors
+    keep_best: Annotated[Positive, Effect.FREE] = 1
+    trackers: Annotated[list[Tracker], Words, Effect.FREE] = []  # beside TensorBoard
+    # evaluations without a better one before the run stops early; 0: never
+    patience: Annotated[int, Field(ge=0), Effect.REOPENS] = 0
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
@@ -292,23 +308,26 @@ class TrainConfig(Section):
 
 
 class CheckpointConfig(Section):
-    every_minutes: Annotated[float, Field(ge=0)] = 10.0  # and after each epoch; 0: after each epoch alone
+    every_minutes: Annotated[float, Field(ge=0), Effect.HOW] = 10.0  # and after each epoch; 0: after each epoch alone
 
 
 class TestConfig(Section):
-    num_clips: Positive = 5  # evenly spaced in time
-    num_crops: Literal[1, 3] = 1  # the centre; or three along the longer side
-    average: Literal["softmax", "logits"] = "softmax"  # over the views: the probabilities, or what they come from
-    batch_size: Positive = 16
+    num_clips: Annotated[Positive, Effect.REOPENS] = 5  # evenly spaced in time
+    num_crops: Annotated[Literal[1, 3], Effect.REOPENS] = 1  # the centre; or three along the longer side
+    # over the views: the probabilities, or what they come from
+    average: Annotated[Literal["softmax", "logits"], Effect.REOPENS] = "softmax"
+    batch_size: Annotated[Positive, Effect.HOW] = 16
 
     __test__ = False  # not a test case, whatever pytest thinks of the name
 
 
 class Config(Section):
-    name: str = Field("run", pattern=r"^[^/\\]*[^/\\.][^/\\]*$")  # the run's folder is <output>/<name>
-    output: str = "runs"
+    name: Annotated[str, Effect.WHERE] = Field(
+        "run", pattern=r"^[^/\\]*[^/\\.][^/\\]*$"
+    )  # the run's folder is <output>/<name>
+    output: Annotated[str, Effect.WHERE] = "runs"
     seed: Annotated[int, Field(ge=0)] = 0
-    device: str = "auto"  # cpu, cuda, cuda:1, ...
+    device: Annotated[str, Effect.WHERE] = "auto"  # cpu, cuda, cuda:1, ...
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()
@@ -332,79 +351,18 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{key}", value
 
 
-# --- reading ---------------------------------------------------------------------------------------------------------
+@cache
+def keys_of(*effects: Effect) -> frozenset[str]:
+    """Returns the dotted keys whose change has one of these effects."""
+    return frozenset(_marked(Config, effects, ""))
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Reads a YAML file and its `base:`, applies `key.path=value` overrides, validates.
-
-    `path` may also name a file that ships with the package, as `r3d_softpool` or `configs/r3d_softpool.yaml`.
-
-    Raises:
-        UsageError: naming the file and line, or the override, of the first mistake.
-    """
-    values, origins = read_yaml(find_config(path), Config)
-    if "variants" in values:
-        raise UsageError(f"{path} describes a study: softpool3d study --cfg {path}")
-    for override in overrides:
-        _apply_override(values, origins, override)
-    config = validate(values, origins)
-    check_schedule(config, origins)
-    _check_pooling(config, overrides)
-    return config
-
-
-def override_config(config: Config, overrides: Sequence[str]) -> Config:
-    """`config` with `key.path=value` overrides.
-
-    Raises:
-        UsageError: naming the override that is wrong.
-    """
-    values: dict[str, Any] = config.model_dump()
-    origins: dict[tuple, str] = {}
-    for override in overrides:
-        _apply_override(values, origins, override)
-    return validate(values, origins)
-
-
-def check_schedule(config: Config, origins: dict[tuple, str] | None = None) -> None:
-    """What a training may not begin with: a learning rate that its epochs do not come to. Weights and runs that are
-    there already are read without this.
-
-    Raises:
-        UsageError: for a warm-up longer than the run, or milestones past its end.
-    """
-    optim, epochs = config.optim, config.train.epochs
-    mistakes, instead, keys = [], [], []
-    if optim.warmup_epochs > epochs:
-        keys.append("warmup_epochs")
-        mistakes.append(f"optim.warmup_epochs={optim.warmup_epochs:g} is longer")
-        instead.append("optim.warmup_epochs=0")
-    if late := [milestone for milestone in optim.milestones if milestone >= epochs]:
-        within = [milestone for milestone in optim.milestones if milestone < epochs]
-        keys.append("milestones")
-        mistakes.append(f"{_list(late)} of optim.milestones would never be reached")
-        instead.append(f"optim.milestones={_list(within)}" if within else "optim.schedule=constant optim.milestones=[]")
-    if mistakes:
-        origin = (origins or {}).get(("optim", keys[0]))
-        raise UsageError(
-            f"{f'{origin}: ' if origin else ''}the learning rate's schedule does not fit into train.epochs={epochs}: "
-            f"{', and '.join(mistakes)}; for a run so short, add {' '.join(instead)}"
-        )
-
-
-def _check_pooling(config: Config, overrides: Sequence[str]) -> None:
-    """A pooling that is asked for has to have a place: the recipes of published networks name none."""
-    asked = next((o for o in overrides if o.startswith("model.pool.") and not o.startswith("model.pool.where=")), None)
-    if asked and not config.model.pool.where:
-        raise UsageError(
-            f"override {asked}: model.pool.where is [], so that the network pools as it was published; say where it "
-            "goes, as in model.pool.where=[existing,downsample]"
-        )
-
-
-def _list(numbers: list[float]) -> str:
-    return f"[{','.join(f'{number:g}' for number in numbers)}]"
+def _marked(section: type[Section], effects: tuple[Effect, ...], prefix: str) -> Iterator[str]:
+    for key, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from _marked(field.annotation, effects, f"{prefix}{key}.")
+        elif any(effect in field.metadata for effect in effects):
+            yield f"{prefix}{key}"
 
 
 def differing(configs: Sequence[Config]) -> dict[str, list[Any]]:
@@ -413,129 +371,3 @@ def differing(configs: Sequence[Config]) -> dict[str, list[Any]]:
     keys = list(dict.fromkeys(key for values in flat for key in values))
     table = {key: [values.get(key) for values in flat] for key in keys}
     return {key: values for key, values in table.items() if any(value != values[0] for value in values)}
-
-
-def with_what_is_set(config: Config, other: Config) -> Config:
-    """`config` with all that a file, an override or the constructor has set in `other`."""
-
-    def merged(base: dict, over: dict) -> dict:
-        both = {key: merged(base[key], value) if isinstance(value, dict) else value for key, value in over.items()}
-        return base | both
-
-    return validate(merged(config.model_dump(), other.model_dump(exclude_unset=True)))
-
-
-def find_config(path: str | Path) -> Path:
-    """The file itself, or else the one of that name among the package's own."""
-    path = Path(path)
-    if path.is_file():
-        return path
-    if path.is_dir():
-        raise UsageError(f"config {path} is a folder; name the YAML file in it")
-    shipped = Path(str(files("softpool3d.configs")))
-    relative = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
-    for candidate in (shipped / relative, shipped / f"{relative}.yaml"):
-        if candidate.is_file() and not path.is_absolute():
-            return candidate
-    found = sorted(shipped.glob("*.yaml")) + sorted(shipped.glob("*/*.yaml"))
-    known = [str(p.relative_to(shipped).with_suffix("")) for p in found]
-    raise UsageError(f"no config file {path}; those that come with softpool3d: {', '.join(known)}")
-
-
-def validate(values: dict[str, Any], origins: dict[tuple, str] | None = None) -> Config:
-    """`values` as a Config; `origins` says for each key path where it was written."""
-    origins = origins or {}
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise UsageError(_explain(error.errors(), values, origins)) from None
-
-
-def pool_config(**values: Any) -> PoolConfig:
-    """A PoolConfig from keyword arguments.
-
-    Raises:
-        UsageError: naming the argument that is wrong.
-    """
-    try:
-        return PoolConfig.model_validate(values)
-    except ValidationError as error:
-        raise UsageError(_explain(error.errors(), values, {}).removeprefix(": ")) from None
-
-
-def _apply_override(values: dict[str, Any], origins: dict[tuple, str], override: str) -> None:
-    key, equals, text = override.partition("=")
-    path = tuple(key.split("."))
-    if not equals or not all(path):
-        raise UsageError(f"{override!r} is not an override; write key.path=value, as in optim.lr=0.05")
-    value = parse_value(text, path, Config)
-    target = values
-    for part in path[:-1]:
-        if not isinstance(target.get(part), dict):
-            target[part] = {}
-        target = target[part]
-    target[path[-1]] = value
-    for length in range(1, len(path) + 1):  # what does not fit together is the override's mistake, not the file's
-        origins[path[:length]] = f"override {override}"
-
-
-# --- saying what is wrong --------------------------------------------------------------------------------------------
-
-
-def _explain(errors: list, values: dict, origins: dict[tuple, str]) -> str:
-    """One sentence for pydantic's first error: where, which key, what is wrong, what is allowed."""
-    error = errors[0]
-    path = parts = tuple(part for part in error["loc"] if isinstance(part, str))
-    alternatives = [error["msg"]]
-    if error["type"] != "extra_forbidden":
-        path = next((parts[:n] for n in range(1, len(parts) + 1) if _model_at(parts[:n]) is None), parts)
-    if len(parts) > len(path):  # one of several types: an error each, of which those say most that lead deepest
-        union = [other for other in errors if other["loc"][: len(path)] == path]
-        depth = max(len(other["loc"]) for other in union)
-        deepest = [other for other in union if len(other["loc"]) == depth]
-        error, alternatives = deepest[0], list(dict.fromkeys(other["msg"] for other in deepest))
-    # a list's element is reported at the list's line
-    origin = next((origins[path[:n]] for n in range(len(path), 0, -1) if path[:n] in origins), None)
-    where = f"{origin}: " if origin else ""
-    key = ".".join(path)
-    if error["type"] == "extra_forbidden":
-        known = _known_keys(path[:-1])
-        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-        elsewhere = [k for k in _all_keys() if k.rpartition(".")[2] == path[-1]]
-        if near:
-            hint = f"did you mean {'.'.join((*path[:-1], near[0]))}?"
-        elif elsewhere:
-            hint = f"did you mean {elsewhere[0]}?"
-        else:
-            hint = f"known here: {', '.join(known)}"
-        return f"{where}unknown key {key}; {hint}"
-    message = " or ".join([alternatives[0], *(text.removeprefix("Input should be ") for text in alternatives[1:])])
-    message = message.removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
-    given = error["input"]
-    if error["type"] == "value_error" or isinstance(given, dict):
-        return f"{where}{key}: {message}"
-    return f"{where}{key} = {given!r}: {message}"
-
-
-def _model_at(path: tuple[str, ...]) -> type[BaseModel] | None:
-    model: type[BaseModel] = Config
-    for part in path:
-        field = model.model_fields.get(part)
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            return None
-        model = field.annotation
-    return model
-
-
-def _known_keys(path: tuple[str, ...]) -> list[str]:
-    model = _model_at(path)
-    return list(model.model_fields) if model else []
-
-
-def _all_keys(path: tuple[str, ...] = ()) -> list[str]:
-    keys = []
-    for name in _known_keys(path):
-        here = (*path, name)
-        keys += _all_keys(here) if _model_at(here) else [".".join(here)]
-    return keys

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from softpool3d.config import pool_config
+from softpool3d.config_file import pool_config
 from softpool3d.errors import UsageError
 
 if TYPE_CHECKING:

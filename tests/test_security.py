@@ -26,7 +26,7 @@ import torch
 from attacks import Payload, description, evil_program, external, playlist, safetensors, tar
 from videos import write_numbered
 
-from softpool3d.config import load_config
+from softpool3d.config_file import load_config
 from softpool3d.datasets import archives
 from softpool3d.datasets.manifest import Clip, Manifest
 from softpool3d.datasets.reencode import Encoding, reencode

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from coverage_table import KEYS, OPTIONS
 
-from softpool3d.config import Config, _all_keys
+from softpool3d.config import Config
+from softpool3d.config_file import _all_keys
 
 ROOT = Path(__file__).parents[1]
 

@@ -137,7 +137,8 @@ def _print_pools() -> None:
 
 def _config(name: str, settings: list[str]) -> Config:
     """The network with its published clip and its own pooling, and what `settings` change of that."""
-    from softpool3d.config import Config, override_config
+    from softpool3d.config import Config
+    from softpool3d.config_file import override_config
     from softpool3d.models.registry import spec
 
     try:

@@ -26,7 +26,7 @@ def main(
     print_config: bool = typer.Option(False, "--print-config", help="Print the merged configuration and stop."),
 ) -> None:
     """Train a network: --cfg FILE starts a run, --resume FOLDER goes on with one."""
-    from softpool3d.config import load_config
+    from softpool3d.config_file import load_config
 
     auto = resume == "auto"
     if cfg is None and (resume is None or auto):

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from softpool3d.analysis.folders import MEASURES, RunRecord
-from softpool3d.config import differing
+from softpool3d.config import Effect, differing, keys_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_SAME_ANYWAY = ("name", "output", "device")  # they say where a run is, not what it is
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class Comparison:
 def compare(records: Sequence[RunRecord]) -> Comparison:
     runs = [record for record in records if not record.problem]
     settings = differing([run.config for run in runs]) if len(runs) > 1 else {}
-    settings = {key: values for key, values in settings.items() if key not in _SAME_ANYWAY}
+    settings = {key: values for key, values in settings.items() if key not in keys_of(Effect.WHERE)}
     return Comparison(runs, [record for record in records if record.problem], settings)
 
 

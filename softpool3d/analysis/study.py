@@ -15,17 +15,13 @@ from typing import Annotated
 from pydantic import Field, ValidationError, model_validator
 
 from softpool3d.analysis.folders import RunRecord, read_run
-from softpool3d.config import Config, Section, differing, find_config, load_config
+from softpool3d.config import Config, Effect, Section, differing, keys_of
+from softpool3d.config_file import find_config, load_config
 from softpool3d.errors import UsageError, WorkError
 from softpool3d.runs.pretrained import left_open
 from softpool3d.runs.run import Run
 from softpool3d.yaml_text import read_yaml
 
-# settings with which a run is still the same one
-_WITHOUT_EFFECT = (
-    *("output", "device", "data.root", "data.num_workers", "data.prefetch", "data.cache", "data.decode_timeout_s"),
-    *("data.max_bad_fraction", "train.timeout_minutes", "checkpoint."),
-)
 Name = Annotated[str, Field(pattern=r"^[\w.+-]+$")]  # it is part of a folder's name
 
 
@@ -126,7 +122,7 @@ def _checked(trial: Trial) -> RunRecord | None:
     if record.problem:
         raise UsageError(f"{trial.folder}: {record.problem}; move it away, and the study trains that run anew")
     for key in differing([trial.config, record.config]):
-        if not key.startswith((*_WITHOUT_EFFECT, *left_open(trial.config))):
+        if key not in keys_of(Effect.WHERE, Effect.HOW) and key not in left_open(trial.config):
             raise UsageError(
                 f"{trial.folder} is a run with another {key}; move it away, or give the study another output=..."
             )

@@ -24,7 +24,8 @@ from rich.console import Console
 from torch import nn
 
 from softpool3d import __version__
-from softpool3d.config import Config, load_config, override_config
+from softpool3d.config import Config, Effect, keys_of
+from softpool3d.config_file import load_config, override_config
 from softpool3d.datasets import read_manifests
 from softpool3d.datasets.loader import eval_loader, num_views
 from softpool3d.datasets.manifest import Manifest
@@ -53,11 +54,6 @@ _NAMED = 10  # unreadable files that are printed; all of them are in bad_files.c
 
 # what may differ from the weights' own configuration: the rest is the network, and how it was trained
 OVERRIDES = ("data.", "test.", "device", "train.precision", "train.memory_format")
-# settings that change no score
-_HOW = (
-    *("num_workers", "prefetch", "cache", "cache_gb", "cache_folder", "decode_timeout_s", "max_bad_fraction"),
-    *("root", "path_prefix"),
-)
 
 
 @dataclass
@@ -311,7 +307,9 @@ def _request(subject: Subject, config: Config, split: str, manifest: Manifest, c
     settings = {
         "version": __version__,
         "model": config.model.model_dump(),
-        "data": {key: value for key, value in config.data.model_dump().items() if key not in _HOW},
+        "data": {
+            key: value for key, value in config.data.model_dump().items() if f"data.{key}" not in keys_of(Effect.HOW)
+        },
         "test": config.test.model_dump(exclude={"batch_size"}),
         "loss": config.optim.loss,  # it says how logits become probabilities
         "precision": config.train.precision,

@@ -19,7 +19,8 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 from softpool3d import __version__
-from softpool3d.config import Config, validate
+from softpool3d.config import Config
+from softpool3d.config_file import validate
 from softpool3d.errors import UsageError
 from softpool3d.file_kinds import what_is
 from softpool3d.files import write_atomically

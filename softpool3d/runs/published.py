@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from softpool3d.config import Config, load_config
+from softpool3d.config import Config
+from softpool3d.config_file import load_config
 from softpool3d.datasets.manifest import read_classes
 from softpool3d.errors import UsageError
 from softpool3d.file_kinds import is_pickled, is_safetensors, what_is

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from softpool3d.config import Config, check_schedule, differing, validate, with_what_is_set
+from softpool3d.config import Config, Effect, differing, keys_of
+from softpool3d.config_file import check_schedule, validate, with_what_is_set
 from softpool3d.errors import UsageError
 from softpool3d.files import remove_abandoned
 from softpool3d.foreign import parse_json
@@ -17,38 +18,10 @@ from softpool3d.runs import lock
 from softpool3d.runs.checkpoint import load_last_state
 from softpool3d.runs.run import Run, stored_config
 
-# What may be changed when a run is resumed: none of it changes what is learned. The sizes of batches are compared as
-# clips of an update.
-FREE_KEYS = (
-    "name",
-    "output",
-    "device",
-    "model.checkpointing",
-    "data.root",
-    "data.num_workers",
-    "data.prefetch",
-    "data.cache",
-    "data.decode_timeout_s",
-    "data.max_bad_fraction",
-    "train.batch_size",
-    "train.accumulate",
-    "train.global_batch",
-    "train.eval_every",
-    "train.keep_best",
-    "train.on_nonfinite",
-    "train.shard",
-    "train.trackers",
-    "train.patience",
-    "train.timeout_minutes",
-    "checkpoint.",
-    "test.",
-)
-# and of it, what leaves a finished run with something to be done
-_REOPENING = ("test.num_clips", "test.num_crops", "test.average", "train.patience")
-# with which the optimiser has other parameters, other groups of them, or keeps something else for each
-_OTHER_OPTIMIZER = ("optim.name", "optim.options", "optim.layer_decay", "optim.freeze")
+# what may be changed when a run is resumed; the sizes of batches are compared as clips of an update
+_FREE = keys_of(Effect.WHERE, Effect.HOW, Effect.FREE, Effect.REOPENS)
 # settings of the optimiser that are the configuration's, whatever it had when it was saved
-_SETTINGS = ("weight_decay", "momentum", "nesterov", "lr_scale")
+_SETTINGS = ("weight_decay", "momentum", "nesterov", "lr_scale", "fused")
 
 
 def begin(
@@ -123,7 +96,7 @@ def finished(run: Run) -> dict[str, Any] | None:
 def result(run: Run, config: Config, state: dict[str, Any]) -> dict[str, Any] | None:
     """The summary of a run in which nothing is left to be done with this configuration either."""
     changed = differing([validate(state["config"]), config])
-    if any(key.startswith(_REOPENING) or not key.startswith(FREE_KEYS) for key in changed):
+    if any(key in keys_of(Effect.REOPENS) or key not in _FREE for key in changed):
         return None
     return finished(run)
 
@@ -151,7 +124,7 @@ def check_changes(state: dict[str, Any], config: Config, processes: int, force: 
             + (f", in {accumulate} batches of each process" if accumulate > 1 else "")
         )
     texts = {key: f"{key}: {old} -> {new}" for key, (old, new) in changed.items()}
-    meaning = [text for key, text in texts.items() if not key.startswith(FREE_KEYS)]
+    meaning = [text for key, text in texts.items() if key not in _FREE]
     if state["update_size"] != clips:
         meaning.append(f"clips of an update (train.global_batch): {clips} -> {state['update_size']}")
     if meaning and not force:
@@ -184,7 +157,7 @@ def restore(parts: dict[str, Any], optimizer: Optimizer, state: dict[str, Any], 
         optimizer: keeps its settings, which are those of `config`.
     """
     saved, lines = state["parts"], []
-    changed = [key for key in differing([validate(state["config"]), config]) if key.startswith(_OTHER_OPTIMIZER)]
+    changed = [key for key in differing([validate(state["config"]), config]) if key in keys_of(Effect.OPTIMIZER)]
     settings = [{key: group[key] for key in _SETTINGS if key in group} for group in optimizer.param_groups]
     for name, part in parts.items():
         if name == "optimizer" and changed:

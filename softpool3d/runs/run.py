@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from softpool3d.config import Config, load_config, override_config, validate, with_what_is_set
+from softpool3d.config import Config
+from softpool3d.config_file import load_config, override_config, validate, with_what_is_set
 from softpool3d.errors import UsageError, WorkError
 from softpool3d.files import write_atomically
 from softpool3d.yaml_text import read_yaml

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,27 @@ FILE = "nonfinite.csv"
 _MOST = 20  # updates in a row that are skipped before the run stops nevertheless
 
 
+@dataclass
+class _Verdict:
+    """On one update; the tensors have shape () and lie on the device."""
+
+    epoch: int
+    step: int
+    good: Tensor  # whether it may be made
+    loss: Tensor  # the sum over its batches
+    gradient: Tensor  # the gradients' norm
+    indices: Tensor  # its clips' places in the manifest, on the CPU
+
+
 class LossGuard:
     """Tells which updates must not be made, and writes down the files that they came from.
 
     The weights are never touched by such an update. With train.on_nonfinite=skip, running statistics, which the forward
     has changed already, go back to where they were.
+
+    A CPU answers at once. On a GPU an answer would make the host wait for the device in every update. So the verdict
+    stays there: a fused optimiser is handed it and skips the update on the device, as it does for fp16's scaler, and
+    `settle` reads all verdicts since the last time. For an optimiser that cannot do that, the host waits.
 
     Gradients of fp16 are left to its scaler: they are too large now and then, and it leaves those updates out itself.
     """
@@ -40,6 +57,7 @@ class LossGuard:
         self._losses: list[Tensor] = []
         self._indices: list[Tensor] = []
         self._buffers = [buffer.clone() for buffer in model.buffers()] if self._skips else []
+        self._unread: list[_Verdict] = []
 
     @property
     def skipped(self) -> int:
@@ -55,11 +73,13 @@ class LossGuard:
         self._losses.append(loss.detach())
         self._indices.append(index)
 
-    def allows(self, epoch: int, step: int) -> bool:
-        """Whether the update that the batches since the last call make may be made. Every process has to ask.
+    def allows(self, epoch: int, step: int, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether the update of the batches since the last call may be made: on a GPU True, as the optimiser is told.
+
+        Every process has to ask.
 
         Raises:
-            WorkError: if not, and train.on_nonfinite=stop; or if too many in a row are not.
+            WorkError: see `settle`, which is called here where the host waits anyway.
         """
         losses, indices = torch.stack(self._losses), torch.cat(self._indices)
         self._losses, self._indices = [], []
@@ -67,13 +87,43 @@ class LossGuard:
         good = torch.isfinite(losses).all() & torch.isfinite(gradient)
         if self._accelerator.num_processes > 1:
             good = self._accelerator.reduce(good.float(), "sum") == self._accelerator.num_processes
-        if good:  # the one place where an update waits for the device
-            self._state["in_a_row"] = 0
+        self._unread.append(_Verdict(epoch, step, good, losses.sum(), gradient, indices))
+        if self._skips:
+            for buffer, kept in zip(self._model.buffers(), self._buffers, strict=True):
+                buffer.copy_(torch.where(good, buffer, kept))
+        if self._answers_on_device(optimizer):
+            optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper
+            optimizer.grad_scale, optimizer.found_inf = None, (~good).float()
             return True
-        loss, gradient = losses.sum().item(), gradient.item()
-        self._write(epoch, step, loss, gradient, indices)
+        before = self.skipped
+        self.settle()
+        return self.skipped == before
+
+    def _answers_on_device(self, optimizer: torch.optim.Optimizer) -> bool:
+        fused = getattr(optimizer, "_step_supports_amp_scaling", False)
+        return self._accelerator.device.type == "cuda" and fused and not self._accelerator.scaler
+
+    def settle(self) -> None:
+        """Reads the verdicts on the updates since the last call, and writes down those that were not made.
+
+        Every process has to call it. On a GPU the host waits here for the device.
+
+        Raises:
+            WorkError: if there are some, and train.on_nonfinite=stop; or if too many in a row are not made.
+        """
+        unread, self._unread = self._unread, []
+        allowed = torch.stack([verdict.good for verdict in unread]).tolist() if unread else []
+        for verdict, good in zip(unread, allowed, strict=True):
+            if good:
+                self._state["in_a_row"] = 0
+            else:
+                self._refuse(verdict)
+
+    def _refuse(self, verdict: _Verdict) -> None:
+        loss, gradient = verdict.loss.item(), verdict.gradient.item()
+        self._write(verdict.epoch, verdict.step, loss, gradient, verdict.indices)
         what = f"the gradient's norm is {gradient}" if math.isfinite(loss) else f"the loss is {loss}"
-        where = f"{what} in epoch {epoch} at step {step}"
+        where = f"{what} in epoch {verdict.epoch} at step {verdict.step}"
         remedy = "try a lower optim.lr, a longer optim.warmup_epochs, or optim.clip_grad_norm=1"
         if not self._skips:
             raise WorkError(
@@ -83,8 +133,6 @@ class LossGuard:
         self._state["in_a_row"] += 1
         if self._state["in_a_row"] == _MOST:
             raise WorkError(f"{where}, the {_MOST}th update in a row that was skipped; {remedy}")
-        torch._foreach_copy_(list(self._model.buffers()), self._buffers)
-        return False
 
     def stepped(self, skipped: bool) -> None:
         """Whether the scaler of fp16 left out the update that was allowed; it halves its scale then.

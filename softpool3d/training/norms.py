@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from softpool3d.config import TrainConfig
+from softpool3d.config import Config, MultigridConfig, TrainConfig
+from softpool3d.datasets.loader import to_device, train_loader
+from softpool3d.datasets.manifest import Manifest
+from softpool3d.datasets.transforms import normalize
+from softpool3d.runtime.devices import MEMORY_FORMATS
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # it scripts functions with torch.jit, now deprecated
@@ -132,3 +136,16 @@ class _Moments:
         between = (self._mean - mean).square()
         norm.running_mean.copy_(mean)
         norm.running_var.copy_(accelerator.reduce(share * (self._variance + between), "sum"))
+
+
+def clips_for_norms(config: Config, train: Manifest, accelerator: Accelerator) -> Iterator[Tensor]:
+    """Yields batches of training clips, of the size that the network is evaluated at; the same at each call."""
+    whole = config.train.model_copy(update={"multigrid": MultigridConfig()})
+    config = config.model_copy(update={"train": whole})
+    loader = train_loader(train, config, accelerator.process_index, accelerator.num_processes)
+    memory_format = MEMORY_FORMATS[config.train.memory_format]
+    while True:
+        for batch in loader:
+            if batch.video is not None:
+                clips = normalize(to_device(batch, config.data, accelerator.device), config.data.mean, config.data.std)
+                yield clips.contiguous(memory_format=memory_format)

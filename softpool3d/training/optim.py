@@ -36,6 +36,9 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     if config.name == "sgd":
         options = {"momentum": config.momentum, "nesterov": config.nesterov and config.momentum > 0} | options
     groups = parameter_groups(model, config.weight_decay, config.layer_decay)
+    if "fused" in taken and not {"fused", "foreach", "differentiable"} & set(options):
+        # one kernel for all parameters; and it can skip an update without the host (see LossGuard)
+        options["fused"] = all(parameter.is_cuda for group in groups for parameter in group["params"])
     try:
         return kind(groups, lr=config.lr, **options)
     except (TypeError, ValueError, IndexError, AssertionError) as error:

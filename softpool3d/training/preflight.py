@@ -8,6 +8,7 @@ from typing import Any
 from softpool3d.config import Config
 from softpool3d.datasets.batches import TrainBatches
 from softpool3d.datasets.manifest import Manifest
+from softpool3d.datasets.overview import few
 from softpool3d.datasets.sampling import share_of
 from softpool3d.errors import UsageError
 from softpool3d.models import check_clip
@@ -55,4 +56,13 @@ def check_count(source: object, state: dict[str, Any], train: Manifest, force: b
         raise UsageError(
             f"{source} is from the middle of an epoch of {before} training clips, and there are {len(train)} now: "
             "bring the data back to what it was, or add --force-resume (some of its clips then come twice or never)"
+        )
+
+
+def check_classes(source: object, theirs: Sequence[str], ours: Sequence[str]) -> None:
+    """Raises UsageError for a checkpoint of other classes."""
+    if tuple(theirs) != tuple(ours):
+        raise UsageError(
+            f"{source} was trained on {len(theirs)} classes ({few(theirs)}) and the data set has {len(ours)} "
+            f"({few(ours)})"
         )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -15,14 +15,23 @@ from softpool3d.datasets.multigrid import Multigrid
 from softpool3d.datasets.overview import Overview
 from softpool3d.datasets.sampling import share_of
 from softpool3d.evaluation.scores import Scores
+from softpool3d.runtime.devices import peak_memory_bytes
 from softpool3d.training.meter import PARTS
+
+if TYPE_CHECKING:
+    from softpool3d.training.trainer import Training
+
+
+def show(console: Console, lines: Iterable[str], style: str | None = None) -> None:
+    """Prints lines as they are: none of them is folded, or taken for markup."""
+    for line in lines:
+        console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def show_data(console: Console, found: Overview) -> None:
-    """What there is, and in yellow what is odd about it."""
-    for style, lines in ((None, found.lines), ("yellow", found.notes)):
-        for line in lines:
-            console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+    """Prints what there is, and in yellow what is odd about it."""
+    show(console, found.lines)
+    show(console, found.notes, "yellow")
 
 
 def header(
@@ -107,6 +116,34 @@ def metrics_row(
         **{f"{part}_ms": round(trained[f"{part}_ms"], 2) for part in PARTS},
         "seconds": round(seconds, 1),
     }
+
+
+def summary_of(training: Training, split: str, views: int, scores: dict[str, Scores]) -> dict[str, Any]:
+    """Returns what summary.json holds.
+
+    Args:
+        split: that was tested, with so many `views` of each clip.
+        scores: of the best weights under "", of the best average under "_ema".
+    """
+    summary = {
+        "tested_on": split,
+        "test_clips": len(scores[""].label),
+        "views": views,
+        "skipped_updates": training.guard.skipped,
+        "bad_files": {name: len(files) for name, files in training.bad.items()},
+        "seconds": training.seconds(),
+        "peak_memory_bytes": peak_memory_bytes(training.device),
+        "folder": str(training.disk.folder),
+        "weights": str(training.keepers[""].best),
+    }
+    for suffix, keeper in training.keepers.items():
+        summary[f"val{suffix}_top1"] = keeper.top1
+        summary[f"test{suffix}_top1"] = scores[suffix].accuracy()
+        summary[f"test{suffix}_top5"] = scores[suffix].accuracy(5)
+        if training.manifests["train"].multi_label:
+            summary[f"val{suffix}_map"] = keeper.mean_average_precision
+            summary[f"test{suffix}_map"] = scores[suffix].mean_average_precision()
+    return summary
 
 
 def summary_lines(summary: dict[str, Any]) -> str:

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from softpool3d.config import PoolConfig, pool_config
+from softpool3d.config import PoolConfig
+from softpool3d.config_file import pool_config
 from softpool3d.errors import WorkError
 from softpool3d.inference.classifier import Classifier
 from softpool3d.models import build_model

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from softpool3d.config import pool_config
+from softpool3d.config_file import pool_config
 from softpool3d.errors import UsageError
 from softpool3d.models.pools import KINDS, Window, make_pool
 from softpool3d.visual.source import Source

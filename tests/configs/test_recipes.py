@@ -10,7 +10,7 @@ from originals import HARA, TORCHVISION, original, randomize, run_original
 from torch import nn
 from torchvision.models.video import mvit
 
-from softpool3d.config import load_config
+from softpool3d.config_file import load_config
 from softpool3d.errors import UsageError
 from softpool3d.models import build_model, load_pretrained
 from softpool3d.runs.published import settings_of

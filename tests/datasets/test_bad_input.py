@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from videos import damaged_files, write_numbered
 
-from softpool3d.config import load_config
+from softpool3d.config_file import load_config
 from softpool3d.datasets.loader import eval_loader, train_loader
 from softpool3d.datasets.manifest import Clip, Manifest
 from softpool3d.datasets.video.decoder import DecodeError, open_video

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from videos import copy_packets, read_numbers, write_numbered, zeroed
 
-from softpool3d.config import load_config
+from softpool3d.config_file import load_config
 from softpool3d.datasets.loader import eval_loader, train_loader
 from softpool3d.datasets.manifest import Clip, Manifest, read_manifests_in
 from softpool3d.datasets.reencode import Encoding, encode_copy

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from videos import read_numbers, write_numbered
 
-from softpool3d.config import load_config
+from softpool3d.config_file import load_config
 from softpool3d.datasets import read_manifests
 from softpool3d.datasets.inputs import Inputs
 from softpool3d.datasets.manifest import Clip

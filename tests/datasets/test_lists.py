@@ -10,7 +10,7 @@ from layouts import files, texts
 from videos import write_numbered
 
 from softpool3d import cli
-from softpool3d.config import load_config
+from softpool3d.config_file import load_config
 from softpool3d.datasets import read_manifests
 from softpool3d.datasets.inputs import Inputs, clip_name
 from softpool3d.datasets.lists import format_seconds, read_rows

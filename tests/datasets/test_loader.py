@@ -5,7 +5,8 @@ import pytest
 import torch
 from videos import damaged_files, read_numbers, write_numbered
 
-from softpool3d.config import DataConfig, load_config, override_config
+from softpool3d.config import DataConfig
+from softpool3d.config_file import load_config, override_config
 from softpool3d.datasets.batches import EvalBatches, TrainBatches
 from softpool3d.datasets.loader import eval_loader, timeline_of, train_loader
 from softpool3d.datasets.manifest import Clip, Manifest

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from softpool3d.config import MultigridConfig, load_config
+from softpool3d.config import MultigridConfig
+from softpool3d.config_file import load_config
 from softpool3d.datasets.batches import TrainBatches
 from softpool3d.datasets.loader import to_device, train_loader
 from softpool3d.datasets.multigrid import Grid, Multigrid

@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 from videos import read_numbers, write_numbered
 
-from softpool3d.config import Config, DataConfig, override_config
+from softpool3d.config import Config, DataConfig
+from softpool3d.config_file import override_config
 from softpool3d.datasets import read_manifests
 from softpool3d.datasets.cache import make_cache
 from softpool3d.datasets.loader import eval_loader, train_loader

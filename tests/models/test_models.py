@@ -6,7 +6,8 @@ import torchvision
 from fvcore.nn import FlopCountAnalysis
 from originals import IMAGES
 
-from softpool3d.config import ModelConfig, PoolConfig, load_config
+from softpool3d.config import ModelConfig, PoolConfig
+from softpool3d.config_file import load_config
 from softpool3d.errors import UsageError
 from softpool3d.models import build_model, create, names
 from softpool3d.models.flops import count_flops, training_total

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from softpool3d.config import Config, load_config
+from softpool3d.config import Config
+from softpool3d.config_file import load_config
 from softpool3d.errors import UsageError
 
 CONFIGS = Path(str(files("softpool3d.configs")))

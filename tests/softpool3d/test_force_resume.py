@@ -9,12 +9,12 @@ import torch
 from rich.console import Console
 from zygote import network
 
-from softpool3d.config import load_config
+from softpool3d.config_file import load_config
 from softpool3d.errors import UsageError
 from softpool3d.runs.checkpoint import load_state, load_weights
 from softpool3d.runs.resume import restore
 from softpool3d.runs.run import Run
-from softpool3d.training import trainer
+from softpool3d.training import setup, trainer
 
 SETTINGS = [
     *("data.motion_clips=[8,8,8]", "data.num_workers=0", "device=cpu", "train.batch_size=4", "train.epochs=1"),
@@ -24,7 +24,7 @@ SETTINGS = [
 
 @pytest.fixture(autouse=True)
 def small_network(monkeypatch):
-    monkeypatch.setattr(trainer, "build_model", network)
+    monkeypatch.setattr(setup, "build_model", network)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def finished(tmp_path_factory):
     """Folders of a run with an average of its weights and one without, one epoch each."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "build_model", network)
+        patch.setattr(setup, "build_model", network)
         for name, ema in (("plain", 0), ("averaged", 0.5)):
             config = load_config("r3d_softpool", [*SETTINGS, f"output={folder}", f"name={name}", f"train.ema={ema}"])
             trainer.train(config, console=Console(quiet=True))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from softpool3d.config import load_config
+from softpool3d.config_file import load_config
 from softpool3d.datasets import read_manifests
 from softpool3d.datasets.sources.motion import CLASSES, opposite
 from softpool3d.datasets.video.decoder import open_video

@@ -7,7 +7,7 @@ import pytest
 import torch
 from videos import write_numbered
 
-from softpool3d.config import load_config
+from softpool3d.config_file import load_config
 from softpool3d.datasets.batches import TrainBatches
 from softpool3d.datasets.loader import train_loader
 from softpool3d.datasets.manifest import Clip, Manifest, read_manifests_in, write_manifests

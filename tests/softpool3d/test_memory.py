@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch._dynamo.exc import InternalTorchDynamoError
 
-from softpool3d.config import load_config
+from softpool3d.config_file import load_config
 from softpool3d.datasets.loader import Loader
 from softpool3d.errors import WorkError
 from softpool3d.runtime.devices import out_of_memory_explained

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from softpool3d import SoftPool3d
-from softpool3d.config import load_config
+from softpool3d.config_file import load_config
 from softpool3d.errors import UsageError
 from softpool3d.models import create
 from softpool3d.training.optim import build_optimizer, freeze, parameter_groups, train_mode

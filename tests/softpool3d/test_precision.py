@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from softpool3d.config import load_config
+from softpool3d.config_file import load_config
 from softpool3d.runs.checkpoint import load_state, load_weights
 from softpool3d.runs.run import Run
 from softpool3d.runtime.interrupt import Interrupted
-from softpool3d.training import trainer
+from softpool3d.training import setup, trainer
 from softpool3d.training.trainer import train
 
 TINY = [
@@ -30,7 +30,7 @@ def runs(tmp_path, monkeypatch):
         layers = torch.nn.AdaptiveAvgPool3d((1, 4, 4)), torch.nn.Flatten(), torch.nn.Linear(48, num_classes)
         return torch.nn.Sequential(*layers)
 
-    monkeypatch.setattr(trainer, "build_model", plain)
+    monkeypatch.setattr(setup, "build_model", plain)
     make = trainer.make_accelerator
 
     def run(name, *overrides, scale=None, resume=None):

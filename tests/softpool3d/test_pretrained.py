@@ -4,7 +4,8 @@ import pytest
 import torch
 from videos import write_numbered
 
-from softpool3d.config import Config, load_config
+from softpool3d.config import Config
+from softpool3d.config_file import load_config
 from softpool3d.datasets.manifest import Clip, Manifest
 from softpool3d.inference.classifier import Classifier
 from softpool3d.models import build_model, create

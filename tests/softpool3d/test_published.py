@@ -15,7 +15,7 @@ from torchvision.models.video import R3D_18_Weights
 from videos import write_numbered
 
 from softpool3d import Classifier
-from softpool3d.config import load_config, override_config
+from softpool3d.config_file import load_config, override_config
 from softpool3d.errors import UsageError
 from softpool3d.evaluation import tester
 from softpool3d.inference import exporter

@@ -14,7 +14,7 @@ import pytest
 import torch
 from videos import damaged_files
 
-from softpool3d.config import load_config
+from softpool3d.config_file import load_config
 from softpool3d.errors import UsageError
 from softpool3d.runs.checkpoint import load_state, load_weights, save_state
 from softpool3d.runs.lock import lock, release

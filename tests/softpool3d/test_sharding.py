@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from softpool3d.config import load_config
+from softpool3d.config_file import load_config
 from softpool3d.errors import UsageError
 from softpool3d.runs.checkpoint import load_weights
 from softpool3d.training.trainer import train

@@ -8,7 +8,7 @@ import accelerate.tracking
 import pytest
 from accelerate.utils import LoggerType
 
-from softpool3d.config import load_config
+from softpool3d.config_file import load_config
 from softpool3d.errors import WorkError
 from softpool3d.runs.run import Run
 from softpool3d.training import board

@@ -17,14 +17,14 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from videos import damaged_files
 
-from softpool3d.config import load_config
+from softpool3d.config_file import load_config
 from softpool3d.datasets.sources.motion import CLASSES
 from softpool3d.errors import UsageError, WorkError
 from softpool3d.evaluation.evaluator import Scores
 from softpool3d.runs.checkpoint import load_weights
 from softpool3d.runs.run import Run
 from softpool3d.runtime.interrupt import Interrupted
-from softpool3d.training import trainer
+from softpool3d.training import setup, trainer
 from softpool3d.training.meter import PARTS
 from softpool3d.training.optim import Schedule
 from softpool3d.training.trainer import train
@@ -96,8 +96,8 @@ def test_an_interrupted_run_goes_on_as_if_it_never_stopped(tmp_path):
     script = tmp_path / "stop.py"
     script.write_text(
         "import os, signal, sys\n"
-        "from softpool3d.config import load_config\n"
-        "from softpool3d.training import trainer\n"
+        "from softpool3d.config_file import load_config\n"
+        "from softpool3d.training import setup, trainer\n"
         "from softpool3d.runtime.interrupt import Interrupted\n"
         "add, calls = trainer.Meter.add, []\n"
         "def counting(self, *args):\n"
@@ -140,8 +140,8 @@ def test_a_first_step_that_never_ends_is_stopped_at_once(tmp_path, resumed):
     script = tmp_path / "stuck.py"
     script.write_text(
         "import os, signal, sys, threading\n"
-        "from softpool3d.config import load_config\n"
-        "from softpool3d.training import trainer\n"
+        "from softpool3d.config_file import load_config\n"
+        "from softpool3d.training import setup, trainer\n"
         "from softpool3d.runtime.interrupt import Interrupted\n"
         "def stuck(*args):\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
@@ -198,7 +198,7 @@ def test_accumulated_batches_are_one_large_batch(tmp_path, monkeypatch):
             torch.nn.AdaptiveAvgPool3d((1, 4, 4)), torch.nn.Flatten(), torch.nn.Linear(48, num_classes)
         )
 
-    monkeypatch.setattr(trainer, "build_model", plain)
+    monkeypatch.setattr(setup, "build_model", plain)
     overrides = [
         "train.epochs=1",
         "optim.clip_grad_norm=0",
@@ -381,7 +381,7 @@ class Poisoned:
 
 
 def test_a_nan_stops_the_run_and_names_its_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "build_loss", lambda *_: Poisoned([5]))
+    monkeypatch.setattr(setup, "build_loss", lambda *_: Poisoned([5]))
     with pytest.raises(WorkError, match="the loss is nan in epoch 2 at step 2; .*train.on_nonfinite=skip"):
         train(tiny(tmp_path))
     folder = tmp_path / "runs" / "r3d_softpool"
@@ -394,12 +394,12 @@ def test_a_nan_stops_the_run_and_names_its_files(tmp_path, monkeypatch):
 
 
 def test_an_update_with_a_nan_is_skipped(tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "build_loss", lambda *_: Poisoned([1, 2]))
+    monkeypatch.setattr(setup, "build_loss", lambda *_: Poisoned([1, 2]))
     summary = train(tiny(tmp_path, "train.on_nonfinite=skip", "train.epochs=1"))
     assert summary["skipped_updates"] == 2
     assert all(value.isfinite().all() for value in load_weights(summary["weights"]).state.values())
     assert 0 < float(rows(summary["folder"])[0]["train_loss"]) < 10
-    monkeypatch.setattr(trainer, "build_loss", lambda *_: Poisoned(range(100)))
+    monkeypatch.setattr(setup, "build_loss", lambda *_: Poisoned(range(100)))
     with pytest.raises(WorkError, match="the 20th update in a row that was skipped"):
         train(tiny(tmp_path, "train.on_nonfinite=skip", "train.epochs=9"))
     assert rows(tmp_path / "runs" / "r3d_softpool-2")[0]["train_loss"] == "nan"  # not 0: no update was made
@@ -427,7 +427,7 @@ class Steep(Poisoned):
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_before_it_reaches_a_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "build_loss", lambda *_: Steep([5]))
+    monkeypatch.setattr(setup, "build_loss", lambda *_: Steep([5]))
     with pytest.raises(WorkError, match="the gradient's norm is (nan|inf) in epoch 2 at step 2; .*on_nonfinite=skip"):
         train(tiny(tmp_path, "checkpoint.every_minutes=1e-9"))
     folder = tmp_path / "runs" / "r3d_softpool"
@@ -442,7 +442,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_it_reaches_a_checkpo
 
 @pytest.mark.parametrize("accumulate", ["1", "2"])
 def test_an_update_whose_gradient_is_not_finite_is_skipped(tmp_path, monkeypatch, accumulate):
-    monkeypatch.setattr(trainer, "build_loss", lambda *_: Steep([2]))
+    monkeypatch.setattr(setup, "build_loss", lambda *_: Steep([2]))
     settings = ["train.on_nonfinite=skip", "train.epochs=1", "optim.clip_grad_norm=1"]
     summary = train(tiny(tmp_path, *settings, f"train.accumulate={accumulate}"))
     assert summary["skipped_updates"] == 1
@@ -460,14 +460,14 @@ def test_fp16_whose_scaler_never_finds_a_scale(tmp_path, monkeypatch):
 
 def test_answers_that_are_no_numbers_are_no_validation(tmp_path, monkeypatch):
     """Training itself is fine: statistics of norms, or fp16, can be no numbers in evaluation alone."""
-    build = trainer.build_model
+    build = setup.build_model
 
     def broken(*arguments):
         network = build(*arguments)
         network.register_forward_hook(lambda module, _, logits: logits if module.training else logits * float("nan"))
         return network
 
-    monkeypatch.setattr(trainer, "build_model", broken)
+    monkeypatch.setattr(setup, "build_model", broken)
     with pytest.raises(WorkError, match=r"for 8 of 8 videos are not finite \(the first: .*\.mp4\); its weights"):
         train(tiny(tmp_path, "train.epochs=1"))
     folder = tmp_path / "runs" / "r3d_softpool"
@@ -478,7 +478,7 @@ def test_a_full_disk_is_met_before_tensorboard_s_thread_meets_it(tmp_path, monke
     def full(*_):
         raise WorkError("no space left")
 
-    monkeypatch.setattr(trainer, "write_provenance", full)
+    monkeypatch.setattr(setup, "write_provenance", full)
     with pytest.raises(WorkError, match="no space left"):
         train(tiny(tmp_path))
     assert not list(tmp_path.glob("runs/*/events.*"))
@@ -491,7 +491,7 @@ def test_out_of_memory_is_one_sentence_with_three_settings(tmp_path, monkeypatch
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(trainer, "build_loss", lambda *_: fail)
+    monkeypatch.setattr(setup, "build_loss", lambda *_: fail)
     message = "out of memory with train.batch_size=4 clips of 8 frames at 64 pixels; try train.batch_size=2 "
     message += "train.accumulate=2 .*, model.checkpointing=true, or a smaller data.crop_size"
     with pytest.raises(WorkError, match=message):

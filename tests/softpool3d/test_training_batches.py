@@ -4,9 +4,9 @@ import pytest
 import torch
 from layouts import hmdb51, kinetics, short_video, ssv2, ucf101
 
-from softpool3d.config import load_config
+from softpool3d.config_file import load_config
 from softpool3d.errors import UsageError
-from softpool3d.training import trainer
+from softpool3d.training import setup, trainer
 from softpool3d.training.preflight import check_order
 from softpool3d.training.trainer import train
 
@@ -27,7 +27,7 @@ def batches(tmp_path, monkeypatch):
 
     def run(*overrides):
         seen = {"clips": [], "targets": [], "raw": []}
-        build, loss, to_device = trainer.build_model, trainer.build_loss, trainer.to_device
+        build, loss, to_device = setup.build_model, setup.build_loss, trainer.to_device
 
         def watched_model(*arguments):
             network = build(*arguments)
@@ -50,8 +50,8 @@ def batches(tmp_path, monkeypatch):
             return to_device(batch, *arguments)
 
         with monkeypatch.context() as patch:
-            patch.setattr(trainer, "build_model", watched_model)
-            patch.setattr(trainer, "build_loss", watched_loss)
+            patch.setattr(setup, "build_model", watched_model)
+            patch.setattr(setup, "build_loss", watched_loss)
             patch.setattr(trainer, "to_device", watched_transfer)
             name = f"run{len(list(tmp_path.iterdir()))}"
             train(load_config("r3d_softpool", [*TINY, f"output={tmp_path}", f"name={name}", *overrides]))

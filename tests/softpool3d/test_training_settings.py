@@ -11,7 +11,8 @@ import pytest
 import torch
 from by_hand import training
 
-from softpool3d.config import Config, override_config
+from softpool3d.config import Config
+from softpool3d.config_file import override_config
 from softpool3d.evaluation.evaluator import Scores, view_probabilities
 from softpool3d.runtime import devices
 from softpool3d.training import trainer

@@ -14,7 +14,7 @@ from by_hand import descend, training
 from softpool3d.datasets import read_manifests
 from softpool3d.datasets.loader import train_loader
 from softpool3d.runs.checkpoint import load_state
-from softpool3d.training import trainer
+from softpool3d.training import setup
 from softpool3d.training.norms import ProcessesBatchNorm, SplitBatchNorm
 
 
@@ -234,13 +234,13 @@ def test_mixed_clips_and_labels_have_the_same_share_of_each_other(run):
 def test_clips_are_mixed_as_far_as_alpha_says(run, monkeypatch, kind):
     """The share of the other clip is drawn from Beta(alpha, alpha): near a half where alpha is large, at the ends where
     it is small."""
-    build, targets = trainer.build_loss, []
+    build, targets = setup.build_loss, []
 
     def watched(*arguments):
         criterion = build(*arguments)
         return lambda logits, target, *more: targets.append(target.clone()) or criterion(logits, target, *more)
 
-    monkeypatch.setattr(trainer, "build_loss", watched)
+    monkeypatch.setattr(setup, "build_loss", watched)
     low = 0.3 if kind == "mixup" else 0.1  # of a box, what lies beyond the picture's edge is cut off
     for alpha, halves in ((60, True), (0.02, False)):
         targets.clear()
@@ -251,8 +251,8 @@ def test_clips_are_mixed_as_far_as_alpha_says(run, monkeypatch, kind):
 
 
 def test_mixing_is_told_both_alphas(run, monkeypatch):
-    mix, told = trainer.BatchMix, []
-    monkeypatch.setattr(trainer, "BatchMix", lambda *alphas: told.append(alphas) or mix(*alphas))
+    mix, told = setup.BatchMix, []
+    monkeypatch.setattr(setup, "BatchMix", lambda *alphas: told.append(alphas) or mix(*alphas))
     run("train.mixup=0.3", "train.cutmix=7")
     assert told == [(3, 0.3, 7)]
 
@@ -302,7 +302,7 @@ class Spoiled:
 
 
 def test_a_skipped_update_leaves_weights_and_running_statistics(run, monkeypatch):
-    monkeypatch.setattr(trainer, "build_loss", Spoiled)
+    monkeypatch.setattr(setup, "build_loss", Spoiled)
     done = run("train.on_nonfinite=skip", norm=True)
     assert len(done.network.trained) == 2 and done.summary["skipped_updates"] == 1
     found, first = done.weights(), pooled(done.network.trained[0])

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from softpool3d.config import load_config
+from softpool3d.config_file import load_config
 from softpool3d.inference.exported import PT2_METADATA
 from softpool3d.runs.checkpoint import describe
 

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from scores import write_data_set
 from torch import Tensor, nn
 
-from softpool3d.config import Config, override_config
+from softpool3d.config import Config
+from softpool3d.config_file import override_config
 from softpool3d.datasets import read_manifests
 from softpool3d.datasets.loader import train_loader
 from softpool3d.runs.checkpoint import load_weights
@@ -99,7 +100,7 @@ def descend(parameters: dict[str, Tensor], gradients: dict[str, Tensor], rate: f
 
 def training(folder: Path, monkeypatch, *overrides: str, norm: bool = False, train: int = 8) -> Training:
     """Trains on eight short videos of three classes; three are for validation and five for testing."""
-    from softpool3d.training import trainer
+    from softpool3d.training import setup, trainer
 
     made: list[Network] = []
 
@@ -112,7 +113,7 @@ def training(folder: Path, monkeypatch, *overrides: str, norm: bool = False, tra
         write_data_set(root, train=train, val=3, test=5)
     config = override_config(Config(), [*PLAIN, f"data.root={root}", f"output={folder / 'runs'}", *overrides])
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "build_model", build)
+        patch.setattr(setup, "build_model", build)
         summary = trainer.train(config)
     torch.manual_seed(config.seed)
     begin = {name: value.clone() for name, value in Network(3, norm).named_parameters()}

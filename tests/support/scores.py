@@ -24,7 +24,7 @@ def write_data_set(root: Path, train: int = 3, val: int = 7, test: int = 13) -> 
 def write_weights(path: Path, root: Path, *overrides: str, classes: tuple[str, ...] = CLASSES, seed: int = 0) -> Path:
     import torch
 
-    from softpool3d.config import load_config
+    from softpool3d.config_file import load_config
     from softpool3d.models import build_model
     from softpool3d.runs.checkpoint import save_weights
 

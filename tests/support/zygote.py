@@ -27,10 +27,10 @@ import torch.utils.tensorboard  # noqa: F401
 import torchmetrics.functional.classification  # noqa: F401
 from torch.distributed import TCPStore
 
-from softpool3d.config import load_config
+from softpool3d.config_file import load_config
 from softpool3d.errors import SoftPool3dError
 from softpool3d.runs.run import Run
-from softpool3d.training import trainer
+from softpool3d.training import setup, trainer
 
 
 class Network(torch.nn.Sequential):
@@ -89,13 +89,13 @@ def signal_at(number: int, signal: int, only: str | None = None) -> None:
 
 def poison(numbers: list[int]) -> None:
     """The losses of these batches become NaN."""
-    build, batch = trainer.build_loss, itertools.count()
+    build, batch = setup.build_loss, itertools.count()
 
     def poisoned(*arguments):
         criterion = build(*arguments)
         return lambda *given: criterion(*given) * (float("nan") if next(batch) in numbers else 1)
 
-    trainer.build_loss = poisoned
+    setup.build_loss = poisoned
 
 
 def child(job: dict, rank: int) -> int:
@@ -108,7 +108,7 @@ def child(job: dict, rank: int) -> int:
         os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
     if job["at"] and job["at"][0] == rank:
         signal_at(*job["at"][1:])
-    trainer.build_model = network
+    setup.build_model = network
     if job["nan"]:
         poison(job["nan"])
     torch.set_num_threads(1)

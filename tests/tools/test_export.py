@@ -11,7 +11,7 @@ import pytest
 import torch
 from videos import write_numbered
 
-from softpool3d.config import load_config
+from softpool3d.config_file import load_config
 from softpool3d.datasets.loader import crop_views
 from softpool3d.errors import UsageError, WorkError
 from softpool3d.inference import exporter

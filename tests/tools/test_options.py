@@ -11,7 +11,7 @@ from PIL import Image
 from scores import CLASSES, write_data_set, write_weights
 from videos import write_numbered
 
-from softpool3d.config import load_config
+from softpool3d.config_file import load_config
 from softpool3d.datasets import reencode, verify
 from softpool3d.errors import WorkError
 from softpool3d.evaluation import tester

@@ -13,7 +13,7 @@ import pytest
 from layouts import hmdb51, kinetics, short_video, ssv2, ucf101
 from videos import damaged_files, write_numbered
 
-from softpool3d.config import load_config
+from softpool3d.config_file import load_config
 from softpool3d.datasets.manifest import read_manifests_in
 from softpool3d.datasets.video.decoder import open_video
 from softpool3d.runs.lock import claim

@@ -9,7 +9,7 @@ import pytest
 from scores import CLASSES, write_data_set, write_weights
 from videos import damaged_files
 
-from softpool3d.config import load_config
+from softpool3d.config_file import load_config
 from softpool3d.errors import UsageError, WorkError
 from softpool3d.evaluation.scores import VideoScores
 from softpool3d.tools import compare, ensemble

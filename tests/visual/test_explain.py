@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from videos import write_numbered
 
-from softpool3d.config import load_config
+from softpool3d.config_file import load_config
 from softpool3d.inference.classifier import Classifier
 from softpool3d.models import build_model, create
 from softpool3d.models.network import Staged

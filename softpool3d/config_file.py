@@ -1,0 +1,219 @@
+"""Configurations from YAML files and command-line overrides.
+
+    config = load_config("configs/r3d_softpool.yaml", ["optim.lr=0.05", "model.pool.kind=avg"])
+
+A file may name one `base:` file, relative to itself, whose values it overrides. Every mistake is reported with its
+key and where it stands (file and line, or the override itself).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from softpool3d.config import Config, PoolConfig
+from softpool3d.errors import UsageError
+from softpool3d.yaml_text import parse_value, read_yaml
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads a YAML file and its `base:`, applies `key.path=value` overrides, validates.
+
+    `path` may also name a file that ships with the package, as `r3d_softpool` or `configs/r3d_softpool.yaml`.
+
+    Raises:
+        UsageError: naming the file and line, or the override, of the first mistake.
+    """
+    values, origins = read_yaml(find_config(path), Config)
+    if "variants" in values:
+        raise UsageError(f"{path} describes a study: softpool3d study --cfg {path}")
+    for override in overrides:
+        _apply_override(values, origins, override)
+    config = validate(values, origins)
+    check_schedule(config, origins)
+    _check_pooling(config, overrides)
+    return config
+
+
+def override_config(config: Config, overrides: Sequence[str]) -> Config:
+    """`config` with `key.path=value` overrides.
+
+    Raises:
+        UsageError: naming the override that is wrong.
+    """
+    values: dict[str, Any] = config.model_dump()
+    origins: dict[tuple, str] = {}
+    for override in overrides:
+        _apply_override(values, origins, override)
+    return validate(values, origins)
+
+
+def check_schedule(config: Config, origins: dict[tuple, str] | None = None) -> None:
+    """What a training may not begin with: a learning rate that its epochs do not come to. Weights and runs that are
+    there already are read without this.
+
+    Raises:
+        UsageError: for a warm-up longer than the run, or milestones past its end.
+    """
+    optim, epochs = config.optim, config.train.epochs
+    mistakes, instead, keys = [], [], []
+    if optim.warmup_epochs > epochs:
+        keys.append("warmup_epochs")
+        mistakes.append(f"optim.warmup_epochs={optim.warmup_epochs:g} is longer")
+        instead.append("optim.warmup_epochs=0")
+    if late := [milestone for milestone in optim.milestones if milestone >= epochs]:
+        within = [milestone for milestone in optim.milestones if milestone < epochs]
+        keys.append("milestones")
+        mistakes.append(f"{_list(late)} of optim.milestones would never be reached")
+        instead.append(f"optim.milestones={_list(within)}" if within else "optim.schedule=constant optim.milestones=[]")
+    if mistakes:
+        origin = (origins or {}).get(("optim", keys[0]))
+        raise UsageError(
+            f"{f'{origin}: ' if origin else ''}the learning rate's schedule does not fit into train.epochs={epochs}: "
+            f"{', and '.join(mistakes)}; for a run so short, add {' '.join(instead)}"
+        )
+
+
+def _check_pooling(config: Config, overrides: Sequence[str]) -> None:
+    """A pooling that is asked for has to have a place: the recipes of published networks name none."""
+    asked = next((o for o in overrides if o.startswith("model.pool.") and not o.startswith("model.pool.where=")), None)
+    if asked and not config.model.pool.where:
+        raise UsageError(
+            f"override {asked}: model.pool.where is [], so that the network pools as it was published; say where it "
+            "goes, as in model.pool.where=[existing,downsample]"
+        )
+
+
+def _list(numbers: list[float]) -> str:
+    return f"[{','.join(f'{number:g}' for number in numbers)}]"
+
+
+def with_what_is_set(config: Config, other: Config) -> Config:
+    """`config` with all that a file, an override or the constructor has set in `other`."""
+
+    def merged(base: dict, over: dict) -> dict:
+        both = {key: merged(base[key], value) if isinstance(value, dict) else value for key, value in over.items()}
+        return base | both
+
+    return validate(merged(config.model_dump(), other.model_dump(exclude_unset=True)))
+
+
+def find_config(path: str | Path) -> Path:
+    """The file itself, or else the one of that name among the package's own."""
+    path = Path(path)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise UsageError(f"config {path} is a folder; name the YAML file in it")
+    shipped = Path(str(files("softpool3d.configs")))
+    relative = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
+    for candidate in (shipped / relative, shipped / f"{relative}.yaml"):
+        if candidate.is_file() and not path.is_absolute():
+            return candidate
+    found = sorted(shipped.glob("*.yaml")) + sorted(shipped.glob("*/*.yaml"))
+    known = [str(p.relative_to(shipped).with_suffix("")) for p in found]
+    raise UsageError(f"no config file {path}; those that come with softpool3d: {', '.join(known)}")
+
+
+def validate(values: dict[str, Any], origins: dict[tuple, str] | None = None) -> Config:
+    """`values` as a Config; `origins` says for each key path where it was written."""
+    origins = origins or {}
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(_explain(error.errors(), values, origins)) from None
+
+
+def pool_config(**values: Any) -> PoolConfig:
+    """A PoolConfig from keyword arguments.
+
+    Raises:
+        UsageError: naming the argument that is wrong.
+    """
+    try:
+        return PoolConfig.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(_explain(error.errors(), values, {}).removeprefix(": ")) from None
+
+
+def _apply_override(values: dict[str, Any], origins: dict[tuple, str], override: str) -> None:
+    key, equals, text = override.partition("=")
+    path = tuple(key.split("."))
+    if not equals or not all(path):
+        raise UsageError(f"{override!r} is not an override; write key.path=value, as in optim.lr=0.05")
+    value = parse_value(text, path, Config)
+    target = values
+    for part in path[:-1]:
+        if not isinstance(target.get(part), dict):
+            target[part] = {}
+        target = target[part]
+    target[path[-1]] = value
+    for length in range(1, len(path) + 1):  # what does not fit together is the override's mistake, not the file's
+        origins[path[:length]] = f"override {override}"
+
+
+# --- saying what is wrong --------------------------------------------------------------------------------------------
+
+
+def _explain(errors: list, values: dict, origins: dict[tuple, str]) -> str:
+    """One sentence for pydantic's first error: where, which key, what is wrong, what is allowed."""
+    error = errors[0]
+    path = parts = tuple(part for part in error["loc"] if isinstance(part, str))
+    alternatives = [error["msg"]]
+    if error["type"] != "extra_forbidden":
+        path = next((parts[:n] for n in range(1, len(parts) + 1) if _model_at(parts[:n]) is None), parts)
+    if len(parts) > len(path):  # one of several types: an error each, of which those say most that lead deepest
+        union = [other for other in errors if other["loc"][: len(path)] == path]
+        depth = max(len(other["loc"]) for other in union)
+        deepest = [other for other in union if len(other["loc"]) == depth]
+        error, alternatives = deepest[0], list(dict.fromkeys(other["msg"] for other in deepest))
+    # a list's element is reported at the list's line
+    origin = next((origins[path[:n]] for n in range(len(path), 0, -1) if path[:n] in origins), None)
+    where = f"{origin}: " if origin else ""
+    key = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(path[:-1])
+        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+        elsewhere = [k for k in _all_keys() if k.rpartition(".")[2] == path[-1]]
+        if near:
+            hint = f"did you mean {'.'.join((*path[:-1], near[0]))}?"
+        elif elsewhere:
+            hint = f"did you mean {elsewhere[0]}?"
+        else:
+            hint = f"known here: {', '.join(known)}"
+        return f"{where}unknown key {key}; {hint}"
+    message = " or ".join([alternatives[0], *(text.removeprefix("Input should be ") for text in alternatives[1:])])
+    message = message.removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    given = error["input"]
+    if error["type"] == "value_error" or isinstance(given, dict):
+        return f"{where}{key}: {message}"
+    return f"{where}{key} = {given!r}: {message}"
+
+
+def _model_at(path: tuple[str, ...]) -> type[BaseModel] | None:
+    model: type[BaseModel] = Config
+    for part in path:
+        field = model.model_fields.get(part)
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return None
+        model = field.annotation
+    return model
+
+
+def _known_keys(path: tuple[str, ...]) -> list[str]:
+    model = _model_at(path)
+    return list(model.model_fields) if model else []
+
+
+def _all_keys(path: tuple[str, ...] = ()) -> list[str]:
+    keys = []
+    for name in _known_keys(path):
+        here = (*path, name)
+        keys += _all_keys(here) if _model_at(here) else [".".join(here)]
+    return keys

@@ -1,0 +1,193 @@
+"""What a training works with: its data, network, optimiser and folder, built anew or as a checkpoint left them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from accelerate import Accelerator
+from rich.console import Console
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from softpool3d.config import Config
+from softpool3d.datasets import read_manifests
+from softpool3d.datasets.loader import eval_loader, train_loader
+from softpool3d.datasets.overview import overview
+from softpool3d.datasets.transforms import BatchMix
+from softpool3d.evaluation.losses import build_loss, choose_loss
+from softpool3d.models import build_model, load_pretrained
+from softpool3d.runs.checkpoint import load_into
+from softpool3d.runs.lock import lock
+from softpool3d.runs.pretrained import adopt_statistics, name_classes
+from softpool3d.runs.provenance import write_provenance
+from softpool3d.runs.resume import keep_update, restore
+from softpool3d.runs.run import Run
+from softpool3d.runtime.devices import MEMORY_FORMATS, seed_everything, set_random_state
+from softpool3d.runtime.interrupt import Interrupt
+from softpool3d.runtime.processes import Processes
+from softpool3d.runtime.progress import Display
+from softpool3d.training.bad_files import BadFiles, write_bad_files
+from softpool3d.training.board import Board, Trackers
+from softpool3d.training.guard import LossGuard
+from softpool3d.training.keeper import Keeper
+from softpool3d.training.norms import convert_norms
+from softpool3d.training.optim import Schedule, build_optimizer, freeze
+from softpool3d.training.preflight import check_classes, check_count, check_order, check_size
+from softpool3d.training.progress_report import header, show, show_data
+from softpool3d.training.sharding import layout
+from softpool3d.training.state import State
+
+
+class Setup:
+    """What `prepare` makes.
+
+    Attributes:
+        config: what this process works by. `asked`, what the user asked for, differs from it after the number of
+            processes has changed: in how many batches make an update.
+        manifests: split -> clips.
+        network: the network; `model`: the same as training calls it, shared by several processes.
+        average: an average of the network's weights (train.ema), or None.
+        networks: "" -> the network, "_ema" -> its average, where there is one; `keepers`: the files of each.
+        layout: how a network lies in the memory of several processes.
+        disk: the run's folder and the files in it.
+        state: where the run stands; `parts`: what else changes as it goes on, each with a state_dict.
+        bad: split -> its unreadable files.
+    """
+
+    def __init__(self, config: Config, accelerator: Accelerator, processes: Processes, console: Console) -> None:
+        self.config, self.accelerator, self.processes, self.console = config, accelerator, processes, console
+        self.device, self.memory_format = accelerator.device, MEMORY_FORMATS[config.train.memory_format]
+        self.interrupt = Interrupt()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.manifests["train"].classes
+
+    def prepare(self, run: Run | None, saved: dict[str, Any] | None, force: bool) -> None:
+        """Reads, builds and restores everything, and makes the run's folder where there is none.
+
+        Args:
+            run: None for a run without a folder yet.
+            saved: what its checkpoint holds; None for a run that begins.
+            force: go on although the training clips are others.
+
+        Raises:
+            UsageError: for a request that cannot be met; nothing was written then.
+        """
+        seed_everything(self.config.seed)
+        self._read_data(run, saved, force)
+        self._build_network(run, saved)
+        self._build_optimizer()
+        self._open_folder(run)
+        self._take_up(saved)
+        self._open_displays()
+
+    def _read_data(self, run: Run | None, saved: dict[str, Any] | None, force: bool) -> None:
+        self.manifests = read_manifests(self.config.data)
+        found = self.processes.first(lambda: overview(self.manifests, self.config.data))
+        if self.processes.is_first:
+            show_data(self.console, found)
+        self.config = choose_loss(self.config, self.manifests["train"])
+        self.state = State(list(self.classes)) if saved is None else State.of(saved)
+        if saved is None:
+            return
+        self.manifests = name_classes(self.manifests, tuple(self.state.classes))
+        check_order(run.checkpoint, self.state.classes, self.classes)
+        check_count(run.checkpoint, saved, self.manifests["train"], force)
+        check_classes(run.checkpoint, self.state.classes, self.classes)
+
+    def _build_network(self, run: Run | None, saved: dict[str, Any] | None) -> None:
+        model = build_model(self.config, len(self.classes))
+        if saved is not None:
+            load_into(model, self.state.model, run.checkpoint)
+        elif self.config.model.weights:
+            self._take_weights(model)
+        # what the run is asked for is written down; what these processes make of it is not
+        self.asked = self.config
+        if saved is not None:
+            self.config = keep_update(self.config, self.state.update_size, self.processes.count)
+        config = self.config
+        freeze(model, config.optim.freeze)
+        model = convert_norms(model, config.train, self.device)
+        self.network = model.to(self.device, memory_format=self.memory_format)
+        averaging = get_ema_multi_avg_fn(config.train.ema)
+        self.average = AveragedModel(self.network, multi_avg_fn=averaging) if config.train.ema else None
+        self.networks = {"": self.network} | ({"_ema": self.average.module} if self.average else {})
+        if config.train.compile:
+            self.network.compile()
+        self.layout = layout(config.train, self.accelerator)
+        self.model = self.layout.wrap(self.network, self.accelerator)
+        if self.average:
+            self.layout.place(self.average.module, self.accelerator)
+
+    def _take_weights(self, model: Any) -> None:
+        loaded = load_pretrained(model, self.config)
+        self.config, adopted = adopt_statistics(self.config, loaded)
+        self.manifests = name_classes(self.manifests, loaded.classes)
+        check_order(f"model.weights: {self.config.model.weights}", loaded.classes, self.classes)
+        self.state.classes = list(self.classes)
+        if self.processes.is_first:
+            show(self.console, [f"{loaded}\n{adopted}".rstrip()])
+
+    def _build_optimizer(self) -> None:
+        config, rank, count = self.config, self.processes.rank, self.processes.count
+        self.criterion = build_loss(config, self.manifests["train"], self.device)
+        self.optimizer = self.accelerator.prepare(build_optimizer(self.network, config.optim))
+        self.train_clips = train_loader(self.manifests["train"], config, rank, count)
+        self.val_clips = eval_loader(self.manifests["val"], config, rank=rank, world_size=count)
+        self.batches = batches = self.train_clips.batch_sampler
+        self.mix = BatchMix(len(self.classes), config.train.mixup, config.train.cutmix)
+        self.schedule = Schedule(config.optim, config.train.epochs, batches.update_size * config.train.repeats)
+        check_size(config, batches, self.manifests["train"])
+
+    def _open_folder(self, run: Run | None) -> None:
+        self.disk = run or self.processes.first(lambda: Run.create(self.asked))
+        self.processes.first(lambda: lock(self.disk.folder) or self.disk.set_config(self.asked))
+        self.keepers = {suffix: Keeper(self.disk.folder, self.asked, self.classes, suffix) for suffix in self.networks}
+        self.guard = LossGuard(
+            self.network, self.config.train, self.manifests["train"], self.disk.folder, self.accelerator
+        )
+        parts = {"optimizer": self.layout.optimizer_part(self.network, self.optimizer)}
+        parts |= {"scaler": self.accelerator.scaler, "guard": self.guard}
+        parts |= {"average": self.layout.average_part(self.average)} if self.average else {}
+        parts |= {f"keeper{suffix}": keeper for suffix, keeper in self.keepers.items()}
+        self.parts = {name: part for name, part in parts.items() if part is not None}
+
+    def _take_up(self, saved: dict[str, Any] | None) -> None:
+        state, processes = self.state, self.processes
+        if saved is not None:
+            anew = restore(self.parts, self.optimizer, saved, self.config)
+            if processes.is_first:
+                show(self.console, anew, "yellow")
+                self.disk.keep_rows(state.rows)
+            elif state.meter is not None:
+                state.meter = state.meter.new_zeros(state.meter.shape)  # the first has those of all
+        if processes.rank < len(state.random):
+            set_random_state(state.random[processes.rank], self.device)
+        elif processes.rank:
+            seed_everything(self.config.seed + processes.rank * 1_000_003 + state.steps)
+        state.train_clips, state.config = len(self.manifests["train"]), self.asked.model_dump()
+        state.processes, state.update_size = processes.count, self.batches.update_size * self.config.train.repeats
+        self._started = state.seconds - time.perf_counter()
+
+    def _open_displays(self) -> None:
+        config, state, batches, is_first = self.config, self.state, self.batches, self.processes.is_first
+        batches.set_position(state.epoch, state.clips)
+        left = sum(map(batches.steps_in, range(state.epoch, config.train.epochs)))
+        self.display = Display(state.steps - batches.first + left, state.steps, self.console, is_first)
+        limit = config.data.max_bad_fraction
+        self.bad = {
+            name: BadFiles(name, len(manifest), limit, self._note_bad_file, state.bad.get(name))
+            for name, manifest in self.manifests.items()
+        }
+        self.display.line(header(config, self.disk.folder, self.network, self.device, batches.multigrid))
+        trackers = Trackers(self.disk.folder, config, self.accelerator, self.display.line)
+        self.processes.first(trackers.start)
+        if is_first:  # before the board, whose thread has no clear words for a disk that is full
+            write_provenance(self.disk.folder, self.manifests, self.accelerator)
+        self.board = Board(self.disk.folder, self.accelerator, state.steps, trackers)
+
+    def _note_bad_file(self, text: str) -> None:
+        self.display.line(text, "yellow")
+        if self.processes.is_first:
+            write_bad_files(self.disk.folder / "bad_files.csv", self.bad.values())
