@@ -1,19 +1,13 @@
 """Clips: a folder on disk -> manifest -> decode -> sample frames -> transform -> batch.
 
-manifest.py        the one list of clips that every data set becomes; lists.py, labels.py, text.py read lists
-kinetics.py hmdb51.py ucf101.py ssv2.py folder.py   each: a folder on disk -> manifests (videos.py finds files);
-                   kinetics_lists.py: what the lists of Kinetics name
-motion.py          the embedded data set
-verify.py reencode.py archives.py                      what `softpool3d prepare` does; pool.py runs it on all cores
-cache.py           copies of files that are faster to read
-decoder.py         frames of a file: frame_index.py, pyav_reader.py, decord_reader.py, picture_folder.py (pictures.py);
-                   containers.py opens it, packets.py reads it, rate.py and orientation.py say how it is shown,
-                   damage.py says what is missing
-stream.py          a file, camera or address read once, from its beginning
-encoder.py         frames to a file
-sampling.py        which frames
-transforms.py      resize, crop, flip on uint8
-loader.py          data set, collation; batches.py: which clips make a batch; multigrid.py: of which size
+sources/        data sets as they are distributed -> manifests; video/: one file, read or written
+manifest.py     the one list of clips that every data set becomes; lists.py, labels.py read lists
+overview.py     what a data set looks like, said before training
+inputs.py       files that are named on a command line         views.py       the clips of one video
+sampling.py     which frames                                   transforms.py  resize, crop, flip on uint8
+loader.py       data set, collation                            batches.py     which clips make a batch
+multigrid.py    of which size                                  cache.py       copies that are faster to read
+parallel.py     work on all cores                              verify.py, reencode.py, archives.py: `softpool3d prepare`
 """
 
 from __future__ import annotations

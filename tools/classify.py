@@ -13,7 +13,9 @@ from __future__ import annotations
 import os
 import sys
 from enum import Enum
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import typer
@@ -22,12 +24,17 @@ from softpool3d.errors import UsageError
 
 if TYPE_CHECKING:
     from softpool3d.datasets.manifest import Clip
+    from softpool3d.inference.classifier import Classifier
 
 
 class Precision(str, Enum):
     fp32 = "fp32"
     bf16 = "bf16"
     fp16 = "fp16"
+
+
+_of_timeline = partial(typer.Option, rich_help_panel="Timeline")
+_of_live = partial(typer.Option, rich_help_panel="Live")
 
 
 def main(
@@ -57,100 +64,93 @@ def main(
     out: Path | None = typer.Option(None, help="Write results to this .csv, .jsonl or .parquet, line by line."),
     resume: Path | None = typer.Option(None, help="As --out, and go on with what it holds already."),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace a file that exists."),
-    timeline: bool = typer.Option(
+    timeline: bool = _of_timeline(
         False,
         "--timeline",
-        help="Slide a window over each video; --out .csv, .json, .vtt or .srt ({name} in it is the video's).",
-        rich_help_panel="Timeline",
+        help="Slide a window over each video; --out .csv, .json, .vtt, .srt ({name}: the video's).",
     ),
-    window: str | None = typer.Option(
-        None, help="Its length, as in 2s; by default what a clip spans.", rich_help_panel="Timeline"
-    ),
-    hop: str | None = typer.Option(
-        None, help="From window to window; by default half of one.", rich_help_panel="Timeline"
-    ),
-    smooth: int | None = typer.Option(
-        None, min=1, help="Windows averaged, an odd number; 3.", rich_help_panel="Timeline"
-    ),
-    min_score: float | None = typer.Option(
-        None, min=0, max=1, help="Probability from which on a segment counts; 0.5.", rich_help_panel="Timeline"
-    ),
-    plot: Path | None = typer.Option(None, help="Draw it, with thumbnails: .png, .svg.", rich_help_panel="Timeline"),
-    annotate: Path | None = typer.Option(
-        None, help="Write the video with its labels drawn in.", rich_help_panel="Timeline"
-    ),
-    camera: int | None = typer.Option(None, min=0, help="Watch this camera.", rich_help_panel="Live"),
-    stream: str | None = typer.Option(None, help="Watch this address: rtsp://..., http://...", rich_help_panel="Live"),
-    live: bool = typer.Option(
-        False, "--live", help="Keep up with the stream: leave out what comes too fast.", rich_help_panel="Live"
-    ),
+    window: str | None = _of_timeline(None, help="Its length, as in 2s; by default what a clip spans."),
+    hop: str | None = _of_timeline(None, help="From window to window; by default half of one."),
+    smooth: int | None = _of_timeline(None, min=1, help="Windows averaged, an odd number; 3."),
+    min_score: float | None = _of_timeline(None, min=0, max=1, help="Probability from which on a segment counts; 0.5."),
+    plot: Path | None = _of_timeline(None, help="Draw it, with thumbnails: .png, .svg."),
+    annotate: Path | None = _of_timeline(None, help="Write the video with its labels drawn in."),
+    camera: int | None = _of_live(None, min=0, help="Watch this camera."),
+    stream: str | None = _of_live(None, help="Watch this address: rtsp://..., http://..."),
+    live: bool = _of_live(False, "--live", help="Keep up with the stream: leave out what comes too fast."),
 ) -> None:
     """Label videos: the likeliest classes of each, with probabilities."""
     from softpool3d.datasets.inputs import Inputs
 
+    asked = SimpleNamespace(**locals())
     watching = camera is not None or stream is not None
-    _belongs("--timeline", timeline, smooth=smooth, min_score=min_score, plot=plot, annotate=annotate)
-    _belongs("--timeline, --camera or --stream", timeline or watching, window=window, hop=hop)
-    _belongs("--camera or --stream", watching, live=live or None)
-    if watching:
-        alone = {"videos": videos or None, "manifest": manifest, "timeline": timeline or None, "out": out}
-        alone |= {"resume": resume, "views": views, "crops": crops, "jobs": jobs}
-        if camera is not None and stream is not None:
-            raise UsageError("--camera and --stream are two sources; give one")
-        for name, value in alone.items():
-            if value is not None:
-                raise UsageError(f"--camera and --stream do not go together with {_option(name)}")
-    if timeline and (resume is not None or jobs is not None or topk is not None):
-        raise UsageError("--timeline does not go together with --resume, --jobs and --topk")
-    if smooth is not None and smooth % 2 == 0:
-        raise UsageError(f"--smooth {smooth}: give an odd number, a window and as many on both sides of it")
-    if trust and not (weights or "").lower().endswith(".pt2"):
-        raise UsageError("--trust is for --weights FILE.pt2; nothing else runs code when it is loaded")
-    if crops not in (None, 1, 3):
-        raise UsageError(f"--crops {crops}: there is the centre (1), or three along the longer side (3)")
-    if resume is not None and out not in (None, resume):
-        raise UsageError("--out and --resume name two files; --resume FILE alone writes to FILE and goes on with it")
+    _check(asked, watching)
     inputs = Inputs(tuple(videos or ()), manifest)
     if not watching:
         inputs.check()
+    classifier = partial(_classifier, asked)
+    if not (timeline or watching):
+        from softpool3d.inference.classify_files import classify
 
-    def classifier():
-        from softpool3d.inference.classifier import Classifier
+        return classify(classifier, inputs, topk, jobs, as_json, out or resume, resume is not None, overwrite)
 
-        made = Classifier(
-            weights,
-            device,
-            num_clips=views,
-            num_crops=crops,
-            precision=precision and precision.value,
-            compile=compile,
-            trust=trust,
-            max_missing=max_missing,
-        )
-        if made.note and os.environ.get("LOCAL_RANK", "0") == "0":
-            print(made.note, file=sys.stderr)
-        if views and made.config.data.sampling == "uniform":
-            raise UsageError(
-                "--views: this network samples frames from the whole video (sampling: uniform), in one view"
-            )
-        return made
+    from softpool3d.inference.classify_timeline import Options, seconds, timelines
 
-    if timeline or watching:
-        from softpool3d.inference.classify_timeline import Options, seconds, timelines
+    length, distance = seconds("--window", window), seconds("--hop", hop)
+    if watching:
+        from softpool3d.inference.classify_live import live as watch
 
-        length, distance = seconds("--window", window), seconds("--hop", hop)
-        if watching:
-            from softpool3d.inference.classify_live import live as watch
+        source = stream if camera is None else camera
+        return watch(classifier, source, length, distance, live or camera is not None, topk or 3, as_json)
+    score = 0.5 if min_score is None else min_score
+    options = Options(length, distance, smooth or 3, score, out, plot, annotate, overwrite, as_json)
+    timelines(classifier, [_whole(clip) for clip in inputs], options)
 
-            source = stream if camera is None else camera
-            return watch(classifier, source, length, distance, live or camera is not None, topk or 3, as_json)
-        score = 0.5 if min_score is None else min_score
-        options = Options(length, distance, smooth or 3, score, out, plot, annotate, overwrite, as_json)
-        return timelines(classifier, [_whole(clip) for clip in inputs], options)
 
-    from softpool3d.inference.classify_files import classify
+def _check(asked: SimpleNamespace, watching: bool) -> None:
+    """
+    Raises:
+        UsageError: for options that would do nothing, or exclude each other.
+    """
+    _belongs(asked, "--timeline", asked.timeline, "smooth", "min_score", "plot", "annotate")
+    _belongs(asked, "--timeline, --camera or --stream", asked.timeline or watching, "window", "hop")
+    _belongs(asked, "--camera or --stream", watching, "live")
+    if watching:
+        if asked.camera is not None and asked.stream is not None:
+            raise UsageError("--camera and --stream are two sources; give one")
+        for name in ("videos", "manifest", "timeline", "out", "resume", "views", "crops", "jobs"):
+            if _given(asked, name):
+                raise UsageError(f"--camera and --stream do not go together with {_option(name)}")
+    if asked.timeline and any(_given(asked, name) for name in ("resume", "jobs", "topk")):
+        raise UsageError("--timeline does not go together with --resume, --jobs and --topk")
+    if asked.smooth is not None and asked.smooth % 2 == 0:
+        raise UsageError(f"--smooth {asked.smooth}: give an odd number, a window and as many on both sides of it")
+    if asked.trust and not (asked.weights or "").lower().endswith(".pt2"):
+        raise UsageError("--trust is for --weights FILE.pt2; nothing else runs code when it is loaded")
+    if asked.crops not in (None, 1, 3):
+        raise UsageError(f"--crops {asked.crops}: there is the centre (1), or three along the longer side (3)")
+    if asked.resume is not None and asked.out not in (None, asked.resume):
+        raise UsageError("--out and --resume name two files; --resume FILE alone writes to FILE and goes on with it")
 
-    classify(classifier, inputs, topk, jobs, as_json, out or resume, resume is not None, overwrite)
+
+def _classifier(asked: SimpleNamespace) -> Classifier:
+    from softpool3d.inference.classifier import Classifier
+
+    made = Classifier(
+        asked.weights,
+        asked.device,
+        num_clips=asked.views,
+        num_crops=asked.crops,
+        precision=asked.precision and asked.precision.value,
+        compile=asked.compile,
+        trust=asked.trust,
+        max_missing=asked.max_missing,
+    )
+    if made.note and os.environ.get("LOCAL_RANK", "0") == "0":
+        print(made.note, file=sys.stderr)
+    if asked.views and made.config.data.sampling == "uniform":
+        raise UsageError("--views: this network samples frames from the whole video (sampling: uniform), in one view")
+    return made
 
 
 def _whole(clip: Clip) -> str:
@@ -162,11 +162,16 @@ def _whole(clip: Clip) -> str:
     return clip.path
 
 
-def _belongs(to: str, given: bool, **options: object) -> None:
+def _belongs(asked: SimpleNamespace, to: str, there: bool, *names: str) -> None:
     """Options that would do nothing are refused."""
-    for name, value in options.items():
-        if value is not None and not given:
+    for name in names:
+        if _given(asked, name) and not there:
             raise UsageError(f"{_option(name)} needs {to}")
+
+
+def _given(asked: SimpleNamespace, name: str) -> bool:
+    value = getattr(asked, name)
+    return value is not None and value is not False and value != []
 
 
 def _option(name: str) -> str:

@@ -1,7 +1,6 @@
 """The networks: what there is, what one looks like inside, and the kinds of pooling.
 
 python tools/models.py
-python tools/models.py x3d_m --set model.pool.where=downsample
 python tools/models.py slowfast_r50 --set data.num_frames=16 --set data.crop_size=112 --set model.pool.kind=lip
 python tools/models.py --pools
 python tools/models.py --save docs/models.md
@@ -329,14 +328,8 @@ def _save(path: Path) -> None:
     print(f"{path}: {len(rows)} networks")
 
 
-_DIFFERENCES = [
-    "network",
-    "published, G",
-    "counted, G",
-    "convolutions and products",
-    "norms and the rest",
-    "in training",
-]
+_DIFFERENCES = ["network", "published, G", "counted, G", "convolutions and products"]
+_DIFFERENCES += ["norms and the rest", "in training"]
 
 
 def _difference(entry: _Entry) -> list[str]:

@@ -28,7 +28,8 @@ def main(
     if (weights is None) == (cfg is None):
         raise UsageError("give either --weights FILE of a run, or --cfg FILE with public weights in model.weights")
 
-    from softpool3d.evaluation.tester import subject_of_config, subject_of_weights, test
+    from softpool3d.evaluation.subject import subject_of_config, subject_of_weights
+    from softpool3d.evaluation.tester import test
 
     overrides = overrides or []
     subject = subject_of_weights(weights, overrides) if weights else subject_of_config(cfg, overrides)

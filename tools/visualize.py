@@ -56,11 +56,7 @@ def main(
     measures = measure or csv is not None or plot is not None
     draws = out is not None or format is not None or not (measures or report)
     targets = _targets(found, out, format) if draws else dict.fromkeys(found)
-    for path, endings in ((csv, (".csv",)), (plot, (".png", ".svg", ".pdf")), (report, (".html", ".htm"))):
-        if path is not None and path.suffix.lower() not in endings:
-            raise UsageError(f"{path}: unknown format {path.suffix!r} (known here: {', '.join(endings)})")
-    if report is not None and len(found) != 1:
-        raise UsageError(f"--report is a page about one clip, and there are {len(found)}")
+    _check_files(csv, plot, report, len(found))
     check_free([p for p in (*targets.values(), csv, plot, report) if p is not None], found, overwrite)
 
     from softpool3d.runs.lock import claim_files
@@ -84,18 +80,14 @@ def main(
         if target is not None:
             lines = [[original, *(line[0] for line in pooled)]] if repeat == 1 else [[original, *p] for p in pooled]
             caption = f"{clip.name}: pixels in [0, 1], pooled {_over(size, source.is_picture, repeat)}; "
-            write_sheet(
-                target, Sheet(lines, source, f"{caption}every pooled value is drawn as a block", below), columns
-            )
+            caption += "every pooled value is drawn as a block"
+            write_sheet(target, Sheet(lines, source, caption, below), columns)
             print(_line(target, source, levels))
         if measures or report:
             measured[names[clip]] = [compare(source.frames, p, source.is_picture) for line in levels for p in line]
         if report is not None:
-            if source.is_picture:
-                raise UsageError(f"--report: {clip} is a picture, and the page is a player; write a .png instead")
-            _report(
-                report, source, [original, *(p for line in pooled for p in line)], measured[names[clip]], size, repeat
-            )
+            panels = [original, *(p for line in pooled for p in line)]
+            _report(report, source, panels, measured[names[clip]], size, repeat)
 
     def work(clip: Path, target: Path | None) -> None:
         with claim_files([target], overwrite):
@@ -107,6 +99,14 @@ def main(
         finally:  # what could be measured, though some clips failed
             if measured and measures:
                 _show(measured, csv, plot)
+
+
+def _check_files(csv: Path | None, plot: Path | None, report: Path | None, clips: int) -> None:
+    for path, endings in ((csv, (".csv",)), (plot, (".png", ".svg", ".pdf")), (report, (".html", ".htm"))):
+        if path is not None and path.suffix.lower() not in endings:
+            raise UsageError(f"{path}: unknown format {path.suffix!r} (known here: {', '.join(endings)})")
+    if report is not None and clips != 1:
+        raise UsageError(f"--report is a page about one clip, and there are {clips}")
 
 
 def _kernel(text: str) -> tuple[int, int, int]:
@@ -231,6 +231,8 @@ def _show(measured: dict, csv: Path | None, plot: Path | None) -> None:
 def _report(path: Path, source, panels: list, qualities: list, size: tuple[int, int, int], repeat: int) -> None:
     from softpool3d.visual.report import write_report
 
+    if source.is_picture:
+        raise UsageError(f"--report: {source.path} is a picture, and the page is a player; write a .png instead")
     program = "python tools/visualize.py" if sys.argv[0].endswith("visualize.py") else "softpool3d"
     settings = {
         "clip": str(source.path),

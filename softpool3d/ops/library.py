@@ -128,7 +128,7 @@ def _output_size(x: Tensor, geometry) -> list[int]:
 
 
 def _complete(name: str) -> None:
-    """Adds fake kernels, derivatives and vmap rules to the operator `name` and its backward."""
+    """Adds to the operator `name` and its backward what a compiler and autograd ask for besides kernels."""
     arity, plain = _GEOMETRY[name]
     forward = getattr(torch.ops.softpool3d, name).default
     backward = getattr(torch.ops.softpool3d, f"{name}_backward").default
@@ -187,6 +187,12 @@ def _complete(name: str) -> None:
     call_backward = _differentiable_under_func(backward, save_backward, second_derivative)
     call_forward = _differentiable_under_func(forward, save, derivative)
     _CALLS[name] = _in_a_hurry(forward, backward, call_forward, derivative)
+
+    _batch(forward, backward)
+
+
+def _batch(forward, backward) -> None:
+    """Adds the rules for vmap."""
 
     def batched(info, dims, input, betas, *constants):
         x, b, fold, unfold = _folded(info.batch_size, dims, [input], betas, per_channel=dims[1] is not None)

@@ -18,6 +18,7 @@ from softpool3d import Classifier
 from softpool3d.config_file import load_config, override_config
 from softpool3d.errors import UsageError
 from softpool3d.evaluation import tester
+from softpool3d.evaluation.subject import subject_of_weights
 from softpool3d.inference import exporter
 from softpool3d.inference.exporter import export_weights
 from softpool3d.models import create
@@ -187,7 +188,7 @@ def three(tmp_path_factory):
 def test_test_uses_a_public_file(three, tmp_path):
     path, videos = three
     settings = [f"data.root={videos}", "data.dataset=folder", "data.num_frames=4", "test.num_clips=1"]
-    subject = tester.subject_of_weights(str(path), settings)
+    subject = subject_of_weights(str(path), settings)
     assert "taken for mc3_18, by its layers" in subject.note
     result = tester.test(subject, out=tmp_path / "out")
     with open(tmp_path / "out" / "per_class.csv", newline="") as file:
@@ -196,7 +197,7 @@ def test_test_uses_a_public_file(three, tmp_path):
     for split in ("train", "val", "test"):
         shutil.copytree(videos / split, other / split, ignore=shutil.ignore_patterns("c"))
     with pytest.raises(UsageError, match="mine.pth tells 3 classes apart, and the data set has 2"):
-        tester.test(tester.subject_of_weights(path, [f"data.root={other}", *settings[1:]]), out=tmp_path / "none")
+        tester.test(subject_of_weights(path, [f"data.root={other}", *settings[1:]]), out=tmp_path / "none")
 
 
 def test_export_writes_a_public_file(three, tmp_path, monkeypatch):

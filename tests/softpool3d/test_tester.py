@@ -22,6 +22,7 @@ from softpool3d.datasets.views import read_views
 from softpool3d.errors import UsageError, WorkError
 from softpool3d.evaluation import tester
 from softpool3d.evaluation.scores import VideoScores
+from softpool3d.evaluation.subject import subject_of_config, subject_of_weights
 from softpool3d.inference.classifier import Classifier
 from softpool3d.runs.checkpoint import load_weights
 from softpool3d.runtime.interrupt import Interrupted
@@ -34,7 +35,7 @@ def weights(tmp_path_factory):
 
 
 def run(weights, out, *overrides, **options):
-    return tester.test(tester.subject_of_weights(weights, list(overrides)), out=out, **options)
+    return tester.test(subject_of_weights(weights, list(overrides)), out=out, **options)
 
 
 def test_scores_are_those_of_the_network(weights, tmp_path):
@@ -83,7 +84,8 @@ def test_logits_can_be_averaged(weights, tmp_path):
 def test_each_video_counts_once_under_any_number_of_processes(weights, tmp_path, processes):
     """13 and 7 videos in batches of 4: the processes have unequal shares, and unequal numbers of batches."""
     code = (
-        "import sys\nfrom pathlib import Path\nfrom softpool3d.evaluation.tester import subject_of_weights, test\n"
+        "import sys\nfrom pathlib import Path\nfrom softpool3d.evaluation.subject import subject_of_weights\n"
+        "from softpool3d.evaluation.tester import test\n"
         "for split in ('test', 'val'):\n"
         "    test(subject_of_weights(sys.argv[1], ['test.num_clips=1']), split, Path(sys.argv[2]) / split)\n"
     )
@@ -151,13 +153,14 @@ def test_a_test_that_was_stopped_goes_on_where_it_was(weights, tmp_path, monkeyp
 def test_a_test_that_was_killed_goes_on_from_what_was_saved(weights, tmp_path, capsys):
     code = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom softpool3d.evaluation import tester\n"
+        "from softpool3d.evaluation.subject import subject_of_weights\n"
         "real = tester.scored_batches\ntester.SAVE_EVERY_S = 0\n"
         "def killed(*arguments):\n"
         "    for number, pair in enumerate(real(*arguments)):\n"
         "        if number == 2:\n            os.kill(os.getpid(), signal.SIGKILL)\n"
         "        yield pair\n"
         "tester.scored_batches = killed\n"
-        "tester.test(tester.subject_of_weights(sys.argv[1], ['test.num_clips=1']), out=Path(sys.argv[2]))\n"
+        "tester.test(subject_of_weights(sys.argv[1], ['test.num_clips=1']), out=Path(sys.argv[2]))\n"
     )
     killed = subprocess.run([sys.executable, "-c", code, str(weights), str(tmp_path / "out")], capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -280,16 +283,16 @@ def test_videos_with_several_labels(tmp_path, capsys):
 
 def test_requests_that_are_wrong(weights, tmp_path):
     with pytest.raises(UsageError, match="the network is the weights' own: model.width=8 cannot be changed"):
-        tester.subject_of_weights(weights, ["model.width=8"])
+        subject_of_weights(weights, ["model.width=8"])
     with pytest.raises(UsageError, match="no such split .it has train, val, test"):
         run(weights, None, split="holdout")
     with pytest.raises(UsageError, match="--cfg: testing needs weights"):
-        tester.subject_of_config("r3d_softpool", ["data.motion_clips=[8,8,8]"])
+        subject_of_config("r3d_softpool", ["data.motion_clips=[8,8,8]"])
 
 
 def test_a_network_whose_answers_are_no_numbers(weights, tmp_path):
     loaded = load_weights(weights)
-    subject = tester.subject_of_weights(weights, [])
+    subject = subject_of_weights(weights, [])
     with torch.no_grad():
         subject.model.state_dict()["fc.bias"][0] = float("nan")
     with pytest.raises(WorkError, match=r"answers for 13 of 13 videos are not finite \(the first: video 0.mp4#0-0.5\)"):
@@ -298,7 +301,7 @@ def test_a_network_whose_answers_are_no_numbers(weights, tmp_path):
 
 
 def test_out_of_memory_is_said(weights, tmp_path, monkeypatch):
-    subject = tester.subject_of_weights(weights, [])
+    subject = subject_of_weights(weights, [])
     monkeypatch.setattr(subject.model, "forward", lambda clips: torch.empty(2**60))
     with pytest.raises(WorkError, match="out of memory with test.batch_size=4 clips of 4 frames at 32 pixels; try"):
         tester.test(subject, out=tmp_path / "out")
@@ -309,12 +312,12 @@ def test_weights_of_others_are_tested_by_configuration(weights, tmp_path):
     torch.save(loaded.state, tmp_path / "theirs.pth")
     cfg = tmp_path / "theirs.yaml"
     cfg.write_text(loaded.config.to_yaml())
-    tester.test(tester.subject_of_config(cfg, [f"model.weights={tmp_path / 'theirs.pth'}"]), out=tmp_path / "theirs")
+    tester.test(subject_of_config(cfg, [f"model.weights={tmp_path / 'theirs.pth'}"]), out=tmp_path / "theirs")
     run(weights, tmp_path / "ours")
     theirs, ours = (VideoScores.load(tmp_path / n / "scores.npz").scores.probabilities for n in ("theirs", "ours"))
     assert torch.equal(theirs, ours)
     with pytest.raises(UsageError, match="leaves fc.weight without a value"):
-        tester.subject_of_config(
+        subject_of_config(
             "r3d_softpool", [f"model.weights={tmp_path / 'theirs.pth'}", "model.width=4", "data.motion_clips=[8,8,8]"]
         )
 

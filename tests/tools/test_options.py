@@ -16,6 +16,7 @@ from softpool3d.datasets import reencode, verify
 from softpool3d.errors import WorkError
 from softpool3d.evaluation import tester
 from softpool3d.evaluation.scores import Scores, VideoScores
+from softpool3d.evaluation.subject import subject_of_weights
 from softpool3d.inference import classifier, classify_files, classify_live, classify_timeline, exporter
 from softpool3d.inference.exported import ExportedNetwork
 from softpool3d.inference.exporter import export_weights
@@ -84,7 +85,7 @@ def test_test_tests_what_it_is_told_to(run, weights, tmp_path, monkeypatch):
     run("test", "--weights", weights, "--split", "val", "--out", out, "--overwrite", "test.num_clips=7")
     (subject, *rest), _ = told.last
     assert subject.config.test.num_clips == 7 and rest == ["val", out, True]
-    (tmp_path / "a.yaml").write_text(tester.subject_of_weights(weights, []).config.to_yaml())
+    (tmp_path / "a.yaml").write_text(subject_of_weights(weights, []).config.to_yaml())
     run("test", "--cfg", tmp_path / "a.yaml", f"model.weights={weights}", "data.sampling_rate=2")
     (subject, *_), _ = told.last
     assert subject.config.data.sampling_rate == 2 and subject.classes == CLASSES

@@ -1,0 +1,110 @@
+"""What is tested: a network whose weights come from anywhere, and the split whose labels are its classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from softpool3d.config import Config
+from softpool3d.config_file import load_config, override_config
+from softpool3d.datasets import read_manifests
+from softpool3d.datasets.manifest import Manifest
+from softpool3d.datasets.overview import few
+from softpool3d.errors import UsageError
+from softpool3d.evaluation.losses import choose_loss
+from softpool3d.models import build_model, load_pretrained
+from softpool3d.runs.checkpoint import load_into
+from softpool3d.runs.pretrained import adopt_statistics, name_classes
+from softpool3d.runs.published import open_weights
+
+# what may differ from the weights' own configuration: the rest is the network, and how it was trained
+OVERRIDES = ("data.", "test.", "device", "train.precision", "train.memory_format")
+
+
+@dataclass
+class Subject:
+    """A network to test: its weights loaded, on the CPU. classes: None where the data set has to name them."""
+
+    model: nn.Module
+    config: Config
+    classes: tuple[str, ...] | None
+    weights: Path | str
+    note: str = ""
+
+
+def subject_of_weights(path: str | Path, overrides: list[str]) -> Subject:
+    """The network of weights of any origin (published.py).
+
+    Raises:
+        UsageError: if the file cannot be used, or an override is not among `OVERRIDES`.
+    """
+    for override in overrides:
+        if not override.startswith(OVERRIDES):
+            raise UsageError(
+                f"the network is the weights' own: {override} cannot be changed "
+                f"(these can: {', '.join(key.rstrip('.') for key in OVERRIDES)})"
+            )
+    loaded = open_weights(path)
+    model = build_model(loaded.config, len(loaded.classes))
+    load_into(model, loaded.state, loaded.origin)
+    config, classes = override_config(loaded.config, overrides), loaded.classes if loaded.named else None
+    return Subject(model, config, classes, loaded.origin, loaded.note)
+
+
+def subject_of_config(cfg: str | Path, overrides: list[str]) -> Subject:
+    """The network of a configuration with public weights in `model.weights`.
+
+    Raises:
+        UsageError: if there are none, or they do not fill the network with as many classes as the data set has.
+    """
+    config = load_config(cfg, overrides)
+    if not config.model.weights:
+        raise UsageError("--cfg: testing needs weights; add model.weights=FILE, or give --weights of a run")
+    train = read_manifests(config.data)["train"]
+    config = choose_loss(config, train)
+    model = build_model(config, len(train.classes))
+    report = load_pretrained(model, config)
+    if report.missing:
+        raise UsageError(
+            f"model.weights: {report.origin} leaves {report.missing[0]} without a value, and a network that is not "
+            "trained cannot be tested; is it a file for another data set?"
+        )
+    config, adopted = adopt_statistics(config, report)
+    return Subject(model, config, report.classes or None, report.origin, f"{report}\n{adopted}".rstrip())
+
+
+def pick_split(manifests: dict[str, Manifest], split: str | None, subject: Subject) -> tuple[str, Manifest]:
+    """The split, its labels counting into the weights' classes."""
+    split = split or ("test" if "test" in manifests else "val")
+    if split not in manifests:
+        raise UsageError(f"--split {split}: the data set has no such split (it has {', '.join(manifests)})")
+    if subject.classes is None:
+        outputs = len(subject.model.get_parameter(f"{subject.model.logits_layer()}.weight"))
+        if len(manifests[split].classes) != outputs:
+            raise UsageError(
+                f"{subject.weights} tells {outputs} classes apart, and the data set has "
+                f"{len(manifests[split].classes)}; set data.dataset and data.root to the data set that it was trained "
+                "on"
+            )
+        return split, manifests[split]
+    manifest = name_classes(manifests, subject.classes)[split]
+    if manifest.classes == subject.classes:
+        return split, manifest
+    numbers = {name: number for number, name in enumerate(subject.classes)}
+    unknown = [name for name in manifest.classes if name not in numbers]
+    if unknown:
+        raise UsageError(
+            f"{subject.weights} knows {len(subject.classes)} classes ({few(subject.classes)}), and {len(unknown)} of "
+            f"the data set's {len(manifest.classes)} are not among them ({few(unknown)}); set data.dataset and "
+            "data.root to the data set that it was trained on, or train with model.weights=... for other classes"
+        )
+
+    def renumbered(label: int | tuple[int, ...]) -> int | tuple[int, ...]:
+        if manifest.multi_label:
+            return tuple(numbers[manifest.classes[one]] for one in label)
+        return numbers[manifest.classes[label]]
+
+    clips = [replace(clip, label=renumbered(clip.label)) for clip in manifest.clips]
+    return split, replace(manifest, classes=subject.classes, clips=clips)

@@ -1,0 +1,105 @@
+"""Which room may import which; how long files and functions may be; what lies in tools/ and in the wheel."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from softpool3d import cli
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = {"softpool3d": "softpool3d", "datasets": "softpool3d.datasets", "models": "softpool3d.models"}
+FOLDERS["tools"] = "softpool3d.tools"
+
+# A room imports rooms of the lines above its own, none of its own line. docs/architecture.md says what each is for.
+FLOORS = """
+base
+ops video
+models datasets
+surgery runtime
+runs command
+evaluation
+training inference analysis
+visual
+tools
+cli
+"""
+FLOOR = {room: floor for floor, line in enumerate(FLOORS.split("\n")) for room in line.split()}
+BASE = {"config", "config_file", "errors", "file_kinds", "files", "foreign", "signals", "text", "yaml_text"}
+
+# of more than 350 lines, or 80 in one function
+LONG = {
+    "softpool3d/config.py": "one list: every key of the configuration",
+}
+
+
+def sources():
+    return [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join([FOLDERS[parts[0]], *parts[1:]]).removesuffix(".__init__")
+
+
+NAMES = {name_of(path): path for path in sources()}
+
+
+def room_of(name: str) -> str | None:
+    """None for the package itself, which has the version and, at first use, the public names."""
+    parts = name.split(".")[1:]
+    if not parts:
+        return None
+    if parts[:2] == ["datasets", "video"]:
+        return "video"
+    return "base" if parts[0] in BASE else parts[0]
+
+
+def imported(path: Path) -> set[str]:
+    """The modules of ours that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "softpool3d":
+            found |= {
+                f"{node.module}.{alias.name}" if f"{node.module}.{alias.name}" in NAMES else node.module
+                for alias in node.names
+            }
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "softpool3d"}
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if room_of(name)])
+def test_imports_go_down(name):
+    own = room_of(name)
+    for other in imported(NAMES[name]):
+        room = room_of(other)
+        assert room in (None, own) or FLOOR[room] < FLOOR[own], f"{own} imports {other}"
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, id=str(path.relative_to(ROOT))) for path in sources()])
+def test_a_file_fits_into_the_head_and_a_function_on_a_screen(path):
+    if str(path.relative_to(ROOT)) in LONG:
+        return
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= 350
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert node.end_lineno - node.lineno < 80, node.name
+
+
+def test_the_long_ones_are_long():
+    assert all((ROOT / name).read_text(encoding="utf-8").count("\n") > 350 for name in LONG)
+
+
+def test_tools_are_verbs():
+    assert {path.stem for path in (ROOT / "tools").glob("*.py")} == {*cli._VERBS, "__init__"}
+
+
+def test_the_page_draws_the_arrows_of_this_test():
+    """Every room has a row in docs/architecture.md, in an order in which imports go down."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|", page, re.M)
+    assert set(rows) == set(FLOOR)
+    assert [FLOOR[room] for room in rows] == sorted((FLOOR[room] for room in rows), reverse=True)
