@@ -5,8 +5,13 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from rich.console import Console
 
 from softpool3d import cli
+from softpool3d.config_file import load_config
+from softpool3d.inference.trained import SHIPPED
+from softpool3d.training.trainer import train
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"softpool3d": "softpool3d", "datasets": "softpool3d.datasets", "models": "softpool3d.models"}
@@ -103,3 +108,34 @@ def test_the_page_draws_the_arrows_of_this_test():
     rows = re.findall(r"^\| `(\w+)` \|", page, re.M)
     assert set(rows) == set(FLOOR)
     assert [FLOOR[room] for room in rows] == sorted((FLOOR[room] for room in rows), reverse=True)
+
+
+def test_the_page_s_subclass_learns_from_its_teacher(tmp_path):
+    """docs/architecture.md proves by it that another loss is one method: it is run as it stands there."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?)```", page, re.S)[1]
+    assert code.count("\n") <= 40
+    found = {"__name__": "example"}
+    exec(compile(code, "architecture.md", "exec"), found)
+    kind = found["Distillation"]
+    kind.teacher = SHIPPED
+    seen = []
+
+    def noted(training, logits, target, clips):
+        loss = kind_loss(training, logits, target, clips)
+        with torch.no_grad():
+            answers = training.network_of_teacher(clips)
+            ours, theirs = (torch.softmax(x / 4, dim=-1) for x in (logits, answers))
+            distance = 16 * (theirs * (theirs.log() - ours.log())).sum(1).mean()
+            by_hand = (torch.nn.functional.cross_entropy(logits, target) + distance) / 2
+        seen.append((loss.item(), by_hand.item(), distance.item()))
+        return loss
+
+    kind_loss, kind.loss = kind.loss, noted
+    settings = ["data.motion_clips=[16,8,8]", "model.width=4", "train.epochs=1", "train.batch_size=8"]
+    settings += ["data.num_workers=0", "test.num_clips=1", "device=cpu"]
+    settings += ["optim.warmup_epochs=0", "optim.label_smoothing=0", f"output={tmp_path}"]
+    summary = train(load_config("r3d_softpool", settings), console=Console(quiet=True), training=kind)
+    assert summary["test_clips"] == 8 and len(seen) == 2
+    for loss, by_hand, distance in seen:
+        assert loss == pytest.approx(by_hand, rel=1e-5) and distance > 0.01

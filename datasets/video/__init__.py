@@ -6,5 +6,6 @@ frame_index.py  which frames a file has, and when          containers.py  how it
 packets.py      what is in it undecoded; h264.py           rate.py        frames a second
 orientation.py  which side is up                           damage.py      what is missing
 stream.py       a file, camera or address read once, from its beginning
-encoder.py      frames to a file                           find.py        videos in a folder; remote.py: behind an address
+encoder.py      frames to a file                           find.py        videos in a folder
+remote.py       a file behind an address
 """
