@@ -36,6 +36,10 @@ test: env
 mutants: env
 	$(PY) tests/mutants.py
 
+# benchmarks/NAME.py: make bench-op ARGS='--quick'
+bench-%: env
+	$(PY) benchmarks/$*.py $(ARGS)
+
 lint: env
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .

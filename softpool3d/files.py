@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from softpool3d.errors import WorkError
 
@@ -55,6 +57,22 @@ def write_atomically(path: str | Path, content: bytes, previous: str | Path | No
     """
     with replacing(path, previous) as temporary:
         temporary.write_bytes(content)
+
+
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    """Returns rows as CSV; the lines end as on Unix."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def write_csv(path: str | Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Replaces a CSV file as a whole, its head being the first row; names that are no UTF-8 stay as they are.
+
+    Raises:
+        WorkError: if it cannot be written.
+    """
+    write_atomically(path, csv_text(rows).encode(errors="surrogateescape"))
 
 
 def _keep(path: Path, previous: Path) -> None:

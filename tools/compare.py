@@ -37,8 +37,7 @@ def main(
     from softpool3d.analysis.comparison import compare, curves_figure, curves_text, epochs_done, letter, picture
     from softpool3d.analysis.folders import read_run
     from softpool3d.analysis.measuring import markdown_table
-    from softpool3d.evaluation.results import write_csv
-    from softpool3d.files import write_atomically
+    from softpool3d.files import write_atomically, write_csv
 
     records = [read_run(folder) for folder in dict.fromkeys(runs)]
     records.sort(key=lambda record: _place(record, sort))
@@ -82,7 +81,7 @@ def main(
             if ending in _PICTURES:
                 write_atomically(path, picture(curves_figure(comparison.runs), ending[1:]))
             elif ending == ".csv":
-                write_csv(path, heads, rows)
+                write_csv(path, [heads, *rows])
             else:
                 cells = [[cell.replace("|", r"\|") for cell in row] for row in rows]
                 write_atomically(path, f"{markdown_table(heads, cells)}\n".encode())

@@ -5,8 +5,6 @@ python tools/prepare.py kinetics400 --root /data/k400 --verify
 python tools/prepare.py folder --root videos --reencode --short-side 256 --gop 16
 """
 
-import csv
-import io
 import os
 import shlex
 from contextlib import nullcontext
@@ -90,12 +88,14 @@ def main(
 
 def _write_lists(folder: Path, manifests: dict, bad: dict[str, str], damaged: dict[str, str]) -> None:
     """What is not used, and why: whoever has no clips left is sent there."""
+    from softpool3d.files import write_csv
+
     for file, header, rows in (
         ("missing.csv", ["split", "clip"], [(s, clip) for s, m in manifests.items() for clip in m.missing]),
         ("bad_files.csv", ["path", "reason"], sorted(bad.items())),
         ("damaged.csv", ["path", "what"], sorted(damaged.items())),
     ):
-        _write_csv(folder / file, [header, *rows])
+        write_csv(folder / file, [header, *rows])
     for name, manifest in manifests.items():
         if not len(manifest):
             raise UsageError(f"none of the {name} clips can be used; see {folder / 'bad_files.csv'}")
@@ -106,23 +106,16 @@ def _write_manifest(root: Path, out: Path, folder: Path, manifests: dict, bad: d
     from softpool3d.datasets.manifest import write_manifests
     from softpool3d.datasets.overview import UNUSED, check_learnable, few, left_out_note, unused_videos
     from softpool3d.datasets.video.find import survey
+    from softpool3d.files import write_csv
 
     check_learnable(manifests)
     videos, endings = survey(root)
     unused = unused_videos(out, videos if out == root else survey(out)[0], manifests)
-    _write_csv(folder / UNUSED, [["path"], *([path] for path in unused)])
+    write_csv(folder / UNUSED, [["path"], *([path] for path in unused)])
     write_manifests(folder, manifests)
     unnamed = [path for path in unused if os.path.abspath(out / path) not in bad]
     note = [f"in no split: {len(unnamed)} of the videos below {out} ({few(unnamed, 1)})"] if unnamed else []
     return [*left_out_note(endings, data), *note]
-
-
-def _write_csv(path: Path, rows: list) -> None:
-    from softpool3d.files import write_atomically
-
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_atomically(path, text.getvalue().encode(errors="surrogateescape"))
 
 
 def _report(

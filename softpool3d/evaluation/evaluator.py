@@ -15,7 +15,7 @@ from softpool3d.config import Config
 from softpool3d.datasets.loader import Batch, to_device
 from softpool3d.datasets.transforms import normalize
 from softpool3d.datasets.video.decoder import DecodeError
-from softpool3d.evaluation.losses import as_probabilities
+from softpool3d.evaluation.losses import average_views
 from softpool3d.evaluation.scores import Scores, check_finite
 from softpool3d.runtime.devices import MEMORY_FORMATS
 
@@ -33,9 +33,7 @@ def view_probabilities(model: nn.Module, video: Tensor, config: Config) -> Tenso
         clips = clips.contiguous(memory_format=MEMORY_FORMATS[config.train.memory_format])
         logits.append(model(clips).float())
     logits = torch.cat(logits).unflatten(0, video.shape[:2])
-    if config.test.average == "logits":
-        return as_probabilities(logits.mean(1), config)
-    return as_probabilities(logits, config).mean(1)
+    return average_views(logits, config)
 
 
 def scored_batches(

@@ -58,6 +58,16 @@ def as_probabilities(logits: Tensor, config: Config) -> Tensor:
     return logits.sigmoid() if config.optim.loss == "binary" else logits.softmax(-1)
 
 
+def average_views(logits: Tensor, config: Config) -> Tensor:
+    """Returns probabilities, float32 (..., C): the mean over the views of logits (..., V, C).
+
+    With `test.average: logits` the logits are averaged, else the probabilities of each view.
+    """
+    if config.test.average == "logits":
+        return as_probabilities(logits.float().mean(-2), config)
+    return as_probabilities(logits, config).mean(-2)
+
+
 def _class_weights(config: Config, train: Manifest) -> Tensor | None:
     chosen, classes = config.optim.class_weights, len(train.classes)
     if chosen is None:

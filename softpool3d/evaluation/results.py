@@ -9,10 +9,7 @@ bad_files.csv   videos that could not be read, if there are any
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,7 +23,7 @@ from softpool3d.evaluation import scores
 from softpool3d.evaluation.metrics import Metrics, measure, most_confused
 from softpool3d.evaluation.plots import confusion_figure, png
 from softpool3d.evaluation.scores import FILE, VideoScores
-from softpool3d.files import write_atomically
+from softpool3d.files import write_atomically, write_csv
 
 RESULTS = "results.json"
 _SHOWN, _ENDS = 24, 8  # a table of more classes than that shows this many at both ends
@@ -59,20 +56,12 @@ def write_results(folder: Path, video_scores: VideoScores, extra: dict[str, Any]
     if metrics.confusion is not None:
         classes = video_scores.classes
         rows = ([name, *row] for name, row in zip(classes, metrics.confusion.tolist(), strict=True))
-        write_csv(folder / "confusion.csv", ["label \\ prediction", *classes], rows)
+        write_csv(folder / "confusion.csv", [["label \\ prediction", *classes], *rows])
         title = f"top-1 {metrics.summary['top1']:.1%} of {metrics.summary['videos']} videos"
         write_atomically(folder / "confusion.png", png(confusion_figure(metrics.confusion, classes, title)))
         result["most_confused"] = [asdict(pair) for pair in most_confused(metrics.confusion, classes)]
     write_atomically(folder / RESULTS, json.dumps(result, indent=2, ensure_ascii=False).encode())
     return metrics
-
-
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue().encode(errors="surrogateescape"))
 
 
 def show(console: Console, metrics: Metrics, folder: Path | None) -> None:
@@ -142,7 +131,7 @@ _SEVERAL_LABELS = ("name", "clips", "average_precision")
 
 def _write_classes(path: Path, metrics: Metrics) -> None:
     columns = _SEVERAL_LABELS if metrics.confusion is None else _ONE_LABEL
-    write_csv(path, columns, ([_cell(getattr(row, column)) for column in columns] for row in metrics.classes))
+    write_csv(path, [columns, *([_cell(getattr(row, column)) for column in columns] for row in metrics.classes)])
 
 
 def _cell(value: Any) -> Any:

@@ -30,9 +30,10 @@ from softpool3d.datasets.video.decoder import DecodeError
 from softpool3d.evaluation.evaluator import joined, scored_batches
 from softpool3d.evaluation.kept import claim_folder, digest_of, save_part, take_up
 from softpool3d.evaluation.metrics import Metrics, measure
-from softpool3d.evaluation.results import RESULTS, show, write_csv, write_results
+from softpool3d.evaluation.results import RESULTS, show, write_results
 from softpool3d.evaluation.scores import FILE, Scores, VideoScores, video_names
 from softpool3d.evaluation.subject import Subject, pick_split
+from softpool3d.files import write_csv
 from softpool3d.runtime.devices import MEMORY_FORMATS, make_accelerator, out_of_memory_explained
 from softpool3d.runtime.interrupt import Interrupt, Interrupted
 from softpool3d.runtime.processes import Processes
@@ -131,7 +132,7 @@ def _test(
     def finish() -> tuple[Metrics, dict[str, Any]]:
         rows = [[split, error.index, error.path, error.reason] for error in bad]
         if rows:
-            write_csv(folder / "bad_files.csv", ["split", "index", "path", "reason"], rows)
+            write_csv(folder / "bad_files.csv", [["split", "index", "path", "reason"], *rows])
         else:
             (folder / "bad_files.csv").unlink(missing_ok=True)
         videos = tuple(names[index] for index in scores.index.tolist())

@@ -14,7 +14,7 @@ from torch import Tensor
 from softpool3d.datasets.manifest import Clip
 from softpool3d.datasets.views import Views, as_frames, read_views, sample_views
 from softpool3d.errors import UsageError, WorkError
-from softpool3d.evaluation.losses import as_probabilities
+from softpool3d.evaluation.losses import average_views
 from softpool3d.inference.exported import ExportedNetwork
 from softpool3d.inference.predictor import Predictor
 from softpool3d.inference.trained import load_trained
@@ -171,10 +171,7 @@ class Classifier:
         Raises:
             NoAnswer: if they are no numbers.
         """
-        if self.config.test.average == "logits":
-            probabilities = as_probabilities(logits.mean(0), self.config)
-        else:
-            probabilities = as_probabilities(logits, self.config).mean(0)
+        probabilities = average_views(logits, self.config)
         if not probabilities.isfinite().all():
             raise NoAnswer(
                 "the network's answer is not finite: its weights hold NaN or inf, or its precision is too low"

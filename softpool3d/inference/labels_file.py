@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from softpool3d.errors import UsageError, WorkError
+from softpool3d.files import csv_text
 from softpool3d.foreign import parse_json
 from softpool3d.inference.bulk import Failure
 from softpool3d.inference.classifier import Prediction
@@ -248,9 +249,7 @@ def _hash(name: str) -> int:
 
 
 def _csv_line(values: Iterable[Any]) -> str:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerow(values)
-    return text.getvalue()
+    return csv_text([list(values)])
 
 
 def _parsed(line: str, where: str) -> dict[str, Any]:

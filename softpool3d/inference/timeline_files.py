@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,6 +12,7 @@ import numpy as np
 
 from softpool3d.errors import UsageError
 from softpool3d.evaluation.plots import literal
+from softpool3d.files import csv_text
 from softpool3d.inference.timeline import Segment, VideoTimeline
 
 FORMATS = (".csv", ".json", ".vtt", ".srt")
@@ -57,12 +56,8 @@ def _segment(segment: Segment) -> dict[str, Any]:
 
 
 def _csv(found: VideoTimeline) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", "start", "end", "label", "score"])
-    for segment in found.segments:
-        writer.writerow([found.file, segment.start, segment.end, segment.label, segment.score])
-    return text.getvalue()
+    rows = ([found.file, segment.start, segment.end, segment.label, segment.score] for segment in found.segments)
+    return csv_text([["file", "start", "end", "label", "score"], *rows])
 
 
 def _json(found: VideoTimeline) -> str:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 from softpool3d.datasets.video.decoder import DecodeError
 from softpool3d.errors import WorkError
-from softpool3d.files import write_atomically
+from softpool3d.files import write_csv
 from softpool3d.runtime.processes import Processes
 
 
@@ -86,10 +84,8 @@ class BadFiles:
 
 def write_bad_files(path: Path, splits: Iterable[BadFiles]) -> None:
     """A CSV file with every file that was found unreadable: split, index in its manifest, path, reason."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["split", "index", "path", "reason"])
+    rows: list[list[object]] = [["split", "index", "path", "reason"]]
     for bad in splits:
         for file, (index, reason) in sorted(bad.files.items()):
-            writer.writerow([bad.split, "" if index is None else index, file, reason])
-    write_atomically(path, text.getvalue().encode(errors="surrogateescape"))
+            rows.append([bad.split, "" if index is None else index, file, reason])
+    write_csv(path, rows)

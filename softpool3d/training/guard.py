@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,7 @@ from torch import Tensor, nn
 from softpool3d.config import TrainConfig
 from softpool3d.datasets.manifest import Manifest
 from softpool3d.errors import WorkError
-from softpool3d.files import write_atomically
+from softpool3d.files import write_csv
 
 FILE = "nonfinite.csv"
 _MOST = 20  # updates in a row that are skipped before the run stops nevertheless
@@ -157,11 +155,7 @@ class LossGuard:
         rows = gather_object(rows) if self._accelerator.num_processes > 1 else rows
         self._state["rows"] += rows
         if self._accelerator.is_main_process:
-            text = io.StringIO(newline="")
-            writer = csv.writer(text, lineterminator="\n")
-            writer.writerow(["epoch", "step", "loss", "path", "gradient_norm"])
-            writer.writerows(self._state["rows"])
-            write_atomically(self._path, text.getvalue().encode(errors="surrogateescape"))
+            write_csv(self._path, [["epoch", "step", "loss", "path", "gradient_norm"], *self._state["rows"]])
 
     def state_dict(self) -> dict[str, Any]:
         return self._state

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from softpool3d.files import csv_text
 from softpool3d.visual.quality import CHANNELS, Quality
 
 if TYPE_CHECKING:
@@ -63,18 +62,16 @@ def _number(value: float, digits: int) -> str:
     return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def csv_text(measured: Measured) -> str:
+def quality_csv(measured: Measured) -> str:
     """A line for each clip and pooling; PSNR in dB."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     head = ["clip", "pooling", "times", "smaller", "original", "pooled"]
     names = [f"{kind}{end}" for kind in ("psnr", "ssim") for end in ("", *(f"_{c}" for c in CHANNELS))]
-    writer.writerow([*head, *names])
+    rows = [[*head, *names]]
     for clip, qualities in measured.items():
         for q in qualities:
             scores = [f"{q.scores()[name]:.6g}" for name in names]
-            writer.writerow([clip, q.pooling, q.level, q.factor, q.original, q.pooled, *scores])
-    return text.getvalue()
+            rows.append([clip, q.pooling, q.level, q.factor, q.original, q.pooled, *scores])
+    return csv_text(rows)
 
 
 def figure(measured: Measured) -> Figure:

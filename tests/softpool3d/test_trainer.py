@@ -21,10 +21,11 @@ from softpool3d.config_file import load_config
 from softpool3d.datasets.sources.motion import CLASSES
 from softpool3d.errors import UsageError, WorkError
 from softpool3d.evaluation.evaluator import Scores
-from softpool3d.runs.checkpoint import load_weights
+from softpool3d.runs.checkpoint import load_state, load_weights
 from softpool3d.runs.run import Run
 from softpool3d.runtime.interrupt import Interrupted
 from softpool3d.training import setup, trainer
+from softpool3d.training.guard import LossGuard
 from softpool3d.training.meter import PARTS
 from softpool3d.training.optim import Schedule
 from softpool3d.training.trainer import train
@@ -449,6 +450,39 @@ def test_an_update_whose_gradient_is_not_finite_is_skipped(tmp_path, monkeypatch
     state = torch.load(Path(summary["folder"]) / "last" / "checkpoint.pt", weights_only=True)
     leaves = torch.utils._pytree.tree_leaves([state["model"], state["parts"]])
     assert all(leaf.isfinite().all() for leaf in leaves if isinstance(leaf, torch.Tensor))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("loss", [Poisoned, Steep])
+def test_a_verdict_that_stays_on_the_device_skips_the_same_updates(tmp_path, monkeypatch, name, loss):
+    """As on a GPU, where the host reads verdicts now and then; a CPU's fused optimisers skip updates too."""
+    settings = [f"optim.name={name}", "optim.options={fused: true}", "train.on_nonfinite=skip", "train.epochs=2"]
+    monkeypatch.setattr(setup, "build_loss", lambda *_: loss([1, 2, 4]))
+    told = train(tiny(tmp_path, *settings, "name=told"))
+    read, settle = [], LossGuard.settle
+    monkeypatch.setattr(LossGuard, "settle", lambda guard: read.append(len(guard._unread)) or settle(guard))
+    monkeypatch.setattr(LossGuard, "_answers_on_device", lambda *_: True)
+    monkeypatch.setattr(trainer.Meter, "due", lambda _: False)
+    monkeypatch.setattr(setup, "build_loss", lambda *_: loss([1, 2, 4]))
+    kept = train(tiny(tmp_path, *settings, "name=kept"))
+    assert told["skipped_updates"] == kept["skipped_updates"] == 3
+    assert max(read) == 4  # all updates of an epoch
+    one, other = (load_state(Path(run["folder"]) / "last" / "checkpoint.pt") for run in (told, kept))
+    flat = [torch.utils._pytree.tree_leaves([s["model"], s["parts"]["optimizer"]["state"]]) for s in (one, other)]
+    assert len(flat[0]) == len(flat[1]) > 20
+    for ours, theirs in zip(*flat, strict=True):
+        assert torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs
+    tables = [(Path(run["folder"]) / "nonfinite.csv").read_text() for run in (told, kept)]
+    assert tables[0] == tables[1]
+
+
+def test_a_verdict_that_stays_on_the_device_stops_the_run_when_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(LossGuard, "_answers_on_device", lambda *_: True)
+    monkeypatch.setattr(setup, "build_loss", lambda *_: Poisoned([5]))
+    with pytest.raises(WorkError, match="the loss is nan in epoch 2 at step 2; .*train.on_nonfinite=skip"):
+        train(tiny(tmp_path, "optim.options={fused: true}"))
+    state = load_state(tmp_path / "runs" / "r3d_softpool" / "last" / "checkpoint.pt")
+    assert all(value.isfinite().all() for value in state["model"].values())
 
 
 def test_fp16_whose_scaler_never_finds_a_scale(tmp_path, monkeypatch):
