@@ -35,116 +35,114 @@ _BEST = f"{AROUND}::test_the_best_weights_are_tested_and_not_the_last"
 _VIEWS = f"{AROUND}::test_the_final_test_has_the_views_that_were_asked_for"
 _BY_STEPS = f"{TRAINER}::test_evaluation_by_steps_the_best_few_and_the_last"
 _TRAIN = "softpool3d/training/trainer.py"
+_SETUP = "softpool3d/training/setup.py"
 
 _TRAINING = [
-    *_all(
-        _TRAIN,
-        _AVERAGE,
-        ("average.update_parameters(network)", "pass"),
-        ("get_ema_multi_avg_fn(config.train.ema)", "get_ema_multi_avg_fn(0.999)"),
-    ),
+    *_all(_TRAIN, _AVERAGE, ("self.average.update_parameters(self.network)", "pass")),
+    *_all(_SETUP, _AVERAGE, ("get_ema_multi_avg_fn(config.train.ema)", "get_ema_multi_avg_fn(0.999)")),
     *_all(_TRAIN, _BEST, ("load_weights(keeper.best).state", "load_weights(keeper.last).state")),
     *_all(
         _TRAIN,
         _PRECISE,
-        ("if config.train.precise_norm:", "if False:"),
-        ("clips, config.train.precise_norm, accelerator", "clips, 1, accelerator"),
+        ("if self.config.train.precise_norm:", "if False:"),
+        ("clips, self.config.train.precise_norm, self.accelerator", "clips, 1, self.accelerator"),
     ),
     *_all(
         _TRAIN,
         f"{_VIEWS} {_BEST}",
-        ("views = config.test.num_clips, config.test.num_crops", "views = config.test.num_clips, 1"),
-        ("views = config.test.num_clips, config.test.num_crops", "views = 1, config.test.num_crops"),
+        ("views = self.config.test.num_clips, self.config.test.num_crops", "views = self.config.test.num_clips, 1"),
+        ("views = self.config.test.num_clips, self.config.test.num_crops", "views = 1, self.config.test.num_crops"),
     ),
     *_all(
         _TRAIN,
         _CLIPPED,
-        ("nn.utils.clip_grad_value_(model.parameters(), config.optim.clip_grad_value)", "pass"),
-        ("nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_grad_norm)", "pass"),
+        ("nn.utils.clip_grad_value_(self.model.parameters(), optim.clip_grad_value)", "pass"),
+        ("nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip_grad_norm)", "pass"),
         (
-            "nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_grad_norm)",
-            "nn.utils.clip_grad_norm_(model.parameters(), 1.0)",
+            "nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip_grad_norm)",
+            "nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)",
         ),
         (
-            "nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_grad_norm)",
-            "nn.utils.clip_grad_norm_(list(model.parameters())[-1], config.optim.clip_grad_norm)",
+            "nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip_grad_norm)",
+            "nn.utils.clip_grad_norm_(list(self.model.parameters())[-1], optim.clip_grad_norm)",
         ),
     ),
     *_all(
-        _TRAIN,
+        _SETUP,
         f"{STEP}::test_clips_are_mixed_as_far_as_alpha_says {STEP}::test_mixing_is_told_both_alphas",
         ("config.train.mixup, config.train.cutmix)", "min(config.train.mixup, 1.0), config.train.cutmix)"),
         ("config.train.mixup, config.train.cutmix)", "config.train.mixup, min(config.train.cutmix, 1.0))"),
         ("config.train.mixup, config.train.cutmix)", "config.train.cutmix, config.train.mixup)"),
     ),
     *_all(
-        _TRAIN,
+        _SETUP,
         f"{AROUND}::test_the_network_is_compiled_where_that_is_asked_for",
         ("if config.train.compile:", "if False:"),
     ),
     *_all(
-        _TRAIN,
+        _SETUP,
         f"{STEP}::test_the_rate_goes_with_the_clips_of_an_update",
         (
-            "Schedule(config.optim, epochs, batches.update_size * config.train.repeats)",
-            "Schedule(config.optim, epochs, batches.update_size)",
+            "Schedule(config.optim, config.train.epochs, batches.update_size * config.train.repeats)",
+            "Schedule(config.optim, config.train.epochs, batches.update_size)",
         ),
+    ),
+    *_all(
+        _SETUP,
+        f"{STEP}::test_what_is_frozen_keeps_its_first_values",
+        ("        freeze(model, config.optim.freeze)\n", ""),
     ),
     *_all(
         _TRAIN,
         f"{STEP}::test_what_is_frozen_keeps_its_first_values",
-        ("    freeze(model, config.optim.freeze)\n", ""),
-        (
-            "                train_mode(model)\n                for step",
-            "                model.train()\n                for step",
-        ),
+        ("        train_mode(self.model)\n        for step", "        self.model.train()\n        for step"),
     ),
     *_all(
-        _TRAIN,
+        _SETUP,
         f"{STEP}::test_norms_are_those_asked_for",
-        ("model = convert_norms(model, config.train, accelerator.device)", "model = model"),
+        ("model = convert_norms(model, config.train, self.device)", "model = model"),
     ),
     *_all(
         _TRAIN,
         f"{AROUND}::test_clips_lie_in_memory_as_asked_for",
         (
-            "clips = clips.contiguous(memory_format=memory_format)\n                    meter",
-            "clips = clips.contiguous()\n                    meter",
+            "clips = clips.contiguous(memory_format=self.memory_format)\n        self.meter",
+            "clips = clips.contiguous()\n        self.meter",
         ),
     ),
     *_all(
-        _TRAIN,
+        _SETUP,
         f"{AROUND}::test_the_seed_decides_the_first_weights_and_the_order_of_clips",
-        ("seed_everything(config.seed)\n    manifests", "seed_everything(0)\n    manifests"),
+        ("seed_everything(self.config.seed)\n        self._read", "seed_everything(0)\n        self._read"),
     ),
     *_all(
         _TRAIN,
         f"{AROUND}::test_the_state_is_saved_so_often",
-        ("every = 60 * config.checkpoint.every_minutes", "every = 600"),
+        ("every = 60 * self.config.checkpoint.every_minutes", "every = 600"),
         ("processes.is_first and 0 < every <", "processes.is_first and"),
     ),
     *_all(
         _TRAIN,
         f"{STEP}::test_gradient_descent",
         (
-            "clips = normalize(video, config.data.mean, config.data.std)",
-            "clips = normalize(video, [0.45] * 3, config.data.std)",
+            "return normalize(video, self.config.data.mean, self.config.data.std)",
+            "return normalize(video, [0.45] * 3, self.config.data.std)",
         ),
         (
-            "clips = normalize(video, config.data.mean, config.data.std)",
-            "clips = normalize(video, config.data.mean, [0.225] * 3)",
+            "return normalize(video, self.config.data.mean, self.config.data.std)",
+            "return normalize(video, self.config.data.mean, [0.225] * 3)",
         ),
     ),
-    *_all(_TRAIN, _SKIPPED, ("guard.before_forward()", "pass")),
+    *_all(_TRAIN, _SKIPPED, ("self.guard.before_forward()", "pass")),
     *_all(
         _TRAIN,
         f"{_BY_STEPS} {AROUND}::test_the_last_epoch_is_always_evaluated",
-        ("due = (epoch + 1) % config.train.eval_every == 0 or", "due = True or"),
+        ("due = (epoch + 1) % self.config.train.eval_every == 0 or", "due = True or"),
         (
-            "due = (epoch + 1) % config.train.eval_every == 0 or epoch + 1 == epochs",
-            "due = (epoch + 1) % config.train.eval_every == 0",
+            "due = (epoch + 1) % self.config.train.eval_every == 0 or epoch + 1 == self.config.train.epochs",
+            "due = (epoch + 1) % self.config.train.eval_every == 0",
         ),
-        ('state["steps"] // every > state["reported"] // every', "False"),
+        ("self.state.steps // every > self.state.reported // every", "False"),
     ),
     *_all(
         "softpool3d/training/keeper.py",
@@ -221,7 +219,7 @@ _OPTIMISER = [
     *_all(
         "softpool3d/training/guard.py",
         f"{_SKIPPED} {TRAINER}::test_an_update_with_a_nan_is_skipped",
-        ("torch._foreach_copy_(list(self._model.buffers()), self._buffers)", "pass"),
+        ("buffer.copy_(torch.where(good, buffer, kept))", "pass"),
         ("if self._skips and not self._losses:", "if False:"),
         ('self._state["skipped"] += 1', 'self._state["skipped"] += 2'),
         ('self._state["in_a_row"] == _MOST', 'self._state["in_a_row"] == 2 * _MOST'),
@@ -229,9 +227,13 @@ _OPTIMISER = [
     *_all(
         "softpool3d/evaluation/evaluator.py",
         f"{AROUND}::test_views_are_averaged_as_asked_for {_VIEWS}",
-        ('if config.test.average == "logits":', "if False:"),
         (".split(config.test.batch_size)", ".split(16)"),
-        ("as_probabilities(logits, config).mean(1)", "as_probabilities(logits, config)[:, 0]"),
+    ),
+    *_all(
+        "softpool3d/evaluation/losses.py",
+        f"{AROUND}::test_views_are_averaged_as_asked_for {_VIEWS}",
+        ('if config.test.average == "logits":', "if False:"),
+        ("as_probabilities(logits, config).mean(-2)", "as_probabilities(logits, config)[..., 0, :]"),
     ),
     *_all(
         "softpool3d/runtime/devices.py",
@@ -375,7 +377,10 @@ _VERBS = [
     *_all(
         "softpool3d/inference/classifier.py",
         _CLASSIFIER,
-        ('if self.config.test.average == "logits":', "if False:"),
+        (
+            "probabilities = average_views(logits, self.config)",
+            "probabilities = as_probabilities(logits, self.config).mean(0)",
+        ),
         ("Predictor(trained, place, precision, compile)", "Predictor(trained, place, None, compile)"),
         ("Predictor(trained, place, precision, compile)", "Predictor(trained, place, precision)"),
         ("self.num_clips = num_clips or", "self.num_clips ="),
@@ -396,9 +401,9 @@ _VERBS = [
     *_all(
         "tools/classify.py",
         _CLASSIFY,
-        ("            num_crops=crops,\n", ""),
-        ("            precision=precision and precision.value,\n", ""),
-        ("            max_missing=max_missing,\n", ""),
+        ("        num_crops=asked.crops,\n", ""),
+        ("        precision=asked.precision and asked.precision.value,\n", ""),
+        ("        max_missing=asked.max_missing,\n", ""),
         ("score = 0.5 if min_score is None else min_score", "score = 0.5"),
         ("smooth or 3", "3"),
         ("topk or 3", "3"),
