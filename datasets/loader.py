@@ -26,7 +26,7 @@ from softpool3d.datasets.batches import EvalBatches, TrainBatches, TrainKey
 from softpool3d.datasets.cache import FileCache, make_cache
 from softpool3d.datasets.manifest import Clip, Manifest
 from softpool3d.datasets.multigrid import Multigrid
-from softpool3d.datasets.sampling import Timeline, train_indices, view_indices
+from softpool3d.datasets.sampling import FrameTimes, train_indices, view_indices
 from softpool3d.datasets.transforms import EvalTransform, Recipe, TrainTransform
 from softpool3d.datasets.video.decoder import DecodeError, Video, open_as
 from softpool3d.signals import leave_to_parent
@@ -170,17 +170,17 @@ def num_views(data: DataConfig, num_clips: int, num_crops: int) -> int:
     return num_crops * (1 if data.sampling == "uniform" else num_clips)
 
 
-def timeline_of(clip: Clip, video: Video, data: DataConfig) -> tuple[int, Timeline]:
+def timeline_of(clip: Clip, video: Video, data: DataConfig) -> tuple[int, FrameTimes]:
     """First frame, and the timeline, of the part of the video that belongs to the clip.
 
     Raises:
         DecodeError: if the video has no such part.
     """
     first, end = video.part(clip.start, clip.end)
-    return first, Timeline(video.times[first:end], video.fps, data.sample_by == "time")
+    return first, FrameTimes(video.times[first:end], video.fps, data.sample_by == "time")
 
 
-def clips_of(clip: Clip, video: Video, data: DataConfig, num_clips: int) -> tuple[Tensor, Timeline]:
+def clips_of(clip: Clip, video: Video, data: DataConfig, num_clips: int) -> tuple[Tensor, FrameTimes]:
     """The clips of evaluation, uint8 (K, T, C, H, W), each frame decoded once; and the timeline that they are of.
 
     Raises:

@@ -63,7 +63,7 @@ def segment_frames(total: int, num_frames: int, rng: np.random.Generator | None 
 
 
 @dataclass(frozen=True)
-class Timeline:
+class FrameTimes:
     """A video, or the part of it that is a clip's, as the sampling functions see it: `total` frames at one rate.
 
     Sampled by time, the frames are those of a video that shows the same at a constant `fps`.
@@ -90,7 +90,7 @@ class Timeline:
         return np.searchsorted(self.times, due, "right").clip(1) - 1
 
 
-def train_indices(timeline: Timeline, data: DataConfig, rng: np.random.Generator, share: float = 1.0) -> np.ndarray:
+def train_indices(timeline: FrameTimes, data: DataConfig, rng: np.random.Generator, share: float = 1.0) -> np.ndarray:
     """A training clip, as `data` says: int64, counted from the first frame of the timeline.
 
     Args:
@@ -107,7 +107,7 @@ def train_indices(timeline: Timeline, data: DataConfig, rng: np.random.Generator
     return timeline.frames(indices)
 
 
-def view_indices(timeline: Timeline, data: DataConfig, num_clips: int) -> list[np.ndarray]:
+def view_indices(timeline: FrameTimes, data: DataConfig, num_clips: int) -> list[np.ndarray]:
     """The clips of evaluation. With `sampling: uniform` every clip would be the same one, so there is one."""
     total = timeline.total
     if data.sampling == "uniform":
@@ -122,7 +122,7 @@ def share_of(size: int, share: float) -> int:
     return max(round(size * share), 1)
 
 
-def _rate(timeline: Timeline, data: DataConfig) -> float:
+def _rate(timeline: FrameTimes, data: DataConfig) -> float:
     return data.sampling_rate * (timeline.fps / data.target_fps if data.target_fps else 1)
 
 

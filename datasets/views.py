@@ -12,7 +12,7 @@ from torch import Tensor
 from softpool3d.config import DataConfig
 from softpool3d.datasets.loader import clips_of, crop_views
 from softpool3d.datasets.manifest import Clip
-from softpool3d.datasets.sampling import Timeline, view_indices
+from softpool3d.datasets.sampling import FrameTimes, view_indices
 from softpool3d.datasets.video.decoder import open_as
 from softpool3d.datasets.video.remote import fetched
 
@@ -46,7 +46,7 @@ def read_views(clip: Clip, data: DataConfig, num_clips: int, num_crops: int) -> 
 
 def sample_views(frames: Tensor, data: DataConfig, num_clips: int, num_crops: int, fps: float = 25.0) -> Views:
     """The same of frames at hand, uint8 (T, C, H, W), shown at `fps`."""
-    timeline = Timeline(np.arange(len(frames)) / fps, fps, by_time=False)
+    timeline = FrameTimes(np.arange(len(frames)) / fps, fps, by_time=False)
     clips = torch.stack([frames[indices] for indices in view_indices(timeline, data, num_clips)])
     return Views(crop_views(clips, data, num_crops), len(frames) / fps)
 

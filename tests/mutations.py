@@ -379,7 +379,7 @@ _VERBS = [
         _CLASSIFIER,
         (
             "probabilities = average_views(logits, self.config)",
-            "probabilities = as_probabilities(logits, self.config).mean(0)",
+            "probabilities = average_views(logits[:1], self.config)",
         ),
         ("Predictor(trained, place, precision, compile)", "Predictor(trained, place, None, compile)"),
         ("Predictor(trained, place, precision, compile)", "Predictor(trained, place, precision)"),

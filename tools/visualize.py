@@ -60,7 +60,7 @@ def main(
     check_free([p for p in (*targets.values(), csv, plot, report) if p is not None], found, overwrite)
 
     from softpool3d.runs.lock import claim_files
-    from softpool3d.visual.pooling import check_size, pool_clip, poolings
+    from softpool3d.visual.pooled import check_size, pool_clip, poolings
     from softpool3d.visual.quality import measure as compare
     from softpool3d.visual.sheet import Sheet, original_panel, pooled_panel
     from softpool3d.visual.source import read_source

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from softpool3d.config import DataConfig
 from softpool3d.datasets.loader import crop_views
-from softpool3d.datasets.sampling import Timeline as Frames
-from softpool3d.datasets.sampling import clip_span, view_indices
+from softpool3d.datasets.sampling import FrameTimes, clip_span, view_indices
 from softpool3d.datasets.video.damage import Damage
 from softpool3d.datasets.video.pyav_reader import Scaler
 from softpool3d.datasets.video.stream import FrameStream, ahead, steady
@@ -104,7 +103,7 @@ class Sliding:
         span = clip_span(data.num_frames, rate) if window_s is None else round(window_s * fps)
         self.fps, self.span = fps, max(span, 1)
         self.hop = max(hop_s * fps if hop_s is not None else self.span / 2, 1.0)
-        self.offsets = np.stack(view_indices(Frames(np.arange(self.span) / fps, fps, False), data, num_clips))
+        self.offsets = np.stack(view_indices(FrameTimes(np.arange(self.span) / fps, fps, False), data, num_clips))
         self._needed = frozenset(self.offsets.ravel().tolist())
 
     def start(self, window: int) -> int:

@@ -1,7 +1,7 @@
 """What pooling does to pixels, and what a network looks at: pictures, figures, a page.
 
 source.py     a video, a folder of frames or a picture, as it is shown
-pooling.py    clips pooled once or several times, by any kind of pooling
+pooled.py     clips pooled once or several times, by any kind of pooling
 sheet.py      labelled panels side by side: one frame of a video, or a contact sheet
 output.py     sheets to MP4, GIF and PNG
 quality.py    PSNR and SSIM of what pooling leaves; quality_table.py: table, CSV, plots

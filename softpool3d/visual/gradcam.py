@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from softpool3d.datasets.loader import crop_views
-from softpool3d.datasets.sampling import Timeline, view_indices
+from softpool3d.datasets.sampling import FrameTimes, view_indices
 from softpool3d.datasets.transforms import crop_boxes, normalize
 from softpool3d.datasets.video.decoder import open_as
 from softpool3d.errors import UsageError, WorkError
@@ -103,7 +103,7 @@ def explain(classifier: Classifier, source: Source, target: str | None = None, s
         raise UsageError(f"--class {target}: the weights know no such class (they know {_few(classes)})")
     data, total = config.data, len(source.frames)
     with open_as(data, source.path) as video:
-        timeline = Timeline(video.times[:total], video.fps, data.sample_by == "time")
+        timeline = FrameTimes(video.times[:total], video.fps, data.sample_by == "time")
         (single,) = view_indices(timeline, data, 1)
         indices = np.stack(view_indices(timeline, data, math.ceil(total / (np.ptp(single) + 1))))
         needed, places = np.unique(indices, return_inverse=True)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from softpool3d.visual.pooling import Kernel, Pooled, unit
+from softpool3d.visual.pooled import Kernel, Pooled, unit
 from softpool3d.visual.source import size_of
 
 CHANNELS = ("r", "g", "b")

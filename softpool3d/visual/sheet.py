@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from softpool3d.visual.pooling import Kernel, Pooled, as_pixels
+from softpool3d.visual.pooled import Kernel, Pooled, as_pixels
 from softpool3d.visual.source import Source, size_of
 
 _BAR, _GAP, _LEAST_WIDTH = 32, 4, 120

@@ -11,7 +11,7 @@ from softpool3d.config_file import load_config
 from softpool3d.datasets.batches import TrainBatches
 from softpool3d.datasets.loader import to_device, train_loader
 from softpool3d.datasets.multigrid import Grid, Multigrid
-from softpool3d.datasets.sampling import Timeline, train_indices
+from softpool3d.datasets.sampling import FrameTimes, train_indices
 from softpool3d.datasets.sources.motion import read_motion
 from softpool3d.datasets.transforms import TrainTransform
 from softpool3d.errors import UsageError
@@ -132,7 +132,7 @@ def test_clips_of_each_grid(motion):
 
 def test_a_coarse_clip_spans_the_same_time_and_picture():
     data = load_config("r3d_softpool", ["data.num_frames=8", "data.sampling_rate=4"]).data
-    timeline = Timeline(np.arange(64) / 25, 25.0, False)
+    timeline = FrameTimes(np.arange(64) / 25, 25.0, False)
     steps = {
         share: {tuple(np.diff(train_indices(timeline, data, np.random.default_rng(seed), share))) for seed in range(9)}
         for share in (1.0, 0.5, 0.25)

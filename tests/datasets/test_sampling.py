@@ -3,7 +3,7 @@ import pytest
 
 from softpool3d.config import DataConfig
 from softpool3d.datasets.sampling import (
-    Timeline,
+    FrameTimes,
     clip_span,
     frames_from,
     random_clip,
@@ -70,7 +70,7 @@ def test_jitter_moves_each_frame_by_less_than_half_its_distance():
     assert np.ptp(np.diff(random_clip(33, 8, 4, rng))) == 0
 
 
-CONSTANT = Timeline(np.arange(100) / 50, 50, by_time=False)
+CONSTANT = FrameTimes(np.arange(100) / 50, 50, by_time=False)
 
 
 def test_a_target_rate_counts_in_its_own_frames():
@@ -78,7 +78,7 @@ def test_a_target_rate_counts_in_its_own_frames():
     data = DataConfig(num_frames=4, sampling_rate=3, target_fps=25, sampling="centred")
     rng = np.random.default_rng(0)
     assert np.diff(train_indices(CONSTANT, data, rng)).tolist() == [6, 6, 6]
-    slow = Timeline(np.arange(100) / 10, 10, by_time=False)
+    slow = FrameTimes(np.arange(100) / 10, 10, by_time=False)
     assert np.diff(train_indices(slow, data, rng)).tolist() == [1, 1, 1]  # 1.2 frames, rounded down
 
 
@@ -92,7 +92,7 @@ def test_every_kind_stays_within_the_video(sampling, short_clip, sample_by):
     rng = np.random.default_rng(0)
     for total in (1, 2, 5, 22, 200):
         times = np.cumsum(rng.uniform(0.01, 0.1, total))
-        timeline = Timeline(times, (total - 1) / (times[-1] - times[0]) if total > 1 else 25.0, sample_by == "time")
+        timeline = FrameTimes(times, (total - 1) / (times[-1] - times[0]) if total > 1 else 25.0, sample_by == "time")
         for indices in [train_indices(timeline, data, rng) for _ in range(20)] + view_indices(timeline, data, 3):
             assert indices.shape == (8,) and indices.dtype == np.int64
             assert indices.min() >= 0 and indices.max() < total
@@ -104,12 +104,12 @@ def test_by_time_frames_are_what_is_shown_then():
     """One second of a slide show at 1, then one second at 10 frames a second."""
     times = np.concatenate([[0.0], 1 + np.arange(10) / 10])
     fps = 10 / 1.9
-    by_index = Timeline(times, fps, by_time=False)
-    by_time = Timeline(times, fps, by_time=True)
+    by_index = FrameTimes(times, fps, by_time=False)
+    by_time = FrameTimes(times, fps, by_time=True)
     data = DataConfig(num_frames=4, sampling_rate=1, target_fps=2, sampling="centred")
     assert view_indices(by_time, data, 1)[0].tolist() == [0, 0, 3, 7]  # due at 0.29, 0.67, 1.24 and 1.62 s
     assert view_indices(by_index, data, 1)[0].tolist() == [1, 3, 6, 8]
-    constant = Timeline(np.arange(100) / 50 + 1e-5, 50, by_time=True)
+    constant = FrameTimes(np.arange(100) / 50 + 1e-5, 50, by_time=True)
     assert train_indices(constant, data, np.random.default_rng(0)).tolist() == [12, 37, 62, 87]
 
 
@@ -117,5 +117,5 @@ def test_rounded_timestamps_change_nothing():
     """Times in milliseconds, as Matroska has them."""
     times = np.round(np.arange(300) / 29.97, 3)
     data = DataConfig(num_frames=16, sampling_rate=4)
-    by_time, by_index = (view_indices(Timeline(times, 29.97, by_time=flag), data, 5) for flag in (True, False))
+    by_time, by_index = (view_indices(FrameTimes(times, 29.97, by_time=flag), data, 5) for flag in (True, False))
     assert np.array_equal(by_time, by_index)

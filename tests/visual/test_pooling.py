@@ -13,7 +13,7 @@ from softpool3d import soft_pool3d
 from softpool3d.datasets.video.decoder import DecodeError
 from softpool3d.errors import UsageError
 from softpool3d.models.pools import KINDS
-from softpool3d.visual.pooling import STRIDE, check_size, pool_clip, poolings, unit
+from softpool3d.visual.pooled import STRIDE, check_size, pool_clip, poolings, unit
 from softpool3d.visual.sheet import Sheet, original_panel, pooled_panel
 from softpool3d.visual.source import Source, read_source
 

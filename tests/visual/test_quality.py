@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from softpool3d.visual.pooling import pool_clip, poolings, unit
+from softpool3d.visual.pooled import pool_clip, poolings, unit
 from softpool3d.visual.quality import measure, restored
 from softpool3d.visual.quality_table import averages, figure, quality_csv, table
 

@@ -7,7 +7,7 @@ import gate
 import pytest
 from videos import write_numbered
 
-from softpool3d.visual.pooling import pool_clip, poolings
+from softpool3d.visual.pooled import pool_clip, poolings
 from softpool3d.visual.quality import measure
 from softpool3d.visual.report import write_report
 from softpool3d.visual.sheet import original_panel, pooled_panel
