@@ -222,7 +222,7 @@ def _show(measured: dict, csv: Path | None, plot: Path | None) -> None:
 
     Console(width=1000).print(quality_table.table(measured))  # wide rather than cut
     if csv is not None:
-        write_atomically(csv, quality_table.csv_text(measured).encode(errors="surrogateescape"))
+        write_atomically(csv, quality_table.quality_csv(measured).encode(errors="surrogateescape"))
     if plot is not None:
         with replacing(plot) as temporary:
             quality_table.figure(measured).savefig(temporary, dpi=110)
