@@ -40,8 +40,8 @@ def grad_cam(network: Staged, clip: Tensor, target: int, stage: str = "stage4") 
     """Returns the Grad-CAM of a class (equations 1 and 2): the ReLU of a sum over channels.
 
     Each channel's activation is weighted by its gradient's mean over T, H and W. The activations are the output of the
-    last block of `stage` that the class depends on: after a transformer's last block, it depends on the class token
-    alone. The maps of several pathways are interpolated to the clip's size and added.
+    last block of `stage` that the class depends on. After a transformer's last block, a class depends on the class
+    token alone. The maps of several pathways are interpolated to the clip's size and added.
 
     Args:
         clip: float (1, C, T, H, W), normalised.

@@ -20,7 +20,7 @@ from softpool3d.visual.source import Source
 
 Kernel = tuple[int, int, int]
 STRIDE = "stride"
-_REACH_FAR = ("blur", "lip")  # read more than their windows: a filter's margin, or all of the clip
+_REACH_FAR = ("blur", "lip")  # read more than their windows: a filter's margin, statistics of the whole clip
 _PORTION = 32  # frames that are pooled at a time, where windows are independent of each other
 
 
@@ -105,7 +105,7 @@ def check_size(source: Source, kernel: Kernel, repeat: int) -> None:
 
 
 def _times(size: int, k: int) -> int:
-    """Returns how many times `size` can be divided by k, rounded down, until nothing is left to divide."""
+    """Returns how many times `size` can be divided by k, rounded down, and still be at least 1."""
     times = 0
     while k > 1 and size >= k:
         size, times = size // k, times + 1
