@@ -1,6 +1,6 @@
-"""What `softpool3d classify` takes beyond decoding and the network's bare forwards.
+"""Compares `softpool3d classify` with the time of decoding and of the network's forward passes alone.
 
-Each bare part is a few lines of PyAV and PyTorch, without anything of ours but the network and its kernels.
+Each of these bare parts is a few lines of PyAV and PyTorch, with nothing of softpool3d but the network and its kernels.
 
 python benchmarks/classify.py clip.mp4
 """
@@ -66,7 +66,7 @@ with torch.inference_mode():
 
 
 def report(clip: Path, seconds: float, say: Callable[[str], None]) -> list[list[str]]:
-    """The rows of the table; each is said as soon as it is measured."""
+    """Returns the rows of the table; each is printed as soon as it is measured."""
     rows = []
     parts = {"one file, shell": _shell, "30 views": _views, "folder": _folder, "timeline": _timeline}
     for name, measure in parts.items():
@@ -166,10 +166,10 @@ def _timeline(clip: Path, seconds: float) -> tuple[float, float, str]:
 
 
 def _bare_timeline(path: Path, windows: np.ndarray, classifier: Classifier) -> None:
-    """What a script does: FFmpeg decodes in its threads, needed frames are converted, windows run in batches.
+    """Does what a script would: FFmpeg decodes in its threads, needed frames are converted, windows run in batches.
 
     Args:
-        windows: int64 (windows, frames of a clip), frames of the video.
+        windows: int64 (windows, frames of a clip), numbers of the video's frames.
     """
     import av
 
@@ -194,7 +194,7 @@ def _bare_timeline(path: Path, windows: np.ndarray, classifier: Classifier) -> N
 
 
 def _decode(path: Path, short_side: int) -> int:
-    """Every frame with PyAV in one thread, scaled to the short side."""
+    """Decodes every frame with PyAV in one thread, scaled to the short side; returns the number of bytes."""
     import av
 
     with av.open(str(path)) as container:
@@ -210,7 +210,7 @@ def measure(
     save: Annotated[bool, typer.Option("--save", help="Write the table to docs/benchmarks-classify.md.")] = False,
     seconds: Annotated[float, typer.Option(min=0.0, help="Time for each line's rounds.")] = 10.0,
 ) -> None:
-    """What `softpool3d classify` takes beyond decoding and the network's bare forwards."""
+    """Compare `softpool3d classify` with the time of decoding and of the network's forward passes alone."""
 
     about, say = begin()
     rows = report(clip, seconds, say)

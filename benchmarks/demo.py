@@ -1,4 +1,4 @@
-"""What `make demo` runs once the environment is there: train on `motion`, classify test clips, sum up.
+"""Runs the demo of `make demo`, once the environment is installed: train on `motion`, classify test clips, sum up.
 
 python benchmarks/demo.py
 """
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def main() -> None:
     """Train the small R3D-18 with SoftPool on `motion`, classify a few of its test clips, print a summary."""
-    started = float(os.environ.get("DEMO_STARTED", time.time()))  # `make demo` counts the installation in
+    started = float(os.environ.get("DEMO_STARTED", time.time()))  # `make demo` counts the installation, too
     os.chdir(ROOT)
     command("tools/train.py", "--cfg", "configs/r3d_softpool.yaml")
     newest = max(Path("runs").glob("r3d_softpool*/summary.json"), key=lambda path: path.stat().st_mtime)

@@ -1,4 +1,4 @@
-"""What reading a clip costs: ours, its decoders alone, and other libraries, on the same files and the same frames.
+"""Compares the time to read a clip: ours, the decoders alone, and other libraries, on the same files and frames.
 
 python benchmarks/loader.py --clips videos
 """
@@ -49,7 +49,7 @@ WORKERS_LEGEND = (
 
 
 def real_files(folder: Path) -> list[str]:
-    """Videos of the folder that are long enough and that decord, too, can read whole.
+    """Returns videos of the folder that are long enough and that decord, too, can read whole.
 
     Raises:
         UsageError: if there are fewer than two.
@@ -65,7 +65,7 @@ def real_files(folder: Path) -> list[str]:
 
 
 def file_sets(clips: Path | None, temporary: Path) -> Iterator[tuple[str, list[str]]]:
-    """What is measured: `motion`, and with a folder of clips these and their copies."""
+    """Yields name and files of each set: `motion`, and with a folder of clips these and their re-encoded copies."""
     yield "motion", [clip.path for clip in read_motion()["test"].clips][:FILES]
     if clips is None:
         return
@@ -79,7 +79,7 @@ def file_sets(clips: Path | None, temporary: Path) -> Iterator[tuple[str, list[s
 
 
 def table(files: list[str], seconds: float) -> list[str]:
-    """The cells of one set of files: milliseconds of each contender, as `HEADER` has them."""
+    """Returns the cells of one set of files: milliseconds per clip of each contender, in the order of `HEADER`."""
     sums: dict[str, list[float]] = {}
     for number, path in enumerate(files):
         with open_video(path) as video:
@@ -97,7 +97,7 @@ def table(files: list[str], seconds: float) -> list[str]:
 
 
 def contenders(path: str, indices: np.ndarray, times: np.ndarray, fps: float) -> dict[str, Callable[[], Tensor]]:
-    """Calls that open the file and return uint8 (16, 3, H, W); those that work on it."""
+    """Returns the contenders that can read the file: calls that open it and return uint8 (16, 3, H, W)."""
     wanted = indices.tolist()
     calls = {
         "ours": lambda: _ours(path, indices),
@@ -169,7 +169,7 @@ def _torchcodec(path: str, wanted: list[int]) -> Tensor:
 
 
 def throughput(files: list[str], workers: int, passes: int = 2) -> float:
-    """Clips a second of the training loader, once its workers have started."""
+    """Returns the clips per second of the training loader, once its workers have started."""
     import time
 
     sizes = {"num_frames": FRAMES, "sampling_rate": RATE, "crop_size": 112, "short_side": SHORT_SIDE}
@@ -189,7 +189,7 @@ def throughput(files: list[str], workers: int, passes: int = 2) -> float:
 
 
 def report(clips: Path | None, seconds: float, say: Callable[[str], None]) -> str:
-    """Everything measured, as Markdown."""
+    """Measures everything; returns the tables as Markdown."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     counts = sorted({1, 2, cores()})
@@ -209,7 +209,7 @@ def report(clips: Path | None, seconds: float, say: Callable[[str], None]) -> st
 
 
 def clips_folder(clips: Path | None) -> Path | None:
-    """--clips, else $SOFTPOOL3D_CLIPS.
+    """Returns the folder of --clips, else of $SOFTPOOL3D_CLIPS, else None.
 
     Raises:
         UsageError: if there is no such folder.
@@ -228,7 +228,7 @@ def measure(
     save: Annotated[bool, typer.Option("--save", help="Write the tables to docs/benchmarks.md.")] = False,
     seconds: Annotated[float, typer.Option(min=0.0, help="Time for each file's rounds.")] = 2.0,
 ) -> None:
-    """Reading clips: ours, decord and PyAV alone, pytorchvideo; and the whole loader by number of workers."""
+    """Compare readers of clips (ours, decord, PyAV, pytorchvideo), and the whole loader by number of workers."""
 
     folder = clips_folder(clips)
     about, say = begin()

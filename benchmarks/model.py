@@ -1,4 +1,4 @@
-"""Networks with their own pooling, with another at every place, and as their library has them.
+"""Compares networks with their own pooling, with another pooling at each place, and as their library builds them.
 
 python benchmarks/model.py r3d_50 slow_r50
 """
@@ -40,7 +40,7 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class Result:
-    """What one contender took."""
+    """The times of one contender, and the peak memory of a training step, in bytes."""
 
     forward: Timing
     step: Timing
@@ -50,7 +50,7 @@ class Result:
 def measure_network(
     name: str, kind: str, batch: int, frames: int, crop: int, device: torch.device, seconds: float
 ) -> list[list[str]]:
-    """The rows of one network: its own pooling, its library's network, `kind` at every place it has."""
+    """Returns the rows of one network: with its own pooling, as its library has it, and with `kind` at each place."""
     entry = spec(name)
     size = (None, crop) if entry.is_image else (_frames(name, frames), max(crop, entry.least[1]))
     clip = torch.randn(entry.clip_shape(*size)).repeat(batch, *[1] * (len(entry.clip_shape(*size)) - 1))
@@ -90,7 +90,7 @@ def _ms(timing: Timing) -> str:
 
 
 def _contenders(name: str, kind: str, size: tuple[int | None, int]) -> dict[str, nn.Module]:
-    """Networks by the label of their line, with equal weights."""
+    """Returns the networks to compare, with equal weights, by the label of their line."""
     settings = {"num_frames": size[0], "crop_size": size[1]}
     own = create(name, **settings)
     networks: dict[str, nn.Module] = {"own": own}
@@ -111,7 +111,7 @@ def _contenders(name: str, kind: str, size: tuple[int | None, int]) -> dict[str,
 
 
 def library_network(name: str, size: tuple[int | None, int]) -> nn.Module | None:
-    """The network as torchvision or pytorchvideo builds it; None for those that neither has."""
+    """Returns the network as torchvision or pytorchvideo builds it; None if neither has it."""
     frames, crop = size
     if name == "mvit_v2_s":
         build = torchvision.models.video.mvit.MViT
@@ -139,11 +139,11 @@ def library_network(name: str, size: tuple[int | None, int]) -> nn.Module | None
             return None
         network = getattr(hub, name)()
     for path, module in list(network.named_modules()):
-        if isinstance(module, nn.AvgPool3d):  # of the head, and for the published clip
+        if isinstance(module, nn.AvgPool3d):  # the head's window fits the published clip only
             network.set_submodule(path, nn.AdaptiveAvgPool3d(1))
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        if isinstance(module, nn.Softmax):  # ours give logits
+        if isinstance(module, nn.Softmax):  # our networks return logits
             network.set_submodule(path, nn.Identity())
     return network
 
@@ -195,7 +195,7 @@ def measure(
     seconds: Annotated[float, typer.Option(min=0.0, help="Time for the forwards; steps get twice that.")] = 10.0,
     save: Annotated[bool, typer.Option("--save", help="Write the table to docs/benchmarks-models.md.")] = False,
 ) -> None:
-    """Each network with its own pooling, as its library has it, and with a kind of pooling at every place."""
+    """Compare networks with their own pooling, as their library has them, and with a kind of pooling at each place."""
 
     pool_config(kind=kind)
     names = names or [name for name, entry in SPECS.items() if not entry.is_image]

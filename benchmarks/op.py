@@ -1,4 +1,4 @@
-"""The operator against PyTorch's pools, its own plain composition and compiled reference, and a copy.
+"""Compares the operator with PyTorch's pools, its own plain composition and compiled reference, and a copy.
 
 python benchmarks/op.py                   on this machine's CPU; or make bench-op
 python benchmarks/op.py --device cuda --save
@@ -101,7 +101,7 @@ class Case:
 
 
 def poolings(case: Case) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Ours and its peers on the case's window."""
+    """Returns our pooling and its peers, by name, for the case's window."""
     w = case.window
     if w.kernel is None:
         avg = lambda x: F.adaptive_avg_pool3d(x, 1)  # noqa: E731
@@ -133,7 +133,7 @@ def poolings(case: Case) -> dict[str, Callable[[Tensor], Tensor]]:
 
 
 def contenders(case: Case, x: Tensor, without: set[str]) -> dict[str, Callable[[], object]]:
-    """Calls without arguments: the poolings of `x`, forward or forward with backward, and the two floors."""
+    """Returns calls without arguments: the poolings of `x`, with backward if the case says so, and copy and fill."""
     device, count, out = x.device, x.numel(), case.shape[0] * case.shape[1]
     for size in case.output_size():
         out *= size
@@ -169,7 +169,7 @@ def contenders(case: Case, x: Tensor, without: set[str]) -> dict[str, Callable[[
 
 
 def measure(case: Case, device: torch.device, seconds: float, without: set[str]) -> list[str]:
-    """The case's cells, from the window's name on."""
+    """Measures a case; returns its cells of the table, from the window's name on."""
     # Every case compiles a function of its own; kept ones would run into the limit of recompilations.
     torch.compiler.reset()
     x = case.input(device)
@@ -218,7 +218,7 @@ def measure_all(
     without: Annotated[list[Peer] | None, typer.Option(help="Leave a peer out (may be repeated).")] = None,
     seconds: Annotated[float, typer.Option(min=0.0, help="Time for each line's rounds.")] = 2.0,
 ) -> None:
-    """The operator against PyTorch's pools, its own plain composition and compiled reference, and a copy."""
+    """Compare the operator with PyTorch's pools, its own plain composition and compiled reference, and a copy."""
     place = device.there()
     touched = ""
     if place.type == "cpu":

@@ -1,4 +1,4 @@
-"""What a call costs beside its kernel: ours and torch's pools on a tiny tensor.
+"""Measures what a call costs apart from its kernel: ours and torch's pools on a tiny tensor.
 
 python benchmarks/overhead.py --device cuda --save
 """
@@ -14,7 +14,7 @@ from shared import Device, begin, run
 
 from softpool3d.analysis.measuring import interleaved, markdown_table, save_section
 
-CALLS = 200  # in a round, so that the clock's own time is nothing
+CALLS = 200  # in a round, so that reading the clock does not count
 OVERHEAD_LEGEND = (
     "Microseconds that a call takes of one thread on a tensor of 4x2x2x2x2, for which no kernel takes long; on a GPU "
     "until it is launched, or run where that takes longer. With backward: `torch.autograd.grad` of it too."
@@ -26,7 +26,7 @@ def measure(
     seconds: Annotated[float, typer.Option(min=0.0, help="Time for each line's rounds.")] = 2.0,
     save: Annotated[bool, typer.Option("--save", help="Write the table to docs/benchmarks.md.")] = False,
 ) -> None:
-    """What a call costs beside its kernel: ours and torch's pools on a tiny tensor."""
+    """Measure what a call costs apart from its kernel: ours and torch's pools on a tiny tensor."""
     torch.set_num_threads(1)
     place = device.there()
     about, say = begin(place)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine and command that head a table, and errors in one sentence."""
+"""Shared by the benchmarks: the machine and command at the head of a table, and errors in one sentence."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Device(str, Enum):
     cuda = "cuda"
 
     def there(self) -> torch.device:
-        """The device.
+        """Returns the device.
 
         Raises:
-            UsageError: if it is not there.
+            UsageError: if PyTorch sees no such device.
         """
         if self is Device.cuda and not torch.cuda.is_available():
             raise UsageError("--device cuda: PyTorch sees no CUDA device here")
@@ -32,15 +32,15 @@ class Device(str, Enum):
 
 
 def console() -> Console:
-    """A terminal; into a file or a pipe, lines are not folded to 80 columns."""
+    """Returns a console that does not fold lines to 80 columns in a file or a pipe."""
     return Console() if sys.stdout.isatty() else Console(width=200)
 
 
 def begin(device: torch.device = torch.device("cpu"), ran: str = "") -> tuple[str, Callable[[str], None]]:
-    """Machine and command, printed already, and what prints the rest.
+    """Prints the machine and the command; returns this text, and a function that prints more.
 
     Args:
-        ran: what else a reader has to know of what is measured.
+        ran: what else a reader has to know about what is measured.
     """
     out = console()
 
@@ -53,15 +53,15 @@ def begin(device: torch.device = torch.device("cpu"), ran: str = "") -> tuple[st
 
 
 def command() -> str:
-    """The command line; of files that lie elsewhere their names, because a page is read on other machines."""
+    """Returns the command line. Files elsewhere are cut to their names: a page is read on other machines."""
     words = [Path(word).name if word.startswith(("/", "~", "..")) else word for word in sys.argv[1:]]
     return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
 
 
 def run(measure: Callable) -> None:
-    """Entry point of each file.
+    """Runs `measure` with the options of the command line; the entry point of each file.
 
-    Runs `measure` on the options of the command line; what a user can mend is one sentence and an exit code.
+    An error that a user can mend is printed as one sentence, and gives an exit code.
     """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(measure)

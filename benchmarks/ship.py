@@ -1,9 +1,9 @@
-"""Make the weights file that ships with the package out of a run's, in half precision.
+"""Makes the weights file that ships with the package: a run's weights in half precision.
 
 python tools/train.py --cfg configs/x3d_shipped.yaml
 python benchmarks/ship.py runs/x3d_shipped/best.safetensors
 
-It says what the network scores on the run's test split before and after, and refuses to write what scores less.
+It prints the network's accuracy on the run's test split before and after, and refuses to write a less accurate file.
 """
 
 from pathlib import Path
@@ -35,7 +35,7 @@ def main(
     for name, tensor in network.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise WorkError(f"{name} has values beyond 65504, which half precision does not hold")
-    # where the run lay is nobody's business
+    # the file does not tell where the run lay
     config = override_config(trained.config, ["output=runs", "data.root=null"])
     draft = out.with_name(f".{out.name}")
     try:
@@ -51,7 +51,7 @@ def main(
 
 
 def _accuracy(weights: Path) -> float:
-    """Top-1 on the test split of the data set that the weights were trained on, as `classify` has it."""
+    """Returns top-1, 0 to 1, as by `classify`, on the test split of the data set that the weights were trained on."""
     from softpool3d.datasets import read_manifests
     from softpool3d.inference.bulk import Failure, classify_files
     from softpool3d.inference.classifier import Classifier

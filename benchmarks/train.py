@@ -1,4 +1,4 @@
-"""What our training adds to a bare loop around a network: by the step, by the clip evaluated, at the start.
+"""Measures what our training adds to a bare loop around a network: per step, per evaluated clip, at the start.
 
 python benchmarks/train.py
 """
@@ -53,7 +53,7 @@ WAIT_LEGEND = (
 
 
 def report(rounds: int, say: Callable[[str], None]) -> str:
-    """Everything measured, as Markdown."""
+    """Measures everything; returns the tables as Markdown."""
     recycle_memory()
     rows = []
     for name in NETWORKS:
@@ -79,9 +79,12 @@ def _row(name: str, pairs: list[tuple[float, float]]) -> list[str]:
 
 
 class InTurns:
-    """A loader of one batch in memory, before each of which the bare loop has its turn.
+    """A loader that yields one batch from memory again and again, and lets the bare loop run before each time.
 
-    The time between a batch and the wish for the next is that of everything around it: `pairs` are (bare, ours).
+    The time from a batch to the request for the next is that of everything around the loader, so of our step.
+
+    Attributes:
+        pairs: seconds of the bare loop and of ours, for each batch.
     """
 
     def __init__(self, batch: Batch, bare: Callable[[], object], count: int, sampler: object) -> None:
@@ -101,7 +104,7 @@ class InTurns:
 
 
 def bare_network(name: str) -> nn.Module:
-    """As a user of the library would make it."""
+    """Returns the network as a user of its library would make it."""
     if name == "x3d_s":
         from pytorchvideo.models.x3d import create_x3d
 
@@ -143,7 +146,7 @@ def _layout(config: Config) -> torch.memory_format:
 
 
 def steps(name: str, rounds: int) -> list[tuple[float, float]]:
-    """Seconds of a bare step, and of one of `train`."""
+    """Returns pairs of seconds: of a bare training step, and of one of `train`."""
     with tempfile.TemporaryDirectory() as folder:
         config = _config(name, folder)
         batch, clips = _batch(config)
@@ -163,7 +166,7 @@ def steps(name: str, rounds: int) -> list[tuple[float, float]]:
 
 
 def evaluations(name: str, rounds: int) -> list[tuple[float, float]]:
-    """Seconds a clip of a bare forward, and of `evaluate`."""
+    """Returns pairs of seconds per clip: of a bare forward pass, and of `evaluate`."""
     config = _config(name, "runs")
     batch, clips = _batch(config)
     model = bare_network(name).to(memory_format=_layout(config)).eval()
@@ -190,7 +193,7 @@ run()
 
 
 def start(rounds: int) -> tuple[float, float]:
-    """Seconds of `import torch`, and from the command to the end of the first step; medians."""
+    """Returns median seconds: of `import torch`, and from the command to the end of the first training step."""
     with tempfile.TemporaryDirectory() as folder:
         overrides = [f"output={folder}", f"data.num_workers={cores()}"]
         commands = {"torch": ["-c", "import torch"], "step": ["-c", _FIRST_STEP, *overrides]}
@@ -209,7 +212,7 @@ def start(rounds: int) -> tuple[float, float]:
 
 
 def waiting(epochs: int = 3) -> list[float]:
-    """Of each epoch."""
+    """Returns the share of each epoch's time that training waits for data."""
     import csv
 
     with tempfile.TemporaryDirectory() as folder:
@@ -227,7 +230,7 @@ def measure(
     ] = 15,
     save: Annotated[bool, typer.Option("--save", help="Write the tables to docs/benchmarks-train.md.")] = False,
 ) -> None:
-    """Training and evaluation against a bare loop around the same network; the start; the wait for data."""
+    """Compare training and evaluation with a bare loop around the same network, and measure the start and the waits."""
 
     about, say = begin()
     tables = report(rounds, say)

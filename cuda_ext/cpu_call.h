@@ -39,7 +39,7 @@ struct Call {
   int64_t dx_stride[5];
   const void* beta;          // all per channel, in the accumulation type; channels_last: padded by a vector
   const void* scale;         // log2(e) beta
-  const void* inverse_limit;  // 1 / the largest |x| that goes the fast way
+  const void* inverse_limit;  // 1 / the largest |x| whose weight needs no maximum
 };
 
 // What one task works on: an index of the batch, some channels (one, unless channels_last) and a box of outputs.
@@ -49,10 +49,10 @@ struct Tile {
   Span c, t, h, w;
 };
 
-// The kernels for one instruction set. `beta_grad`, one number per channel of the tile, is added to.
+// The kernels for one instruction set. run() adds to `beta_grad`, one number per channel of the tile.
 struct Kernels {
   int level;  // 0 portable, 1 AVX2, 2 AVX-512
-  // The largest |log2(e) beta x| that goes the fast way.
+  // The largest |log2(e) beta x| with which weights need no maximum, for either type.
   double float_bound, double_bound;
   int vector_bytes;
   size_t (*scratch_bytes)(const Call&, const Tile&);

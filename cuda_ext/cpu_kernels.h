@@ -7,18 +7,21 @@
 //     S = sum e,   M = sum e x,   y = M / S        where e = exp(beta x)
 //     dL/dx = e (A + beta (A x - B))               where A, B = sum of u, v over the windows that hold x
 //
-// A row of inputs that leaves that range marks the rows of outputs it touches. Those are computed by the definition, with
-// the maximum subtracted: vectors of windows where values are finite and not very large, else one by one with window.h.
+// A row of inputs that leaves that range marks the rows of outputs it touches. Those are computed by the definition,
+// with the maximum subtracted: vectors of windows where values are finite and not very large, else one by one with
+// window.h.
 //
-// Rows. Contiguous: W numbers of one channel; sums of a window's rows column by column, then along W. channels_last:
-// W positions of some channels; vectors of channels all the way, or (`in_rows`) numbers again, W times all channels of
-// them, column by column as if contiguous, which fills vectors whatever the number of channels. Where no two windows share a row of inputs, a row of
-// outputs is made at once from all of its rows (`direct`); else each row is summed along W once and added to all the
-// rows of outputs that it belongs to. Some rows go through each step together, so that what one step has stored is
-// there when the next one loads it with another alignment.
+// Rows. In a contiguous tensor a row is W numbers of one channel: a window's rows are summed column by column, then
+// along W. In channels_last a row is W positions of several channels, summed in vectors of channels. With `in_rows` it
+// is taken as numbers again, W times all channels of them, and summed column by column as if contiguous: this fills
+// vectors whatever the number of channels.
 //
-// Small planes. Rows much shorter than vectors waste most of them. Planes of such rows are transposed, as many channels as
-// a vector has lanes at a time, and pooled as channels_last.
+// Where no two windows share a row of inputs, a row of outputs is made at once from all of its rows (`direct`). Else
+// each row is summed along W once, and added to all the rows of outputs that it belongs to. Several rows go through
+// each step together, so that what one step has stored is there when the next one loads it with another alignment.
+//
+// Small planes. Rows much shorter than vectors waste most of their lanes. Planes of such rows are transposed, as many
+// channels at a time as a vector has lanes, and pooled as channels_last.
 
 #include "cpu_call.h"
 #include "cpu_vector.h"
@@ -31,7 +34,7 @@
 namespace softpool3d {
 namespace SOFTPOOL_LEVEL {
 
-// Asks for what will be read 2 KB behind p: rows in several places are more than the hardware follows by itself.
+// Prefetches what lies 2 KB after p: the hardware does not follow rows in several places by itself.
 template <class T>
 SOFTPOOL_INLINE void prefetch(const T* p) {
   __builtin_prefetch(p + 2048 / sizeof(T));
@@ -39,7 +42,7 @@ SOFTPOOL_INLINE void prefetch(const T* p) {
 
 SOFTPOOL_INLINE int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-// Where window `o` begins, were there no dilation: this grows with o, which window(o).begin does not.
+// Where window `o` would begin without dilation. This grows with o; window(o).begin need not.
 SOFTPOOL_INLINE int64_t start(const Axis<int64_t>& axis, int64_t o) {
   const int64_t first = axis.kernel == 0 ? o * axis.size / axis.out : o * axis.stride - axis.padding;
   return min_of(max_of(first, int64_t{0}), axis.size);
@@ -50,13 +53,14 @@ SOFTPOOL_INLINE Span inputs_of(const Axis<int64_t>& axis, Span outputs) {
   return {start(axis, outputs.begin), axis.window(outputs.end - 1).end};
 }
 
-// The inputs whose gradient is the task of `outputs`: all inputs belong to somebody.
+// The inputs whose gradient is computed with `outputs`. Every input belongs to some outputs, even if no window holds
+// it.
 SOFTPOOL_INLINE Span owned_inputs(const Axis<int64_t>& axis, Span outputs) {
   return {outputs.begin == 0 ? 0 : start(axis, outputs.begin),
           outputs.end == axis.out ? axis.size : start(axis, outputs.end)};
 }
 
-// `outputs`, and those that share inputs with them.
+// `outputs`, and all others whose windows hold inputs that `outputs` own.
 SOFTPOOL_INLINE Span needed_outputs(const Axis<int64_t>& axis, Span outputs) {
   const Span inputs = owned_inputs(axis, outputs);
   if (inputs.size() <= 0) return outputs;
@@ -106,7 +110,7 @@ class Worker {
     first_column_ = need_w_.begin * g.w.stride - g.w.padding;
     const int64_t span = (need_w_.size() - 1) * g.w.stride + (g.w.kernel - 1) * g.w.dilation + 1;
     columns_ = {max_of(first_column_, int64_t{0}), min_of(first_column_ + span, g.w.size)};
-    // Inputs behind the last window get a gradient (0) too, so their range has to be known.
+    // Inputs after the last window get a gradient (0) too, so their range has to be known.
     columns_.end = max_of(columns_.end, own_w_.end);
     const int64_t outputs = inner_ == 1 ? round_up(need_w_.size(), lanes) + lanes : need_w_.size();
     const int64_t reach = outputs * g.w.stride + g.w.kernel * g.w.dilation;
@@ -308,7 +312,7 @@ class Worker {
     return {max_of(over.begin, need.begin), min_of(over.end, need.end)};
   }
 
-  // f(index) for each needed row of outputs whose windows hold input row (t, h); `ts`: needed_over of t.
+  // Calls f(index) for each needed row of outputs whose windows hold input row (t, h); `ts`: needed_over of t.
   template <class F>
   SOFTPOOL_INLINE void each_window(Span ts, int64_t t, int64_t h, const F& f) const {
     const auto& g = call_.geometry;
@@ -322,15 +326,15 @@ class Worker {
 
   // --- sums over rows ------------------------------------------------------------------------------------------------
 
-  // Sums over the `n` rows in pointers_: along W too, into row i of `out`, or else column by column, for gather_rows.
-  // Notes how large the inputs are, for is_bad(i).
+  // Sums the `n` rows in pointers_: along W too, into row i of `out`, or column by column only, for gather_rows. Notes
+  // how large the inputs are, for is_bad(i).
   void sum_rows(int64_t n, int64_t i, Acc* const* out) {
     if (!in_rows_) call_.beta_grad ? sum_channels<true>(n, i, out) : sum_channels<false>(n, i, out);
     else if (along_ == Along::wide) call_.beta_grad ? sum_wide<true>(n, i, out) : sum_wide<false>(n, i, out);
     else call_.beta_grad ? sum_columns<true>(n, i, out) : sum_columns<false>(n, i, out);
   }
 
-  // From the columns of `rows` rows to windows along W.
+  // Sums the columns of `rows` rows to windows along W.
   void gather_rows(int64_t rows, Acc* const* out) const {
     if (!column_pitch_) return;
     for (int64_t i = 0; i < rows; ++i)
@@ -338,7 +342,7 @@ class Worker {
         gather_columns(column_[s] + i * column_pitch_, out[s] + i * pitch_ + lead_);
   }
 
-  // Whether row i leaves the range of the fast way; NaN does.
+  // Whether row i leaves the range in which weights need no maximum; NaN does.
   bool is_bad(int64_t i) const {
     const Acc share = bit_cast<Acc>(largest_lane(largest_[i]));
     return !((in_rows_ ? share * *inverse_limit() : share) <= 1);
@@ -377,7 +381,7 @@ class Worker {
       else if (n - r == 2) columns<2, square>(rows, first, to, largest), r += 2;
       else columns<1, square>(rows, first, to, largest), r += 1;
     }
-    if (!in_place) store(to[0] + columns_.size() * inner_, V{});  // beyond the row the weights are not 0 yet
+    if (!in_place) store(to[0] + columns_.size() * inner_, V{});  // load_part's zeros got weights of 1
     largest_[i] = largest;
   }
 
@@ -412,7 +416,7 @@ class Worker {
     const auto& w = call_.geometry.w;
     const int64_t n = need_w_.size();
     if (inner_ > 1) {
-      // What a last vector writes beyond its position is overwritten by the next position, or lies behind the row.
+      // What a last vector writes beyond its position is overwritten by the next position, or lies after the row.
       for (int64_t o = 0; o < n; ++o)
         for (int64_t c = 0; c < inner_; c += lanes) {
           V sum{};
@@ -451,7 +455,7 @@ class Worker {
       Acc total[3] = {0, 0, 0};
       for (int64_t r = 0; r < n; ++r) {
         const T* x_row = pointers_[r];
-        // Parts of some thousand numbers, so that rounding does not add up.
+        // In parts of some thousand numbers, so that rounding errors do not add up.
         for (int64_t part = window.begin; part < window.end; part += 2 * 256 * lanes) {
           const int64_t end = min_of(part + 2 * 256 * lanes, window.end);
           Sum<square> sum, odd;
@@ -488,13 +492,13 @@ class Worker {
   // channels_last: each window along W, some vectors of channels at a time.
   template <bool square>
   void sum_channels(int64_t n, int64_t row, Acc* const* out) {
-    constexpr int block = SOFTPOOL_AVX512 ? 4 : 2;  // as many as there are registers for
+    constexpr int block = SOFTPOOL_AVX512 ? 4 : 2;  // as many vectors as there are registers for
     V over{};
     for (int64_t wo = need_w_.begin; wo < need_w_.end; ++wo) {
       const auto window = call_.w.windows[wo];
       Acc* to[3] = {nullptr, nullptr, nullptr};
       for (int s = 0; s < (square ? 3 : 2); ++s) to[s] = out[s] + row * pitch_ + (wo - need_w_.begin) * channels_;
-      // Parts, so that rounding does not add up and all channels find their numbers in the cache.
+      // In parts, so that rounding errors do not add up, and a part is still in the cache for the next channels.
       const int64_t length = max_of(int64_t{1}, 256 / max_of(n, int64_t{1})) * window.step;
       auto part = window;
       do {
@@ -515,7 +519,7 @@ class Worker {
     largest_[row] = bit_cast<I>(over);
   }
 
-  // What is stored beyond the channels is overwritten by the next window, or lies behind the row.
+  // What is stored beyond the channels is overwritten by the next window, or lies after the row.
   template <int block, bool square, class LoadX>
   SOFTPOOL_INLINE void channel_block(int64_t n, int64_t c, const Range<int64_t>& part, bool first, Acc* const* to,
                                      V& over, const LoadX& load_x) const {
@@ -548,8 +552,8 @@ class Worker {
   void finish(int64_t to, int64_t ho, int64_t r) {
     Acc* sum[3] = {this->sum(0, r), this->sum(1, r), call_.backward ? this->sum(2, r) : nullptr};
     if (call_.backward) {
-      // A row is handed to gradient_row as u and v, or, where it is bad, as g / S, (y - pivot) / 2 and the
-      // pivot.
+      // A good row is left as u and v, for coefficients(); a bad one as g / S, (y - pivot) / 2 and the pivot, for
+      // add_exactly().
       const bool owned = to >= tile_.t.begin && to < tile_.t.end && ho >= tile_.h.begin && ho < tile_.h.end;
       const T* g = static_cast<const T*>(call_.grad) + y_offset(to, ho, need_w_.begin);
       if (!bad_[r]) bad_[r] = finish_backward(g, sum, owned);
@@ -575,7 +579,7 @@ class Worker {
     }
   }
 
-  // u and v from the sums; true if they leave the range in which they are precise.
+  // Makes u and v from the sums; returns true if they leave the range in which they are precise.
   bool finish_backward(const T* grad, Acc* const* sum, bool owned) {
     I largest{}, largest_g{};
     for (int64_t p = 0; p < pieces_; ++p) {
@@ -609,7 +613,7 @@ class Worker {
     return false;
   }
 
-  // f(index in the row of sums, channel, offset in the row of y) for the outputs that are the tile's own.
+  // Calls f(index in the row of sums, channel, offset in the row of y) for the outputs that are the tile's own.
   template <class F>
   void each_owned(const F& f) const {
     for (int64_t wo = tile_.w.begin; wo < tile_.w.end; ++wo)
@@ -619,13 +623,13 @@ class Worker {
 
   // --- by the definition ---------------------------------------------------------------------------------------------
 
-  // What the definition says of a vector of windows.
+  // The results of the definition for a vector of windows.
   struct Exact {
     V mean, variance, pivot, inverse_sum, half_offset;
   };
 
-  // The windows of which each(f) calls f(x, there) for every tap, `there` being the lanes that have one. With `across`,
-  // the lanes are taps of one window. False: something is infinite, NaN or very large.
+  // Computes a vector of windows. each(f) calls f(x, there) for every tap; `there` are the lanes that have one. With
+  // `across`, the lanes are taps of one window. Returns false if a value is infinite, NaN or very large.
   template <class Each>
   SOFTPOOL_INLINE static bool vector_exactly(const Each& each, bool across, V beta, V scale, Exact& exact) {
     V lo = splat<V>(Limits<Acc>::inf), hi = -lo;
@@ -641,7 +645,7 @@ class Worker {
       for (int l = 1; l < lanes; ++l) top = max_of<Acc>(top, hi[l]), bottom = min_of<Acc>(bottom, lo[l]);
       hi = splat<V>(top), lo = splat<V>(bottom);
     }
-    const V pivot = hi < lo ? V{} : beta >= 0 ? hi : lo;  // hi < lo: there is nothing
+    const V pivot = hi < lo ? V{} : beta >= 0 ? hi : lo;  // hi < lo: the window is empty
     Sum<true> sum;
     each([&](V x, I there) SOFTPOOL_LAMBDA {
       const V distance = there != 0 ? x - pivot : V{};
@@ -672,7 +676,7 @@ class Worker {
     return {of(sums.mean()), of(sums.variance()), of(stats.pivot), of(stats.inverse_sum), of(stats.half_offset)};
   }
 
-  // f(exact, wo, channel, count) for the windows of a row of outputs, `count` neighbours in y at a time.
+  // Calls f(exact, wo, channel, count) for the windows of a row of outputs, `count` neighbours in y at a time.
   template <class F>
   void each_exactly(int64_t to, int64_t ho, const F& f) const {
     const auto wt = call_.geometry.t.window(to), wh = call_.geometry.h.window(ho);
@@ -710,7 +714,7 @@ class Worker {
             }
           });
         };
-        // Long sums are left to double precision.
+        // Long sums need double precision.
         const int64_t rows = ceil_div(wt.end - wt.begin, wt.step) * ceil_div(wh.end - wh.begin, wh.step);
         const int64_t taps = rows * (channels_last ? window.end - window.begin
                                      : wide        ? (window.end - window.begin) / lanes
@@ -776,7 +780,7 @@ class Worker {
     });
   }
 
-  // As Stats::gradient, with g in inverse_sum already.
+  // The same as Stats::gradient, with g in inverse_sum already.
   SOFTPOOL_INLINE static V gradient_exactly(V x, V pivot, V inverse_sum, V half_offset, V beta, V scale) {
     const V half_distance = Acc(0.5) * x - Acc(0.5) * pivot;
     const V weight = exp2_of(Acc(2) * (scale * half_distance)) * inverse_sum;
@@ -786,7 +790,7 @@ class Worker {
     return (inverse_sum == 0) | (x == inf) | (x == -inf) ? V{} : weight * (Acc(1) + slope);
   }
 
-  // line_ += what row r of outputs, a bad one, contributes to the gradient of the row of inputs x.
+  // Adds to line_ what row r of outputs, a bad one, contributes to the gradient of the row of inputs x.
   void add_exactly(const T* x, int64_t r) {
     const auto& axis = call_.geometry.w;
     const Acc *inverse_sum = sum(0, r), *half_offset = sum(1, r), *pivot = sum(2, r);
@@ -841,7 +845,8 @@ class Worker {
 
   // --- one row of input gradients ------------------------------------------------------------------------------------
 
-  // Prepares gradient_row(..., slot, ...): u and v of good windows, summed over T and H, spread to the inputs they hold.
+  // Prepares gradient_row(..., slot, ...): u and v of good windows, summed over T and H, spread to the inputs they
+  // hold.
   void coefficients(const Acc* u, const Acc* v, int64_t slot) {
     uv_[slot][0] = u, uv_[slot][1] = v;
     if (!column_pitch_) return;
@@ -852,8 +857,8 @@ class Worker {
     }
   }
 
-  // The gradient of a row of inputs by the coefficients in `slot`, or 0 where there are none (-1); into dx, or into
-  // line_ if something will be added to it.
+  // Computes the gradient of a row of inputs from the coefficients in `slot`; it is 0 if there are none (-1). It goes
+  // into dx, or into line_ if something will be added to it.
   void gradient_row(const T* x, T* dx, int64_t slot, bool to_line) {
     if (slot >= 0) return to_line ? good_row(x, slot, line_, channels_) : good_row(x, slot, dx, call_.dx_stride[4]);
     for (int64_t i = 0; i < own_w_.size() * channels_; ++i) line_[i] = 0;
@@ -900,8 +905,8 @@ class Worker {
     if (rest > 0) store_part(dx + i, of(i, load_part(x + i, rest)), rest);
   }
 
-  // column[o stride + tap dilation] = sum of row[o], the transpose of gather_columns. Before the row lie zeros, and
-  // behind it up to the end of the next vector.
+  // column[o stride + tap dilation] = sum of row[o], the transpose of gather_columns. The row has zeros before it, and
+  // after it up to the end of the next vector.
   void spread(const Acc* row, Acc* column) const {
     const auto& w = call_.geometry.w;
     const int64_t n = need_w_.size(), size = own_w_.end - first_column_;
@@ -913,7 +918,7 @@ class Worker {
           V sum{};
           for (int64_t wo = first; wo < end; ++wo)
             if (w.holds(wo, i)) sum += load(row + (wo - need_w_.begin) * inner_ + c);
-          store(column + (i - first_column_) * inner_ + c, sum);  // as in gather_columns, what is too much is overwritten
+          store(column + (i - first_column_) * inner_ + c, sum);  // as in gather_columns, the excess is overwritten
         }
       }
       return;
@@ -959,7 +964,7 @@ class Worker {
     for (int64_t i = 0; i < n; ++i) store_part(to + i, V{}, 1);
   }
 
-  // Wide windows: stretches of the row over which the set of windows stays the same.
+  // Wide windows: goes by stretches of the row that lie in the same windows.
   template <class To>
   void good_wide(const T* x, const Acc* const* uv, To* dx) {
     const auto& axis = call_.geometry.w;
@@ -1040,7 +1045,7 @@ void to_channels_last(const T* from, int64_t stride, int64_t channels, int64_t p
   constexpr int64_t ahead = 2048 / sizeof(T);
   for (int64_t p = 0; p < positions; p += lanes) {
     const int rest = static_cast<int>(min_of(positions - p, int64_t{lanes}));
-    // so many planes at a time are more than the hardware follows; behind their ends, those of the next tile
+    // the hardware does not follow so many planes at once; past their ends, prefetch those of the next tile
     const T* next = p + ahead < positions ? from + p + ahead : from + lanes * stride + p + ahead - positions;
     typename Vec<Acc>::type v[lanes];
     for (int c = 0; c < lanes; ++c) {
@@ -1053,7 +1058,7 @@ void to_channels_last(const T* from, int64_t stride, int64_t channels, int64_t p
   }
 }
 
-// The way back.
+// The inverse of to_channels_last.
 template <class T, class Acc>
 void from_channels_last(const Acc* from, int64_t stride, int64_t channels, int64_t positions, T* to) {
   constexpr int lanes = Vec<Acc>::lanes;
@@ -1067,7 +1072,7 @@ void from_channels_last(const Acc* from, int64_t stride, int64_t channels, int64
   }
 }
 
-// A tile of whole small planes; with scratch == nullptr only the size of the scratch memory that it needs.
+// Runs a tile of whole small planes. With scratch == nullptr it only returns the bytes of scratch memory that it needs.
 template <class T, class Acc>
 size_t run_small_planes(const Call& call, const Tile& tile, char* scratch, double* beta_grad) {
   constexpr int lanes = Vec<Acc>::lanes;

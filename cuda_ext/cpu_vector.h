@@ -222,21 +222,22 @@ SOFTPOOL_INLINE Vec<float>::ints larger(Vec<float>::ints a, Vec<float>::ints b) 
 }
 #endif
 
-// Multiply-add fuses on this machine: x * scale loses nothing on its way into the reduced argument of exp2.
+// Whether multiply-add fuses on this machine: x * scale then enters the reduced argument of exp2 without rounding.
 #if SOFTPOOL_AVX512 || SOFTPOOL_AVX2 || defined(__FMA__) || defined(__aarch64__)
 constexpr bool kFuses = true;
 #else
 constexpr bool kFuses = false;
 #endif
 
-// How large |x scale| may get in exp2_bounded for the weights of a window to be used without subtracting its maximum:
-// sums stay normal numbers, and what rounding does to the exponent stays below the type's precision.
+// The largest |x scale| in exp2_bounded with which weights are used without subtracting the window's maximum. Up to
+// here, sums stay normal numbers, and what rounding does to the exponent stays below the type's precision.
 template <class Acc>
 constexpr Acc kBound = kFuses ? Acc(60) : Acc(20);
 
 // 2^(x scale) for |x scale| <= kBound, to about one unit in the last place.
 #if SOFTPOOL_AVX512
-// 2^(k / 32), one register pair, times a parabola over what is left: half the multiplications of a polynomial alone.
+// 2^(k / 32), from a table in two registers, times a parabola in the rest: half the multiplications of a polynomial
+// alone.
 alignas(64) constexpr float kExp2Table[32] = {
     0x1p0f, 0x1.059b0ep0f, 0x1.0b5586p0f, 0x1.11301ep0f,
     0x1.172b84p0f, 0x1.1d4874p0f, 0x1.2387a6p0f, 0x1.29e9ep0f,
@@ -257,7 +258,7 @@ SOFTPOOL_INLINE FloatV exp2_bounded(FloatV x, FloatV scale) {
   return (f * 2.402265070e-01f + 6.931573437e-01f) * f * power + power;
 }
 #else
-// As exp2_of in window.h, less what such arguments do not need.
+// The same as exp2_of in window.h, without what bounded arguments do not need.
 SOFTPOOL_INLINE FloatV exp2_bounded(FloatV x, FloatV scale) {
   const FloatV magic = splat<FloatV>(0x1.8p23f);
   const FloatV shifted = x * scale + magic;
@@ -316,7 +317,7 @@ SOFTPOOL_INLINE V interleave(V a, V b, int offset, std::integer_sequence<int, i.
                      : __builtin_shufflevector(a, b, (n / 2 + i / 2 + i % 2 * n)...);
 }
 
-// Rows become columns: as many interleavings as halve the distance of neighbours down to one.
+// Turns rows into columns, in log2(lanes) rounds that interleave row i with row i + lanes / 2.
 template <class V, int lanes>
 SOFTPOOL_INLINE void transpose(V (&v)[lanes]) {
   for (int step = 1; step < lanes; step *= 2) {

@@ -1,7 +1,7 @@
 // Where windows lie: kernel, stride, padding and dilation (or torch's adaptive bins) -> output sizes and index ranges.
 //
-// Plain C++17 without torch, host and device, so that the same index arithmetic is compiled by g++, by nvcc and by
-// the sanitizer tests. Sizes are checked on the host only; the rules and the texts are max_pool3d's.
+// Plain C++17 without torch, for host and device, so that g++, nvcc and the sanitizer tests compile the same index
+// arithmetic. Sizes are checked on the host only, with the rules and the error messages of max_pool3d.
 
 #pragma once
 
@@ -70,10 +70,10 @@ struct Axis {
     return dilation == 1 || (i + padding - o * stride) % dilation == 0;
   }
 
-  // Windows so long, and so little overlapping, that each is best summed by itself.
+  // Whether windows are so long, and overlap so little, that each is best summed by itself.
   SOFTPOOL_HD bool wide() const { return kernel == 0 || (kernel >= 16 && dilation == 1 && stride * 2 >= kernel); }
 
-  // No input position lies in two windows.
+  // Whether no input position lies in two windows.
   SOFTPOOL_HD bool disjoint() const {
     if (kernel == 0) return size % out == 0;
     return out == 1 || kernel == 1 || (dilation == 1 && kernel <= stride);

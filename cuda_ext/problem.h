@@ -1,4 +1,4 @@
-// What every operator call begins with, on CPU and CUDA alike: arguments checked, layout recognised, outputs allocated.
+// The start of every operator call, on CPU and CUDA alike: checks arguments, recognises the layout, allocates outputs.
 
 #pragma once
 
@@ -39,8 +39,8 @@ inline ScalarType accumulation_type(const Tensor& tensor) {
   return tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-// Channels next to each other in memory and not a plain contiguous tensor: pooled channel by channel, and the output
-// is channels_last_3d too. _ops.py has the same rule for fake tensors.
+// Whether channels lie next to each other in memory, in a tensor that is not plainly contiguous. Its output is
+// channels_last_3d then. softpool3d/ops/library.py has the same rule for fake tensors.
 inline bool is_channels_last(const Tensor& tensor) {
   return tensor.size(1) > 1 && tensor.stride(1) == 1 && !tensor.is_contiguous();
 }

@@ -61,7 +61,7 @@ bool fold(Axis<int64_t>& outer, Axis<int64_t>& inner) {
 template <class Strides>
 void copy_strides(const Strides& from, const Problem& p, int64_t* to) {
   std::copy(from.begin(), from.end(), to);
-  // Of an axis of one, torch may say any stride; kernels rely on this one.
+  // torch may give an axis of size one any stride; kernels rely on 1.
   if (!p.channels_last) to[4] = 1;
 }
 
@@ -117,7 +117,7 @@ struct Prepared {
     call.small_planes = !p.channels_last && p.channels() > 1 && g.w.size < 2 * lanes &&
                         (g.h.size == 1 || follow(3, g.w.size)) && (g.t.size == 1 || follow(2, g.h.size * g.w.size)) &&
                         g.t.size * g.h.size * g.w.size <= (512 << 10) / kernels.vector_bytes;
-    // Planes that are pooled whole lie one behind the other, like the rows of a plane: no task for each channel.
+    // Planes that are pooled whole lie one after the other, like the rows of a plane. As rows, they need no task each.
     const auto is_one = [](const Axis<int64_t>& axis) { return is_identity(axis) && axis.size == 1; };
     call.channels = channels;
     if (!p.channels_last && !p.beta_per_channel && !call.small_planes && is_one(g.t) && is_one(g.h) && g.w.wide()) {
@@ -191,18 +191,18 @@ char* scratch_of(size_t bytes) {
   thread_local std::unique_ptr<char, Free> memory;
   thread_local size_t size = 0;
 #ifdef __SANITIZE_ADDRESS__
-  size = 0;  // as many bytes as are asked for, and no more: a step beyond them is seen
+  size = 0;  // allocate exactly the bytes asked for, so that a step beyond them is seen
 #endif
   if (size < bytes) {
     memory.reset();
-    size = 0;  // should there be too little memory
+    size = 0;  // in case the allocation fails
     memory.reset(static_cast<char*>(::operator new(bytes, kAlign)));
     size = bytes;
   }
   return memory.get();
 }
 
-// Runs all tiles. Returns dL/dbeta of each channel where that is asked for.
+// Runs all tiles; returns dL/dbeta of each channel, if that is asked for.
 std::vector<double> run_tiles(const Kernels& kernels, const Call& call, int64_t batch, size_t acc_bytes) {
   const auto& g = call.geometry;
   const int64_t channels = call.channels;
@@ -223,7 +223,7 @@ std::vector<double> run_tiles(const Kernels& kernels, const Call& call, int64_t 
         rest /= n;
         return digit;
       };
-      // Neighbours in memory follow each other.
+      // Tiles that are neighbours in memory follow each other.
       const int64_t iw = next(nw), ih = next(nh), first = next(call.channels_last ? nc : nt);
       const int64_t second = next(call.channels_last ? nt : nc);
       const int64_t ic = call.channels_last ? first : second, it = call.channels_last ? second : first;
@@ -234,7 +234,7 @@ std::vector<double> run_tiles(const Kernels& kernels, const Call& call, int64_t 
     }
   });
 
-  // In a fixed order, whichever thread did what.
+  // Added in a fixed order, whichever thread did what: results do not change from run to run.
   std::vector<double> total(call.beta_grad ? channels : 0, 0.);
   for (int64_t i = 0; call.beta_grad && i < tiles; ++i) {
     const int64_t ic = call.channels_last ? i / (nw * nh) % nc : i / (nw * nh * nt) % nc;

@@ -35,7 +35,7 @@ void for_type(ScalarType type, F f) {
   }
 }
 
-// f(launcher) on the device, stream and type of the problem.
+// Calls f(launcher) on the device, stream and type of the problem.
 template <class F>
 void with_launcher(const Problem& p, F f) {
   const torch::stable::accelerator::DeviceGuard guard(p.input.get_device_index());

@@ -1,12 +1,12 @@
-// The CUDA kernels. Index arithmetic is geometry.h's and a window's arithmetic is window.h's; what is here is who
-// computes what, and how the bytes travel.
+// The CUDA kernels. The arithmetic of indices is in geometry.h, that of a window in window.h. This file says which
+// thread computes what, and how memory is read and written.
 //
-// Nothing in this file needs a GPU's compiler beyond its keywords: tests/cuda_ext compiles it with g++ behind a launch
+// Nothing in this file needs a GPU's compiler beyond its keywords: tests/cuda_ext compiles it with g++ and a launch
 // shim and runs it under sanitizers.
 //
 // A pool is seen as (n, c, t, h, w, inner): `inner` elements lie side by side at each position and share its windows.
-// They are the channels of a channels_last_3d tensor (whose c is then 1), the positions along axes that are not pooled
-// of a contiguous one, or just one element. A thread takes V of them, as many as 16 bytes hold where layout and
+// They are the channels of a channels_last_3d tensor (whose c is then 1), the positions of a contiguous tensor along
+// axes that are not pooled, or just one element. A thread takes V of them: as many as 16 bytes hold, where layout and
 // alignment allow it.
 
 #pragma once
@@ -37,7 +37,7 @@ struct alignas(sizeof(T) * V) Vec {
   T of[V];
 };
 
-// The built-in type of so many bytes: loading one of these is sure to be one instruction, loading a Vec is not.
+// The built-in type of kBytes bytes: loading one of these is sure to be one instruction, loading a Vec is not.
 template <int kBytes>
 struct BitsOf;
 template <>
@@ -70,7 +70,7 @@ __device__ __forceinline__ Vec<T, V> load(const T* from) {
   return values;
 }
 
-// Stores to global memory. The compiler would store the elements one by one as they become known, so it is not asked.
+// Stores to global memory, by assembly: the compiler would store the elements one by one as they become known.
 template <class Bits>
 __device__ __forceinline__ void store_bits(Bits* to, const Bits& bits) {
 #ifdef __CUDA_ARCH__
@@ -134,7 +134,7 @@ struct Place {
   Index n, c, t, h, w, inner;
 };
 
-// Takes a running number apart, `inner` running fastest in steps of V.
+// Splits a running number into a place; `inner` runs fastest, in steps of `lanes`.
 template <class Index>
 struct Split {
   Divider<Index> c, t, h, w, groups;
@@ -152,8 +152,8 @@ struct Split {
   }
 };
 
-// Distances between neighbours, in elements. Across planes they take 64 bits whatever `Index` is: a plane with more than
-// 2^31 elements is rare, a tensor is not.
+// Distances between neighbours, in elements. Across planes they take 64 bits whatever `Index` is: a plane with more
+// than 2^31 elements is rare, a tensor is not.
 template <class Index>
 struct Strides {
   int64_t n, c;
@@ -196,9 +196,9 @@ __device__ __forceinline__ Index global_id() {
 // read as -inf, which weighs nothing. Such a window is never empty, since padding is at most half of it.
 template <int KT, int KH, int KW>
 struct Fixed {
-  // For __launch_bounds__: how many blocks a multiprocessor shall hold at least. Told 2, the compiler takes the registers
-  // it needs; left to itself (0), it takes fewer, which suits short kernels, but makes long ones keep values in memory.
-  // Nine vectors fit into a quarter of the registers if it is told so.
+  // For __launch_bounds__: how many blocks a multiprocessor shall hold at least. Told 2, the compiler takes the
+  // registers it needs; left to itself (0), it takes fewer, which suits short kernels, but makes long ones keep values
+  // in memory. Nine vectors fit into a quarter of the registers if it is told so.
   static constexpr int blocks(int V) { return V > 1 && KT * KH * KW == 9 ? 4 : 0; }
 
   template <class T, class Index, int V>
@@ -411,8 +411,8 @@ __global__ void __launch_bounds__(kThreads, Kind::blocks(V))
 
 // --- windows along contiguous rows ----------------------------------------------------------------------------------------
 
-// The values of V = (16 bytes of T) / KW windows next to each other along w, from one load of 16 bytes of each row. Needs
-// rows of whole 16 bytes, and windows that lie side by side along w.
+// The values of V = (16 bytes of T) / KW windows next to each other along w, from one load of 16 bytes of each row.
+// Needs rows of whole 16 bytes, and windows that lie side by side along w.
 template <class T, int KT, int KH, int KW>
 class Rows {
  public:
@@ -490,7 +490,7 @@ __global__ void __launch_bounds__(kThreads)
   store<V>(y + pool.output.plane(at) + pool.output.in_plane(at.t, at.h, at.w * V), result);
 }
 
-// As backward_columns.
+// The same as backward_columns, with Rows.
 template <class T, int KT, int KH, int KW>
 __global__ void __launch_bounds__(kThreads) backward_rows(const T* x, const T* y_grad, T* x_grad,
                                                           Pool<T, int32_t> pool, Split<int32_t> split, int32_t count) {
@@ -532,7 +532,7 @@ __global__ void __launch_bounds__(kThreads) backward_rows(const T* x, const T* y
 // --- any backward: a gather over the windows that hold a position ---------------------------------------------------------
 
 // What a block of backward_gather computes: the gradient of a box of positions times `lanes` vectors of inner elements.
-// windows_*: no box has more windows over it along that axis.
+// windows_*: the most windows that lie over a box along that axis.
 template <class Index>
 struct Box {
   Index t, h, w, windows_t, windows_h, windows_w, lanes;
@@ -542,7 +542,8 @@ struct Box {
   __host__ __device__ Index windows() const { return windows_t * windows_h * windows_w; }
 };
 
-// Stats of windows as three arrays: pivot, g / sum of the weights, half_offset. `apart`: elements from one array to the next.
+// Stats of windows as three arrays: pivot, g / sum of the weights, half_offset. `apart`: elements from one array to the
+// next.
 template <int V, class Acc>
 __device__ __forceinline__ void store_stats(Acc* to, int64_t apart, const Lanes<Stats<Acc>, V>& stats,
                                             const Lanes<Acc, V>& g) {
@@ -566,9 +567,9 @@ __host__ __device__ constexpr int64_t gather_bytes(const Box<Index>& box, int V,
   return (ranges + 31) / 32 * 32 + stats;
 }
 
-// The gradient of every position, from the stats of all windows over it. They were computed before (`ready`, as long as
-// the output, `apart` elements between its arrays) or are computed here first, into shared memory: windows that two
-// boxes share are computed twice, but neither they nor x travel through memory once more.
+// The gradient of every position, from the stats of all windows over it. The stats were computed before (`ready`:
+// arrays as long as the output, `apart` elements from one to the next), or are computed here first, into shared memory.
+// Windows over two boxes are then computed twice, but neither stats nor x go through global memory once more.
 template <class T, class Index, int V, bool kReady>
 __global__ void __launch_bounds__(kThreads, 2)
     backward_gather(const T* x, const T* y_grad, T* x_grad, Pool<T, Index> pool, Split<Index> split, Box<Index> box,

@@ -37,7 +37,7 @@ struct Call {
   const AccOf<T>* betas;  // one per channel, or null
   double beta;
   Stream stream;
-  // Numbers from here on take 64 bits; the tests lower it, to see those kernels without a tensor of gigabytes.
+  // Indices from here on take 64 bits. The tests lower it, to run those kernels without a tensor of gigabytes.
   int64_t index_limit = int64_t{1} << 30;
   std::function<void*(int64_t bytes)> workspace;  // memory until the call's kernels have run
 };
@@ -81,7 +81,8 @@ class Launcher {
     const bool wide = narrow_fits && columns_of_16_bytes(pool, y_grad, x_grad);
     const bool in_shared_memory = box_of(pool, 1, true).positions() > 0;
     if ((partition() ? by_teams(pool) : large()) || !in_shared_memory) {
-      // Few windows for many positions, or more over a position than shared memory holds: their stats come first.
+      // Few windows for many positions, or more windows over a position than shared memory holds: a kernel of its own
+      // computes their stats first.
       const int64_t apart = (pool.outputs + kWide - 1) / kWide * kWide;
       auto* const stats = static_cast<Acc*>(call_.workspace(3 * apart * sizeof(Acc)));
       reduce(pool, {.stats = stats, .apart = apart, .y_grad = y_grad});
@@ -151,15 +152,16 @@ class Launcher {
   static constexpr int kWide = 16 / sizeof(T);
   // Windows held in registers side by side: more than four would leave room for one block only.
   static constexpr int kFixed = kWide < 4 ? kWide : 4;
-  // Nobody waits for pooling in float64.
+  // Speed matters little in float64, so it has no specialised kernels.
   static constexpr bool kSpecialised = !std::is_same_v<T, double>;
-  // Windows from kLarge values on are always shared out to teams of threads; from kMany on if they are runs, or if a
-  // thread for each would make few threads.
+  // Windows of kLarge values or more are always shared out to teams of threads. Windows of kMany or more are if they
+  // are runs, or if one thread for each would make few threads.
   static constexpr int64_t kLarge = 512, kMany = 32, kFewThreads = int64_t{1} << 17, kFewRows = 4096;
   // Every GPU has 48 KB of shared memory to a block; less leaves room for several blocks.
   static constexpr int64_t kMostShared = 48 << 10, kGoodShared = 24 << 10;
   static constexpr int64_t kWindowsPerThread = 16;
-  // Blocks that keep the largest GPUs busy to the end: more cost more merging, or nothing where nothing is merged.
+  // As many blocks as keep the largest GPUs busy to the end. More would cost more merging for sums; gradients need
+  // none.
   static constexpr int64_t kBlocksOfSums = 2640, kBlocksOfGradients = 10560;
 
   // --- the pool, as the kernels see it
@@ -244,7 +246,7 @@ class Launcher {
             pool.beta};
   }
 
-  // The values of the largest window along an axis.
+  // The number of taps of the largest window along an axis.
   static int64_t most_taps(const Axis<int64_t>& a) {
     return min_of(a.size, a.kernel == 0 ? ceil_div(a.size, a.out) + 1 : a.kernel);
   }
@@ -286,7 +288,7 @@ class Launcher {
            (aligned_to(others) && ...);
   }
 
-  // Windows whose overlap the compiler knows, a line for each: along t, h and w, kernel, stride and padding.
+  // Windows whose overlap the compiler knows, a line for each: kernel, stride and padding along t, h and w.
   template <class... Arguments>
   bool with_known_overlap(const Arguments&... arguments) const {
     return with_overlap<Along<1, 1, 0>, Along<3, 2, 1>, Along<3, 2, 1>>(arguments...) ||
@@ -339,7 +341,7 @@ class Launcher {
     return is(call_.axes.t) && is(call_.axes.h) && is(call_.axes.w);
   }
 
-  // Windows that are all positions of the axis.
+  // Whether a single window holds all positions of the axis.
   static bool whole(const Axis<int64_t>& a) {
     return a.out == 1 && a.kernel > 0 && a.dilation == 1 && a.kernel - a.padding >= a.size;
   }
@@ -349,7 +351,8 @@ class Launcher {
     return g.t.size == 1 && g.h.size == 1 && whole(g.t) && whole(g.h) && g.w.dilation == 1;
   }
 
-  // Windows of whole planes of t are runs of positions: then these are the pool's only axis.
+  // Windows that are whole planes along t are runs of positions: returns the pool with these as its only axis. Any
+  // other pool is returned as it is.
   static Pool<T, int64_t> as_run(const Pool<T, int64_t>& pool) {
     const Axis<int64_t>&t = pool.axes.t, &h = pool.axes.h, &w = pool.axes.w;
     const Strides<int64_t>& s = pool.input;
@@ -358,7 +361,7 @@ class Launcher {
     const bool dense = (h.size == 1 || s.h == w.size * step) && (t.size == 1 || s.t == plane * step);
     if (!whole(h) || !whole(w) || t.kernel == 0 || t.dilation != 1 || !dense) return pool;
     Pool<T, int64_t> run = pool;
-    const int64_t kernel = min_of(t.kernel, t.size + t.padding);  // as far as it goes, lest its numbers overflow
+    const int64_t kernel = min_of(t.kernel, t.size + t.padding);  // cut to the input, so that nothing overflows
     run.axes = {single(), single(), {t.size * plane, t.out, kernel * plane, t.stride * plane, t.padding * plane, 1}};
     if (whole(t)) run.axes.w = {t.size * plane, 1, t.size * plane, t.size * plane, 0, 1};
     run.input = {s.n, s.c, 0, 0, step};
@@ -369,7 +372,7 @@ class Launcher {
 
   static Strides<int64_t> dense_strides(const Strides<int64_t>& s, int64_t inner) { return {s.n, s.c, 0, 0, inner}; }
 
-  // Whether runs without an inner dimension can be read 16 bytes at a time, and what else is read or written.
+  // Whether runs without an inner dimension, and what else is read or written, can be read 16 bytes at a time.
   template <class... Others>
   bool runs_of_16_bytes(const Pool<T, int64_t>& pool, const Others*... others) const {
     const Axis<int64_t>& w = pool.axes.w;
@@ -541,7 +544,7 @@ class Launcher {
            split_of<Index>(pool.outer_channels, t, h, w, groups), box, ready, apart);
   }
 
-  // f<Index, V, kAcross, kRun>(pool), for the widest kernel that can read the pool and what else is read or written.
+  // Calls f<Index, V, kAcross, kRun>(pool) for the widest kernel that fits the pool and what else is read or written.
   template <class F, class... Others>
   void by_layout(const Pool<T, int64_t>& any_pool, F f, const Others*... others) const {
     const Pool<T, int64_t> pool = as_run(any_pool);
@@ -581,7 +584,7 @@ class Launcher {
     }
     const int64_t teams = kThreads / (rows * lanes);
     const int64_t windows = call_.batch * pool.outer_channels * g.t.out * g.h.out * g.w.out * groups;
-    // A window is cut up only as far as that makes enough blocks, and leaves each thread two chunks; into whole chunks.
+    // A window is cut, into whole chunks, only until there are enough blocks; each thread keeps two chunks at least.
     const int64_t chunks = rows * kChunk<V>;
     const int64_t wished = min_of(ceil_div(enough_blocks, ceil_div(windows, teams)), taps / (2 * chunks));
     const int64_t per_segment = wished > 1 ? (taps / wished + chunks / 2) / chunks * chunks : taps;
@@ -616,7 +619,7 @@ class Launcher {
 
   void reduce(const Pool<T, int64_t>& any_pool, const Wanted<T>& wanted) const {
     by_layout(any_pool, [&]<class Index, int V, bool kAcross, bool kRun>(const Pool<T, Index>& pool) {
-      // Only a learned beta wants squares: one kernel less for it.
+      // Only a learned beta needs squares. It has no kernel for runs, to compile fewer.
       if (wanted.beta_shares != nullptr)
         sum<Index, V, kAcross, false, true>(pool, wanted);
       else

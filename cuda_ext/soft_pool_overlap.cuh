@@ -6,8 +6,9 @@
 //     S = sum e,   M = sum e x,   y = M / S,   dL/dx = e (beta x A + B)
 //     A = sum of g / S,   B = sum of (g / S) (1 - beta y)         over the windows that hold x
 //
-// so that a window is two numbers, and sums over windows are sums of sums. `is_tame` says when that holds; a block (in
-// the forward a thread) with any other window computes all of its windows by window.h, with the maximum subtracted.
+// so that a window is two numbers, and sums over windows are sums of sums. `is_tame` says when that holds. Other
+// windows are computed by window.h, with the maximum subtracted: in the forward these alone, in the backward all
+// windows of a block that has one.
 //
 // Cells. Along an axis of stride s, cell j is the positions [j s, j s + s). Which windows lie over the r-th position of
 // a cell is known to the compiler: from j + first(r) to j + last(r). A thread takes a run of kH x kW windows, or cells,
@@ -33,7 +34,7 @@ struct Along {
     return spare >= 0 ? -(spare / S) : (S - 1 - spare) / S;
   }
   __host__ __device__ static constexpr int last(int r) { return (r + P) / S; }
-  // Windows over a cell, before and behind the window of its number.
+  // How many windows over cell j come before window j, and after it.
   static constexpr int kBefore = -first(0), kAfter = last(S - 1);
 
   static bool is(const Axis<int64_t>& a) {
@@ -41,7 +42,8 @@ struct Along {
   }
 };
 
-// What lies side by side: V inner elements, or positions along w, which are read one by one or a run of cells at once.
+// What lies side by side: V inner elements (Inner), or positions along w, read one by one (Row) or a run of cells at
+// once (WideRow).
 template <int V>
 struct Inner {
   static constexpr int kLanes = V;
@@ -71,18 +73,18 @@ struct Overlap {
   // The inputs of a run of windows, and the positions of a run of cells.
   static constexpr int kRows = (kH - 1) * H::kStride + H::kKernel, kColumns = (kW - 1) * W::kStride + W::kKernel;
   static constexpr int kCellRows = kH * H::kStride, kCellColumns = kW * W::kStride;
-  // The first window of a tile, before its first cell: runs that are read at once start where a run of cells does.
+  // How many windows before its first cell a tile begins: runs that are read at once start where a run of cells does.
   static constexpr int kLead = kAtOnce ? (W::kBefore + kW - 1) / kW * kW : W::kBefore;
 
   static bool is(const Geometry<int64_t>& g) { return T::is(g.t) && H::is(g.h) && W::is(g.w); }
 };
 
-// Vectors at N places next to each other along w, which a wide row has in one.
+// Vectors at N places next to each other along w; a wide row reads and writes them as one.
 template <class T, class Kind, int N>
 struct Vectors {
   Vec<T, Kind::kLanes> of[N];
 
-  // The first `count` of them.
+  // Reads the first `count` of them.
   __device__ __forceinline__ void read(const T* from, int32_t step, int32_t count) {
     if constexpr (Kind::kAtOnce) {
       if (count <= 0) return;
@@ -111,7 +113,7 @@ struct Vectors {
   }
 };
 
-// The exponent of what lies outside the input; and the largest a position may have. 2^kNothing is 0.
+// The exponent of what lies outside the input (2^kNothing is 0), and the largest exponent of a position.
 constexpr float kNothing = -200.f, kMostPower = 127.f;
 
 __device__ __forceinline__ float power_of_2(float exponent) {
@@ -121,7 +123,7 @@ __device__ __forceinline__ float power_of_2(float exponent) {
   return exp2_of(exponent);
 }
 
-// Of a sum of exponentials that is tame.
+// 1 / x, for a sum of exponentials that is tame.
 __device__ __forceinline__ float reciprocal(float x) {
 #ifdef __CUDA_ARCH__
   float result;
@@ -134,8 +136,8 @@ __device__ __forceinline__ float reciprocal(float x) {
 
 __device__ __forceinline__ float scale_of(float beta) { return to_finite(static_cast<float>(kLog2e) * beta); }
 
-// Whether sums of exponentials and their moments are precise. Any NaN and infinity ends here: one that weighs nothing
-// makes the moment NaN.
+// Whether a sum of exponentials and its moment are precise. With a NaN or an infinity in the window they never are:
+// even an infinity that weighs nothing makes the moment NaN.
 __device__ __forceinline__ bool is_tame(float weight, float moment) {
   return weight >= 0x1p-58f && weight <= 0x1p62f && is_finite(moment);
 }
@@ -147,8 +149,8 @@ struct RunSums {
   float weight[Kind::kH][Kind::kW][Kind::kLanes] = {}, moment[Kind::kH][Kind::kW][Kind::kLanes] = {};
 };
 
-// The columns of a run's rows. Outside the input the nearest value inside stands in, which such a window holds too, and
-// `penalty` takes its weight.
+// The columns of a run's rows. For a column outside the input the nearest one inside is read, which such a window holds
+// too, and `penalty` makes its weight 0.
 template <class T, class Kind>
 struct Columns {
   static constexpr int V = Kind::kLanes, kCount = Kind::kColumns;

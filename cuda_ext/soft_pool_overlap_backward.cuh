@@ -10,7 +10,7 @@
 
 namespace softpool3d::cuda {
 
-// The tile of one block, and where its windows keep their numbers in shared memory: slots of some vectors each.
+// The tile of one block, and the places of its windows' numbers in shared memory: slots of a few vectors each.
 template <class T, class Kind>
 struct Block {
   static constexpr int V = Kind::kLanes;
@@ -29,7 +29,7 @@ struct Block {
     cell.w *= tile.w;
   }
 
-  // f(first window or cell, its slot)
+  // Calls f(first window or cell, its slot) for each run of the thread.
   template <class F>
   __device__ __forceinline__ void each_run(bool of_windows, F f) const {
     const Split<int32_t>& split = of_windows ? tile.window_runs : tile.cell_runs;
@@ -54,8 +54,8 @@ struct Block {
     return ((t * tile.windows_h + h) * tile.windows_w + w) * lanes();
   }
 
-  // A and B of windows in shared memory, from the slot of a run's first window on: next to each other for each window,
-  // or, where a run of windows is read at once, in two arrays.
+  // A and B of a run's windows begin at the slot of its first window. They lie next to each other for each window, or
+  // in two arrays where a run of windows is read at once.
   static constexpr int kWindows = Kind::kW + W::kBefore + W::kAfter;  // over a run of cells
   using Share = Vec<float, 2 * V>;
 
@@ -143,7 +143,8 @@ struct RowShares {
   float of[Kind::kCellColumns][2 * Kind::kLanes];
 };
 
-// Of the row of windows from `from` on, summed over those of them along t that lie over the position `rt` of a cell.
+// The shares of one row of windows, each summed over the windows along t that lie over position `rt` of a cell; `from`
+// is the slot of the run's first window.
 template <class T, class Kind>
 __device__ __forceinline__ RowShares<Kind> shares_of_row(const Block<T, Kind>& block, const float* from, int row,
                                                          int rt) {
@@ -175,7 +176,7 @@ __device__ __forceinline__ RowShares<Kind> shares_of_row(const Block<T, Kind>& b
   return sums;
 }
 
-// e (beta x A + B). A position in no window may hold anything, and its gradient is 0.
+// e (beta x A + B). The exponent is bounded: a position in no window may hold any value, and its gradient has to be 0.
 __device__ __forceinline__ float gradient_of(float x, float scale, float a, float b) {
   const float exponent = -larger(-larger(scale * x, kNothing), -kMostPower);
   return power_of_2(exponent) * (exponent * a + b);

@@ -6,7 +6,7 @@
 
 namespace softpool3d::cuda {
 
-// Where the sums of a window go; what is null is not wanted.
+// What is wanted of a window's sums, and where it goes; null for what is not wanted.
 template <class T>
 struct Wanted {
   T* y;
@@ -36,7 +36,7 @@ constexpr int kReduceBlocks = sizeof(AccOf<T>) > 4 ? 1 : sizeof(Index) > 4 ? 2 :
 template <class T, class Index, int V, bool kLean>
 constexpr int kSpreadBlocks = sizeof(AccOf<T>) + sizeof(Index) > 8 ? 1 : V <= 4 || kLean ? 3 : 2;
 
-// A thread's sums of usual values. Each chunk raises the pivot once, so that all is read once.
+// Adds usual values to a thread's sums. The pivot is raised once for each chunk, so that every value is read only once.
 template <bool kAcross, class T, int V, int kTaps, class Acc, int kWindows>
 __device__ __forceinline__ void take(Lanes<RunningSums<Acc>, kWindows>& totals, const Vec<T, V> (&values)[kTaps],
                                      const Lanes<Acc, kWindows>& scale) {
@@ -55,7 +55,7 @@ __device__ __forceinline__ void take(Lanes<RunningSums<Acc>, kWindows>& totals, 
   }
 }
 
-// The sums of `rows` neighbouring threads, a power of two.
+// Adds up the sums of `rows` neighbouring threads, a power of two.
 template <bool kSquares, class Acc>
 __device__ __forceinline__ void add_neighbours(RunningSums<Acc>& total, int rows, Acc scale) {
   constexpr unsigned kAll = 0xffffffff;
@@ -112,7 +112,7 @@ class SharedSums {
   const int rows_, columns_;
 };
 
-// The sums of all rows, `apart` threads from one to the next, in row 0; in a fixed order.
+// Merges the sums of all rows into row 0, in a fixed order. `apart`: threads from one row to the next.
 template <class Acc>
 __device__ __forceinline__ void merge_rows(Sums<Acc>* shared, const Sums<Acc>& mine, int row, int rows, int apart,
                                            Acc beta) {
@@ -126,7 +126,7 @@ __device__ __forceinline__ void merge_rows(Sums<Acc>* shared, const Sums<Acc>& m
   }
 }
 
-// The sums of usual windows, for leave(at, sums). False: another thread's or this one's window is not usual.
+// Hands the sums of usual windows to leave(at, sums). Returns false if any window of the block is not usual.
 template <bool kSquares, class Part, class T, class Index, class Leave>
 __device__ __forceinline__ bool reduce_usual(const T* x, const Pool<T, Index>& pool, const Split<Index>& split,
                                              const Teams<Index>& teams, unsigned char* shared, Leave leave) {
@@ -167,7 +167,7 @@ __device__ __forceinline__ bool reduce_usual(const T* x, const Pool<T, Index>& p
   return !__syncthreads_or(!usual);
 }
 
-// The same for all windows, one after the other of those side by side.
+// The same for any windows; those that lie side by side are computed one after the other.
 template <class Part, class T, class Index, class Leave>
 __device__ __forceinline__ void reduce_any(const T* x, const Pool<T, Index>& pool, const Split<Index>& split,
                                            const Teams<Index>& teams, unsigned char* shared, Leave leave) {
@@ -184,7 +184,8 @@ __device__ __forceinline__ void reduce_any(const T* x, const Pool<T, Index>& poo
   }
 }
 
-// Each window's sums, or those of one segment into `parts`. A block with a window that is not usual does all once more.
+// Each window's sums, or those of one segment into `parts`. A block with a window that is not usual computes all of its
+// windows again.
 template <class T, class Index, int V, bool kAcross, bool kRun, bool kSquares>
 __global__ void __launch_bounds__(kThreads, kReduceBlocks<T, Index, V, kRun && !kSquares>)
     reduce_windows(const T* x, Pool<T, Index> pool, Split<Index> split, Teams<Index> teams, Wanted<T> wanted,
@@ -208,7 +209,7 @@ constexpr int64_t reduce_bytes(int V, bool across, bool squares) {
   return kThreads * (running > general ? running : general);
 }
 
-// `rows` threads for each output, a power of two.
+// Merges the segments of each output, with `rows` threads, a power of two.
 template <class T, class Index>
 __global__ void __launch_bounds__(kThreads, 2)
     merge_segments(Pool<T, Index> pool, Split<Index> split, Index segments, int rows, Wanted<T> wanted,

@@ -14,8 +14,8 @@
 
 namespace softpool3d::cuda {
 
-// Taps that a thread reads at a time, 32 or 64 bytes of most types: with two blocks on a multiprocessor and more, enough
-// is in flight.
+// Taps that a thread reads at a time, 32 or 64 bytes of most types. With two blocks or more on a multiprocessor, enough
+// reads are in flight.
 template <int V>
 constexpr int kChunk = V == 1 ? 8 : 4;
 
@@ -31,7 +31,7 @@ struct Teams {
   Divider<int32_t> by_rows, by_lanes;
 };
 
-// Hides from the compiler that it knows a number: what follows from it is computed again, not kept in registers.
+// Returns the number, but hides it from the compiler: what follows from it is computed anew, not kept in registers.
 __device__ __forceinline__ int recomputed(int number) {
 #ifdef __CUDA_ARCH__
   asm volatile("" : "+r"(number));
@@ -53,7 +53,7 @@ class Member {
     bool inside;
   };
 
-  // A thread's taps one after the other, numbered in all and, but for runs, along each axis.
+  // The tap at which a thread is, by its number in all and, but for runs, along each axis.
   struct Cursor {
     Index tap, t, h, w;
   };
@@ -64,7 +64,7 @@ class Member {
     const int rest = teams.by_lanes(thread);
     lane = thread - rest * teams.lanes;
     team = teams.by_rows(rest);
-    // Threads that no team has are in no row.
+    // Threads left over belong to no team, and are in no row.
     row = team < teams.teams ? rest - team * teams.rows : teams.rows;
     const auto block = static_cast<Index>(blockIdx.x), blocks = teams.by_segments(block);
     const Index segment = block - blocks * teams.segments;
@@ -82,7 +82,7 @@ class Member {
     return cuda::lanes_of<kWindows>([&](int v) { return active ? pool_.beta_at(at, v) : Acc(0); });
   }
 
-  // f(values, spots) of so many taps at a time; values outside the window are -inf
+  // Calls f(values, spots) for kCount taps at a time; values outside the window are -inf.
   template <int kCount, class F>
   __device__ __forceinline__ void each_chunk(const T* x, F f) const {
     x += pool_.input.plane(at);

@@ -62,7 +62,8 @@ class Tiling {
  private:
   static int32_t round_up(int32_t n, int32_t to) { return ceil_div(n, to) * to; }
 
-  // 32 bytes of float32, 16 of the halves: the more of a line, the fewer windows, and the more of them in two tiles.
+  // Up to 32 bytes of float32, 16 of the 16-bit types. With longer lines a tile would hold fewer windows, and more of
+  // them would lie over two tiles.
   int32_t lanes_at_most() const {
     if (Kind::kAlongW) return 1;
     int32_t lanes = 1;
@@ -70,7 +71,7 @@ class Tiling {
     return lanes;
   }
 
-  // With as many rows as memory allows, of those numbers that make whole runs of windows.
+  // The tile with as many rows as memory allows, from the numbers of rows that make whole runs of windows.
   Tile with_most_rows(int32_t t, int32_t w, int32_t lanes) const {
     Tile tile = {};
     for (int32_t rows = round_up(h_ + kRowsAround, Kind::kH); rows > kRowsAround; rows -= Kind::kH) {
@@ -104,7 +105,7 @@ class Tiling {
     return tile;
   }
 
-  // Of all tiles, about in instructions. The numbers are a reading of the machine code.
+  // The cost of all tiles, roughly in instructions. The numbers were read from the machine code.
   double cost(const Tile& tile) const {
     constexpr int V = Kind::kLanes, kTaps = AlongT::kKernel * Kind::kRows * Kind::kColumns,
                   kPositions = AlongT::kStride * Kind::kCellRows * Kind::kCellColumns,
@@ -115,7 +116,7 @@ class Tiling {
     const int32_t tiles_t = ceil_div(t_, tile.t);
     const double tiles = static_cast<double>(planes_) * ceil_div(h_, tile.h) * ceil_div(w_, tile.w) *
                          ceil_div(inner_, tile.lanes * Kind::kLanes);
-    // Windows before and behind the input cost nothing.
+    // Windows before and after the input cost nothing.
     const double slabs = tiles_t - static_cast<double>(AlongT::kBefore + AlongT::kAfter) / tile.windows_t;
     // Fewer blocks than a GPU holds leave some of it idle.
     const double idle = max_of(1., kEnoughBlocks / (tiles * tiles_t));

@@ -112,7 +112,7 @@ SOFTPOOL_HD bool is_finite(Acc x) {
   return x <= Limits<Acc>::max && x >= -Limits<Acc>::max;
 }
 
-// larger: of two, and of a number and NaN the number.   quotient: by a sum of weights, from 1 to 2^31.
+// larger(a, b): the larger one; of a number and NaN, the number. quotient(a, b): a / b, b a sum of weights, 1 to 2^31.
 #if defined(__CUDA_ARCH__)
 SOFTPOOL_HD float larger(float a, float b) { return fmaxf(a, b); }
 SOFTPOOL_HD double larger(double a, double b) { return fmax(a, b); }
@@ -149,8 +149,8 @@ struct Extent {
 };
 
 // Usual windows: their largest value is finite, and beta is neither negative nor so close to 0 that values far below
-// the largest weigh something. Then half of what the general arithmetic guards against cannot happen, and *_usual() below
-// do with the other half. They are for GPUs, which would otherwise wait for arithmetic instead of memory.
+// the largest weigh something. Then half of what the general arithmetic guards against cannot happen, and *_usual()
+// below leave out these guards. They are for GPUs, where the general arithmetic takes longer than memory does.
 template <class Acc>
 SOFTPOOL_HD bool is_usual(Acc beta) {
   return beta >= Acc(0x1p-20);
@@ -162,8 +162,8 @@ SOFTPOOL_HD bool is_usual(Acc hi, Acc beta) {
 }
 
 // What the gradient needs to know about a window: the value whose weight is exp(0), 1 / sum of the weights, and how far
-// y lies from the pivot. Differences from the pivot stay precise where x and y are large and close to each other; halves
-// keep them finite where x and y are very large and far apart. A window without a derivative has inverse_sum 0.
+// y lies from the pivot. Differences from the pivot stay precise where x and y are large and close to each other;
+// halves keep them finite where x and y are very large and far apart. A window without a derivative has inverse_sum 0.
 template <class Acc>
 struct Stats {
   Acc pivot, inverse_sum, half_offset;
@@ -179,8 +179,8 @@ struct Stats {
     return g * (weight * (Acc(1) + slope));
   }
 
-  // The same for a usual beta, in a window that is usual and without NaN, or where x is finite and the window usual or
-  // without a derivative.
+  // The same with fewer guards, for a usual beta. Either the window is usual and holds no NaN; or x is finite, and the
+  // window is usual or has no derivative.
   SOFTPOOL_HD Acc gradient_usual(Acc x, Acc g, Acc beta) const {
     const Acc distance = x - pivot;
     const Acc weight = exp2_of(to_finite(Acc(kLog2e) * beta) * distance) * (inverse_sum * g);
@@ -193,13 +193,13 @@ struct Stats {
 // to_finite(log2(e) beta), beta usual. For GPUs.
 template <class Acc>
 struct RunningSums {
-  // Not -inf, whose distance from itself is NaN: a value of -inf then weighs 0.
+  // hi starts at a finite number, because -inf - -inf is NaN. A value of -inf then weighs 0.
   Acc hi = -Limits<Acc>::max, weight = 0, moment = 0, square = 0;
 
-  // Whether the window turned out to be usual, its beta being so.
+  // Whether the window is usual, given that its beta is.
   SOFTPOOL_HD bool is_usual() const { return hi < Limits<Acc>::inf && weight != 0; }
 
-  // The same sums relative to a pivot that is not below hi.
+  // Makes the sums relative to a new pivot that is not below hi.
   SOFTPOOL_HD void raise(Acc to, Acc scale) {
     const Acc shift = larger(hi - to, -Limits<Acc>::max), factor = exp2_of(scale * shift);
     hi = to;
@@ -209,7 +209,7 @@ struct RunningSums {
     moment += weight * shift;
   }
 
-  // A value that is not above hi. One of -inf, or a distance that overflows, meets a weight of 0.
+  // Adds a value that is not above hi. If it is -inf, or its distance overflows, its weight is 0.
   SOFTPOOL_HD void add(Acc x, Acc scale) {
     const Acc distance = x - hi, weight_of_x = exp2_of(scale * distance), finite = larger(distance, -Limits<Acc>::max);
     weight += weight_of_x;
@@ -230,11 +230,11 @@ class Sums {
     const bool large = finite && max_of(extent.hi, -extent.lo) > Limits<Acc>::large;
     shrink_ = large ? Limits<Acc>::shrink : Acc(1);
     grow_ = large ? 1 / Limits<Acc>::shrink : Acc(1);
-    // Of a window that holds no finite value or +inf only whether there is a NaN matters, and only a NaN makes one.
+    // Without finite values, or with +inf, all that matters is a NaN; with a scale of 0, only a NaN makes the sums NaN.
     scale_ = finite ? to_finite(Acc(kLog2e) * beta * grow_) : Acc(0);
   }
 
-  // Of a usual window, for add_usual().
+  // The sums of a usual window, for add_usual().
   SOFTPOOL_HD Sums(Acc hi, Acc beta)
       : pivot_(hi), shrink_(1), grow_(1), scale_(to_finite(Acc(kLog2e) * beta)), special_(0) {}
 
@@ -244,7 +244,7 @@ class Sums {
     square_ = usual.square;
   }
 
-  // The distance of -inf, or one that overflows, is made finite only where a weight of 0 or NaN meets it.
+  // A distance that is -inf or overflows has a weight of 0 or NaN. It is made finite where the two are multiplied.
   SOFTPOOL_HD void add_usual(Acc x) {
     const Acc distance = x - pivot_, weight = exp2_of(scale_ * distance);
     const Acc moment = weight * larger(distance, -Limits<Acc>::max);
@@ -263,11 +263,11 @@ class Sums {
     square_ += weight * distance * distance;
   }
 
-  // Takes in the sums over another part of the same window, whose extent may be another.
+  // Adds the sums over another part of the same window, whose extent may differ.
   SOFTPOOL_HD void merge(const Sums& other, Acc beta) {
     if (special_ == Limits<Acc>::inf || other.special_ == Limits<Acc>::inf) {
       special_ = Limits<Acc>::inf;
-      weight_ += other.weight_;  // for its NaN
+      weight_ += other.weight_;  // a NaN in it has to stay
     } else if (other.weight_ == 0) {
       special_ = weight_ == 0 && special_ == 0 ? other.special_ : special_;
     } else if (weight_ == 0) {
@@ -303,8 +303,8 @@ class Sums {
   }
 
  private:
-  // The same sums relative to a pivot that none of their values is beyond, in the units of `units`. What weighs nothing
-  // there is multiplied by 0 first, before its distance could overflow.
+  // Makes the sums relative to a new pivot that none of their values is beyond, in the units of `units`. Sums that
+  // weigh nothing there are multiplied by 0 first, before their distance could overflow.
   SOFTPOOL_HD void move_to(Acc pivot, const Sums& units) {
     const Acc shift = to_finite(pivot_ * units.shrink_ - pivot * units.shrink_), ratio = units.shrink_ * grow_;
     const Acc factor = exp2_of(units.scale_ * shift);

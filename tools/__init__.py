@@ -1,1 +1,1 @@
-"""What the command line does: each file is a verb of `softpool3d`, and a script (`python tools/train.py`)."""
+"""The commands of `softpool3d`. Each file is one command, and also a script (`python tools/train.py`)."""

@@ -47,7 +47,7 @@ def main(
         "fetched); if not given, the network that ships with softpool3d, which knows the classes of `motion`.",
     ),
     max_missing: float | None = typer.Option(
-        None, min=0, max=1, help="Share of a video that may be missing or undecodable: 0.1, if training said no other."
+        None, min=0, max=1, help="Share of a video that may be missing or undecodable; as in training, 0.1 by default."
     ),
     trust: bool = typer.Option(False, "--trust", help="Load a .pt2 file, which can run code."),
     manifest: Path | None = typer.Option(None, help="A CSV file with a column path (and start, end), or a list."),
@@ -69,11 +69,11 @@ def main(
         "--timeline",
         help="Slide a window over each video; --out .csv, .json, .vtt, .srt ({name}: the video's).",
     ),
-    window: str | None = _of_timeline(None, help="Its length, as in 2s; by default what a clip spans."),
-    hop: str | None = _of_timeline(None, help="From window to window; by default half of one."),
+    window: str | None = _of_timeline(None, help="Length of a window, as in 2s; by default what a clip spans."),
+    hop: str | None = _of_timeline(None, help="Time from one window's start to the next; by default half a window."),
     smooth: int | None = _of_timeline(None, min=1, help="Windows averaged, an odd number; 3."),
-    min_score: float | None = _of_timeline(None, min=0, max=1, help="Probability from which on a segment counts; 0.5."),
-    plot: Path | None = _of_timeline(None, help="Draw it, with thumbnails: .png, .svg."),
+    min_score: float | None = _of_timeline(None, min=0, max=1, help="Least probability in a segment; 0.5."),
+    plot: Path | None = _of_timeline(None, help="Draw the timeline, with thumbnails: .png, .svg."),
     annotate: Path | None = _of_timeline(None, help="Write the video with its labels drawn in."),
     camera: int | None = _of_live(None, min=0, help="Watch this camera."),
     stream: str | None = _of_live(None, help="Watch this address: rtsp://..., http://..."),
@@ -108,7 +108,8 @@ def main(
 
 
 def _check(asked: SimpleNamespace, watching: bool) -> None:
-    """
+    """Checks that the options go together.
+
     Raises:
         UsageError: for options that would do nothing, or exclude each other.
     """
@@ -154,7 +155,7 @@ def _classifier(asked: SimpleNamespace) -> Classifier:
 
 
 def _whole(clip: Clip) -> str:
-    """The clip's file, of which a timeline shows all."""
+    """Returns the clip's file. A timeline shows whole files, so a clip that is a part of a file is refused."""
     from softpool3d.datasets.inputs import clip_name
 
     if clip.start is not None or clip.end is not None:
@@ -163,7 +164,7 @@ def _whole(clip: Clip) -> str:
 
 
 def _belongs(asked: SimpleNamespace, to: str, there: bool, *names: str) -> None:
-    """Options that would do nothing are refused."""
+    """Refuses options that do nothing without the option `to`, where that was not given."""
     for name in names:
         if _given(asked, name) and not there:
             raise UsageError(f"{_option(name)} needs {to}")

@@ -79,7 +79,7 @@ def _check_devices(row) -> None:
 
 
 def _check_decoders(row) -> None:
-    """Both decoders on a clip made here."""
+    """Checks both decoders on a clip that is made for it."""
     import numpy as np
 
     from softpool3d.datasets.sources.motion import FPS, render

@@ -13,7 +13,7 @@ from softpool3d.errors import UsageError
 
 def main(
     scores: list[Path] = typer.Argument(help="Files of scores from `test`, their folders, or folders of runs."),
-    weights: str | None = typer.Option(None, help="One of each, as in 2,1. [default: equal]"),
+    weights: str | None = typer.Option(None, help="A weight for each file, as in 2,1. [default: equal]"),
     mean: str = typer.Option("arithmetic", help="arithmetic, or geometric (of logarithms) of the probabilities."),
     common: bool = typer.Option(False, "--common", help="Leave out videos that not all of them have."),
     out: Path | None = typer.Option(None, help="Folder to write the results to, as `test` does."),
@@ -78,7 +78,7 @@ def _number(text: str) -> float:
 
 
 def _find(path: Path) -> Path:
-    """The scores of a folder: of a test, or of a run that was tested."""
+    """Returns the file of scores: the path itself, or the one in the folder of a test or of a tested run."""
     candidates = [path / "scores.npz", path / "test" / "scores.npz"] if path.is_dir() else [path]
     found = next((candidate for candidate in candidates if candidate.is_file()), None)
     if found is None:

@@ -1,6 +1,6 @@
 """Look into a trained network: what speaks for a class (Grad-CAM), and what its poolings do to feature maps.
 
-python tools/explain.py clip.mp4 --method gradcam --out cam.mp4              # with the network that ships with us
+python tools/explain.py clip.mp4 --method gradcam --out cam.mp4      # with the network that ships with the package
 python tools/explain.py clip.mp4 --weights best.safetensors --class "moving left" --out cam.gif
 python tools/explain.py clip.mp4 --weights best.safetensors --method features --out maps.png
 """
@@ -44,7 +44,7 @@ def main(
     from softpool3d.inference.exported import is_exported
     from softpool3d.runs.lock import claim_files
 
-    if weights is not None and is_exported(weights):  # and so nothing in it is loaded
+    if weights is not None and is_exported(weights):  # before anything in it is loaded
         raise UsageError(f"{weights} was exported and hides its layers; give the weights file that it was made from")
     with claim_files([out], overwrite):
         classifier = Classifier(weights, device)

@@ -1,4 +1,4 @@
-"""The networks: what there is, what one looks like inside, and the kinds of pooling.
+"""List the networks, show what one looks like inside, list the kinds of pooling.
 
 python tools/models.py
 python tools/models.py slowfast_r50 --set data.num_frames=16 --set data.crop_size=112 --set model.pool.kind=lip
@@ -60,7 +60,7 @@ def main(
 
 @dataclass(frozen=True)
 class _Entry:
-    """A network of the registry, built and counted."""
+    """A network of the registry, built, with its operations counted."""
 
     name: str
     spec: Spec
@@ -69,7 +69,7 @@ class _Entry:
 
 
 def _counted() -> Iterator[_Entry]:
-    """One after the other; counting takes a second or so for each."""
+    """Yields the networks one after the other; counting takes a second or so for each."""
     import torch
 
     from softpool3d.models import create
@@ -97,7 +97,7 @@ def _row(entry: _Entry) -> list[str]:
 
 
 def _print_all() -> None:
-    """Rows appear as they are counted."""
+    """Prints the table of networks; rows appear as they are counted."""
     from rich.console import Console
     from rich.live import Live
     from rich.table import Table
@@ -135,7 +135,7 @@ def _print_pools() -> None:
 
 
 def _config(name: str, settings: list[str]) -> Config:
-    """The network with its published clip and its own pooling, and what `settings` change of that."""
+    """Returns the configuration of a network with its published clip size and own pooling, changed by `settings`."""
     from softpool3d.config import Config
     from softpool3d.config_file import override_config
     from softpool3d.models.registry import spec
@@ -159,7 +159,7 @@ def _config(name: str, settings: list[str]) -> Config:
 
 
 def _build(config: Config) -> tuple[Staged, tuple[int, ...]]:
-    """The network of a configuration, image networks too, and the shape of one clip."""
+    """Returns the network of a configuration (image networks too), and the shape of one clip."""
     from softpool3d.models import build_model, create
     from softpool3d.models.registry import spec
 
@@ -172,7 +172,7 @@ def _build(config: Config) -> tuple[Staged, tuple[int, ...]]:
 
 
 def _show(config: Config) -> None:
-    # the profiler, which measures memory, would tell of GPUs that are not there; read when torch is loaded
+    # keeps the profiler, which measures memory, from warning of missing GPUs; torch reads this when it is loaded
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     import torch
     from rich.console import Console

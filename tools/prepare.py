@@ -87,7 +87,11 @@ def main(
 
 
 def _write_lists(folder: Path, manifests: dict, bad: dict[str, str], damaged: dict[str, str]) -> None:
-    """What is not used, and why: whoever has no clips left is sent there."""
+    """Writes the lists of missing, bad and damaged files.
+
+    Raises:
+        UsageError: if a split has no clips left.
+    """
     from softpool3d.files import write_csv
 
     for file, header, rows in (
@@ -102,7 +106,7 @@ def _write_lists(folder: Path, manifests: dict, bad: dict[str, str], damaged: di
 
 
 def _write_manifest(root: Path, out: Path, folder: Path, manifests: dict, bad: dict[str, str], data) -> list[str]:
-    """The manifest, and the videos beside it that it leaves out; returns what is odd about those and others."""
+    """Writes the manifest, and the list of videos in no split; returns notes about files that were left out."""
     from softpool3d.datasets.manifest import write_manifests
     from softpool3d.datasets.overview import UNUSED, check_learnable, few, left_out_note, unused_videos
     from softpool3d.datasets.video.find import survey

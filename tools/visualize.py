@@ -6,8 +6,8 @@ python tools/visualize.py photo.jpg --pools soft --below              # the pict
 python tools/visualize.py videos/ --measure --csv kept.csv --plot kept.png      # PSNR and SSIM of what pooling leaves
 python tools/visualize.py clip.mp4 --report report.html               # a page with players in step and all figures
 
-Pooled clips are drawn at the original's size, each value as a block of pixels that stays for as many frames as were
-pooled, so that all play in step. SoftPool's weights depend on the scale of the values: pixels lie in [0, 1] here, and
+Pooled clips are drawn at the original's size, each value as a block of pixels, shown for as many frames as were pooled,
+so that all clips play in step. SoftPool's weights depend on the scale of the values: pixels lie in [0, 1] here, and
 beta multiplies them (1 is close to average pooling; 255, which is beta 1 on [0, 255], close to max pooling).
 """
 
@@ -30,15 +30,15 @@ def main(
     kernel: str = typer.Option("2", help="Pool so many frames, rows and columns into one: 2, or 1,2,2."),
     pools: str = typer.Option("soft,avg,max,stride", help="Kinds of pooling (`softpool3d models --pools`), stride."),
     beta: str = typer.Option("16", help="SoftPool's inverse temperatures for pixels in [0, 1], like 1,4,16."),
-    repeat: int = typer.Option(1, min=1, help="Pool so often, each time what came out before: 2x, 4x, 8x smaller."),
+    repeat: int = typer.Option(1, min=1, help="Times to pool, each time the previous result: 2x, 4x, 8x smaller."),
     start: float = typer.Option(0.0, min=0, help="Second to begin at."),
     seconds: float = typer.Option(10.0, min=0.01, help="Length to show."),
     short_side: int = typer.Option(224, min=16, help="Pixels of the shorter side of each picture; never enlarged."),
     below: bool = typer.Option(False, "--below", help="Original above, pooled below, instead of side by side."),
     columns: int = typer.Option(6, min=1, help="Frames of a contact sheet."),
     measure: bool = typer.Option(False, "--measure", help="Print PSNR and SSIM of the clip brought back trilinearly."),
-    csv: Path | None = typer.Option(None, help="Write them as CSV."),
-    plot: Path | None = typer.Option(None, help="Draw them, as .png, .svg or .pdf."),
+    csv: Path | None = typer.Option(None, help="Write PSNR and SSIM as CSV."),
+    plot: Path | None = typer.Option(None, help="Draw PSNR and SSIM, as .png, .svg or .pdf."),
     report: Path | None = typer.Option(None, help="Write a page with players, split view, figures: .html."),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace files that exist."),
 ) -> None:
@@ -96,7 +96,7 @@ def main(
     with claim_files([csv, plot, report], overwrite):
         try:
             _each(targets, work)
-        finally:  # what could be measured, though some clips failed
+        finally:  # shows what was measured, even if some clips failed
             if measured and measures:
                 _show(measured, csv, plot)
 
@@ -130,7 +130,7 @@ def _betas(text: str) -> list[float]:
 
 
 def _expand(clips: list[Path]) -> list[Path]:
-    """Folders of videos become those; a folder of frames is one clip."""
+    """Returns the clips: a folder of videos is replaced by its videos, a folder of frames is one clip."""
     from softpool3d.datasets.video.find import videos_in
 
     found: list[Path] = []
@@ -140,7 +140,7 @@ def _expand(clips: list[Path]) -> list[Path]:
 
 
 def _names(clips: list[Path]) -> dict[Path, str]:
-    """What the clips are called in tables: as short as tells them apart."""
+    """Returns the names of the clips in tables, as short as tells them apart."""
     for name in (lambda clip: clip.name, lambda clip: "/".join(clip.parts[-2:]), str):
         names = {clip: name(clip) for clip in clips}
         if len(set(names.values())) == len(clips):
@@ -149,7 +149,7 @@ def _names(clips: list[Path]) -> dict[Path, str]:
 
 
 def _targets(clips: list[Path], out: Path | None, format: str | None) -> dict[Path, Path]:
-    """clip -> the file to draw it into."""
+    """Returns clip -> the file to draw it into."""
     from softpool3d.visual.output import FORMATS
     from softpool3d.visual.source import is_still
 
@@ -179,7 +179,7 @@ def _targets(clips: list[Path], out: Path | None, format: str | None) -> dict[Pa
 
 
 def _each(targets: dict[Path, Path | None], work) -> None:
-    """One clip's error is raised; of several it is printed, and the others are still done."""
+    """Runs `work` on each clip. A single clip's error is raised; of several, errors are printed and the others done."""
     from rich.console import Console
     from rich.progress import track
 

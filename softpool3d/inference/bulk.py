@@ -1,4 +1,4 @@
-"""Many files through one classifier: workers decode while the network runs, batches go across files."""
+"""Classifies many files: workers decode while the network runs, and a batch may hold clips of several files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ _PREFETCH = 2  # videos that each worker has ready
 
 @dataclass(frozen=True)
 class Failure:
-    """A file that could not be classified, and why: it cannot be read, unless the network has no answer."""
+    """A file that could not be classified.
+
+    reason: why not.
+    read: whether the file was read; it then failed in the network, whose output was not finite (`NoAnswer`).
+    """
 
     file: str
     reason: str
@@ -46,18 +50,19 @@ class _Decoded:
 def classify_files(
     classifier: Classifier, clips: Iterable[Clip], jobs: int, top_k: int = 5
 ) -> Iterator[Prediction | Failure]:
-    """A result for each clip, in their order, as soon as it is known.
+    """Yields a result for each clip, in the order of the clips, as soon as it is known.
 
     Args:
-        clips: taken one at a time, a few ahead of the results.
-        jobs: processes that decode; 0 decodes in this one, between the network's batches.
+        clips: read lazily, a few ahead of the results.
+        jobs: number of processes that decode; with 0 this process decodes, between the network's batches.
+        top_k: number of labels of each video.
     """
-    clips_left: deque[Tensor] = deque()  # views that the network has not seen, of the last few files
-    known: deque[tuple[Tensor, float]] = deque()  # logits of those that it has, and the seconds each took
-    files: deque[_Decoded] = deque()  # whose results are not out yet
+    clips_left: deque[Tensor] = deque()  # views that the network has not seen yet
+    known: deque[tuple[Tensor, float]] = deque()  # logits of the views that it has seen, and seconds of each
+    files: deque[_Decoded] = deque()  # decoded, but not yet yielded as results
 
     def run(rest: bool) -> None:
-        """The network on whole batches of what is there; at the end, on the rest too."""
+        """Classifies the views that wait, in full batches; with `rest` also the last, smaller batch."""
         while (count := sum(map(len, clips_left))) and (rest or count >= classifier.predictor.batch.next):
             size = min(classifier.predictor.batch.next, count)
             batch = _take(clips_left, size)
@@ -94,7 +99,7 @@ def classify_files(
 
 
 def _take(waiting: deque[Tensor], count: int) -> Tensor:
-    """The first `count` clips; they leave the queue."""
+    """Removes the first `count` clips from the queue and returns them."""
     parts = []
     while count:
         first = waiting.popleft()
@@ -106,7 +111,7 @@ def _take(waiting: deque[Tensor], count: int) -> Tensor:
 
 
 class _Reader(Dataset):
-    """Clip -> its views, or what is wrong with it. What goes to the workers knows nothing of the network."""
+    """Reads a clip's views, or says what is wrong with it. It holds no network, so it is cheap to send to workers."""
 
     def __init__(self, classifier: Classifier) -> None:
         self._read = classifier.read
@@ -140,7 +145,7 @@ def _decode(reader: _Reader, clips: Iterator[Clip], jobs: int) -> Iterator[_Deco
         except RuntimeError as error:
             if not worker_died(error):
                 raise
-        for clip in sent:  # each by itself, to find the one that it was
+        for clip in sent:  # each in a process of its own, to find the one that kills it
             try:
                 yield from _loader(reader, [clip], 1)
             except RuntimeError as error:
@@ -151,7 +156,7 @@ def _decode(reader: _Reader, clips: Iterator[Clip], jobs: int) -> Iterator[_Deco
 
 def _loader(reader: _Reader, clips: Iterable[Clip], jobs: int) -> Loader:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of more workers than cores: that is for whoever gave --jobs to decide
+        warnings.simplefilter("ignore")  # about more workers than cores: --jobs decides
         return Loader(
             reader,
             sampler=clips,

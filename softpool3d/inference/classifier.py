@@ -1,4 +1,4 @@
-"""Labels for videos, from a weights file alone."""
+"""Classifies a video; a weights file is all that is needed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from softpool3d.runtime.devices import pick_device
 
 
 class NoAnswer(WorkError):
-    """The network answered with what is no number: there is no likeliest class."""
+    """The network's output holds NaN or infinity, so there is no likeliest class."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class Label:
 
 @dataclass(frozen=True)
 class Prediction(Sequence[Label]):
-    """The likeliest labels of a video, likeliest first; it is their sequence.
+    """The likeliest labels of a video, as a sequence, likeliest first.
 
-    file: the video's name; None for frames that came in memory.
-    views: how many clips and crops were averaged.
-    duration: seconds of video.
-    seconds: what it took, decoding and network.
-    damage: what is missing of the video, as a sentence; empty where nothing is known to be.
+    file: the video's name; None for frames that were given in memory.
+    views: number of views (clips times crops) that were averaged.
+    duration: length of the video in seconds.
+    seconds: time that decoding and the network took.
+    damage: a sentence on what is missing of the video; empty if nothing is known to be missing.
     """
 
     labels: tuple[Label, ...]
@@ -53,12 +53,12 @@ class Prediction(Sequence[Label]):
 
     @property
     def label(self) -> str:
-        """The likeliest class."""
+        """The name of the likeliest class."""
         return self.labels[0].name
 
     @property
     def score(self) -> float:
-        """Its probability."""
+        """The probability of the likeliest class, 0 to 1."""
         return self.labels[0].probability
 
     def __len__(self) -> int:
@@ -81,16 +81,19 @@ class Classifier:
             print(label.name, label.probability)
 
     Args:
-        weights: a weights file, or what `softpool3d export` wrote (.onnx, .pt2); a name like r3d_18:kinetics400 for
-            torchvision's; a file that others published, X3D_M.pyth, whose network and classes are recognised (`note`
-            says how), x3d_m:FILE where its layers do not tell; None for the network that ships with the package, which
-            knows the eight classes of the data set `motion`.
+        weights: one of
+            - a weights file, or a file that `softpool3d export` wrote (.onnx, .pt2);
+            - a name like r3d_18:kinetics400, for torchvision's public weights;
+            - a file that others published, such as X3D_M.pyth. Its network and classes are recognised, and `note` says
+              how. Where its layers do not tell the network, name it: x3d_m:FILE;
+            - None, for the network that ships with the package. It knows the eight classes of the data set `motion`.
         device: auto, cpu, cuda, cuda:1.
-        num_clips, num_crops: views whose probabilities are averaged; as in the run's own test if not given.
-        precision: fp32, bf16, fp16; as in training if not given.
-        compile: runs the network through torch.compile: worth it for many files.
-        trust: load a .pt2 file, which can run code (docs/security.md).
-        max_missing: the share of a video that may be missing or undecodable; as in training if not given.
+        num_clips, num_crops: clips along the video, and crops of each, to average over; by default as in the run's own
+            test.
+        precision: fp32, bf16 or fp16; by default as in training.
+        compile: runs the network through torch.compile, which pays off for many files.
+        trust: loads a .pt2 file, which can run code (docs/security.md).
+        max_missing: the share of a video, 0 to 1, that may be missing or undecodable; by default as in training.
 
     Raises:
         UsageError: if the weights cannot be used, or there is no such device.
@@ -132,7 +135,7 @@ class Classifier:
         return self.predictor.network
 
     def __call__(self, video: str | Path | Tensor | Sequence[Any], top_k: int = 5) -> Prediction:
-        """The `top_k` likeliest classes of a video.
+        """Returns the `top_k` likeliest classes of a video.
 
         Args:
             video: a file, a folder of pictures, or an http(s) address; or frames: uint8 (T, 3, H, W), RGB; or a list of
@@ -153,23 +156,23 @@ class Classifier:
 
     @property
     def read(self) -> Callable[[Clip], Views]:
-        """Reads the views of a file, as in testing; knows nothing of the network, so that it is cheap to send away."""
+        """A function that reads the views of a file, as in testing. It holds no network: workers receive it cheaply."""
         return partial(read_views, data=self.config.data, num_clips=self.num_clips, num_crops=self.num_crops)
 
     def sample(self, frames: Tensor) -> Views:
-        """The same of frames at hand, uint8 (T, 3, H, W)."""
+        """Returns the views of frames in memory, uint8 (T, 3, H, W), taken as from a file."""
         return sample_views(frames, self.config.data, self.num_clips, self.num_crops)
 
     def prediction(self, logits: Tensor, file: str | None, views: Views, seconds: float, top_k: int) -> Prediction:
-        """A typed result of the views' logits, float (V, classes)."""
+        """Returns the prediction for a video, from its views' logits, float (V, classes)."""
         labels = self.labels(self.average(logits), top_k)
         return Prediction(labels, file, len(logits), views.duration, seconds, views.damage)
 
     def average(self, logits: Tensor) -> Tensor:
-        """Probabilities, float (classes,), of the views' logits, float (V, classes), averaged as in testing.
+        """Returns probabilities, float (classes,), of the views' logits, float (V, classes), averaged as in testing.
 
         Raises:
-            NoAnswer: if they are no numbers.
+            NoAnswer: if they are not finite.
         """
         probabilities = average_views(logits, self.config)
         if not probabilities.isfinite().all():
@@ -179,7 +182,7 @@ class Classifier:
         return probabilities
 
     def labels(self, probabilities: Tensor, top_k: int) -> tuple[Label, ...]:
-        """The `top_k` likeliest classes of float (classes,), likeliest first."""
+        """Returns the `top_k` likeliest classes, likeliest first, of probabilities, float (classes,)."""
         top = probabilities.topk(min(top_k, len(self.classes)))
         pairs = zip(top.values.tolist(), top.indices.tolist(), strict=True)
         return tuple(Label(self.classes[index], probability) for probability, index in pairs)

@@ -1,4 +1,4 @@
-"""`classify` for any number of files: what is printed, what is written, which process does what."""
+"""`softpool3d classify` for files: prints and writes results, and shares the work among processes."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def classify(
     resume: bool,
     overwrite: bool,
 ) -> None:
-    """Labels all of the inputs that are this process's share.
+    """Classifies this process's share of the inputs: with torchrun, every WORLD_SIZE-th file.
 
     Raises:
-        WorkError: if some could not be classified; all others are done.
+        WorkError: if some files could not be classified; all others are done then.
         Interrupted: after Ctrl-C.
     """
     rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
@@ -118,7 +118,7 @@ def _counted(counts: dict[str, int]) -> str:
 
 
 def _summed(counts: dict[str, int]) -> dict[str, int]:
-    """Over all processes, when the last of them is done."""
+    """Returns the counts summed over all processes, once the last of them is done."""
     import torch
     import torch.distributed as dist
 
@@ -169,7 +169,7 @@ class _Speed(ProgressColumn):
 
 
 class _Bar:
-    """Progress on the error output, where that is a terminal: files, files a second, time left."""
+    """A progress bar on the error output, if that is a terminal: files, files per second, time left."""
 
     def __init__(self, total: int | None, enabled: bool) -> None:
         console = Console(stderr=True)

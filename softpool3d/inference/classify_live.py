@@ -1,4 +1,4 @@
-"""`classify --camera 0` and `classify --stream ADDRESS`: the running top labels."""
+"""`classify --camera 0` and `classify --stream ADDRESS`: shows the likeliest labels as they change."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def live(
     topk: int,
     as_json: bool,
 ) -> None:
-    """Prints the running top labels until Ctrl-C; on a terminal they are drawn in place, as bars.
+    """Prints each window's likeliest labels until Ctrl-C. A terminal draws them in place if `keep_up` is set.
 
     Raises:
-        WorkError: if the source is not there, and when it ends.
+        WorkError: if the source cannot be opened, and when it ends.
     """
     name = f"camera {source}" if isinstance(source, int) else str(source)
     console, classifier = Console(), make_classifier()

@@ -1,4 +1,4 @@
-"""`classify --timeline`: what is seen when, printed and written."""
+"""`classify --timeline`: prints and writes which label a video shows when."""
 
 from __future__ import annotations
 
@@ -29,7 +29,12 @@ from softpool3d.signals import number_of
 
 @dataclass(frozen=True)
 class Options:
-    """window, hop: seconds; None: what one clip spans, and half of that. out, plot, annotate may hold {name}."""
+    """The options of `classify --timeline`.
+
+    window, hop: length of a window, and distance between the starts of two, in seconds. None for the span of one clip,
+        and for half a window.
+    out, plot, annotate: files to write; {name} in them stands for the video's name without its ending.
+    """
 
     window: float | None
     hop: float | None
@@ -42,7 +47,7 @@ class Options:
     as_json: bool
 
     def check(self, videos: Sequence[str]) -> None:
-        """Raises UsageError before anything is read."""
+        """Raises UsageError for files that cannot be written as asked, before any video is read."""
         for option, path, known in (
             ("--out", self.out, files.FORMATS),
             ("--plot", self.plot, files.PLOTS),
@@ -72,12 +77,16 @@ class Options:
                 raise UsageError(f"{option} {target} is the video itself; give another name")
 
     def targets(self, video: str) -> list[Path]:
-        """What is written of a video."""
+        """Returns the files that are written for a video."""
         return [_named(path, video) for path in (self.out, self.plot, self.annotate) if path is not None]
 
 
 def seconds(option: str, text: str | None) -> float | None:
-    """2, 2s, 500ms, 1.5m as seconds."""
+    """Returns the seconds that a text such as 2, 2s, 500ms or 1.5m stands for.
+
+    Raises:
+        UsageError: if the text is no time above 0.
+    """
     if text is None:
         return None
     match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*(ms|s|m|h|)", text.strip())
@@ -88,10 +97,10 @@ def seconds(option: str, text: str | None) -> float | None:
 
 
 def timelines(make_classifier: Callable[[], Classifier], videos: Sequence[str], options: Options) -> None:
-    """The timeline of each video.
+    """Prints and writes the timeline of each video.
 
     Raises:
-        WorkError: if some could not be read or written; all others are done.
+        WorkError: if some could not be read or written; all others are done then.
     """
     options.check(videos)
     classifier, failed = make_classifier(), 0
@@ -153,7 +162,7 @@ def _annotate(target: Path, found: VideoTimeline) -> None:
                 bar.update(task, completed=number / fps)
                 yield picture
 
-        with closing(files.annotated_frames(found)) as pictures:  # with the thread that reads, whatever happens
+        with closing(files.annotated_frames(found)) as pictures:  # ends the thread that reads, whatever happens
             write_video(temporary, shown(pictures), fps)
 
 

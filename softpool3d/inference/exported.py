@@ -1,8 +1,8 @@
-"""Networks that `softpool3d export` wrote: reading them back, and running them as the network that they came from.
+"""Loads and runs the networks that `softpool3d export` wrote.
 
-.onnx    ONNX Runtime runs it
-.pt2     an exported program of torch.export, which unpickles, or a package of AOTInductor, which is machine code; only
-         with `trust`
+.onnx    run by ONNX Runtime
+.pt2     a program of torch.export, which is unpickled, or a package of AOTInductor, which is machine code. Both can run
+         code, so they are loaded only with `trust`
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ _EXTERNAL = re.compile(rb"\x0a\x08location\x12.{1,4096}?\x70\x01", re.DOTALL)
 
 
 def is_exported(path: str | Path) -> bool:
-    """By its name: whether this is for `load_exported`, and not a file of weights."""
+    """Whether a file is an exported network, for `load_exported`, by the ending of its name."""
     return Path(path).suffix.lower() in SUFFIXES
 
 
 class ExportedNetwork:
-    """An exported network: float32 (N, 3, T, H, W) on `device` -> logits float32 (N, classes), whatever autocast says.
+    """An exported network, which maps float clips (N, 3, T, H, W) to logits, float32 (N, classes), without autocast.
 
     Attributes:
-        config, classes: of the run that it comes from, preprocessing included.
-        frames: the fewest and the most frames of a clip that it takes; None for no limit.
-        side: pixels of a clip's height and width.
+        config, classes: settings (preprocessing included) and classes of the run that it comes from.
+        frames: the fewest and the most frames of a clip; None for no limit.
+        side: height and width of a clip in pixels.
     """
 
     def __init__(
@@ -54,34 +54,35 @@ class ExportedNetwork:
         """Runs the network.
 
         Raises:
-            UsageError: for clips of another size than it was written for, or if what runs it refuses them.
+            UsageError: for clips of a size that it was not exported for, or if its runtime refuses them.
         """
         channels, length, *sides = clips.shape[1:]
         given = f"{channels} x {length} x {' x '.join(map(str, sides))}"
         least, most = self.frames
-        # some runtimes do not look, and their results are wrong then
+        # some runtimes do not check sizes, and return wrong results
         if channels != 3 or length < least or length > (most or length) or sides != [self.side, self.side]:
             frames = str(least) if least == most else f"{least} {f'to {most}' if most else 'or more'}"
             raise UsageError(f"{self._path} takes clips of 3 x {frames} x {self.side} x {self.side}, not {given}")
         try:
             with torch.autocast(clips.device.type, enabled=False):
                 return self._run(clips.float().contiguous())
-        except torch.OutOfMemoryError:  # the caller takes fewer at once
+        except torch.OutOfMemoryError:  # the caller tries again with fewer clips
             raise
-        except Exception as error:  # each runtime has types of its own
+        except Exception as error:  # each runtime raises types of its own
             told = " ".join(str(error).split())[:300] or type(error).__name__
             raise UsageError(f"{self._path} cannot run clips of {given} ({told}); export it again") from error
 
 
 def load_exported(path: str | Path, device: torch.device, trust: bool = False) -> ExportedNetwork:
-    """Reads what `softpool3d export` wrote.
+    """Loads a network that `softpool3d export` wrote.
 
     Args:
-        trust: a .pt2 file may run code. Without it, one is refused before a byte of it is read.
+        device: where it is to run.
+        trust: allows a .pt2 file, which can run code. Without it, such a file is refused before a byte of it is read.
 
     Raises:
-        UsageError: if there is none, it is damaged or another program's, it is a .pt2 file without `trust`, it does not
-            run on this device, or the library that runs it is not installed.
+        UsageError: if there is no such file, it is damaged or another program's, it is a .pt2 file without `trust`, it
+            does not run on this device, or the library that runs it is not installed.
     """
     path = Path(path)
     if not path.is_file():
@@ -104,7 +105,7 @@ def _sizes(metadata: dict[str, str], config: Config, path: Path) -> _Sizes:
     except (KeyError, ValueError, TypeError):
         raise UsageError(f"{path}: its description does not say how large its clips are") from None
     tested = config.data.tested_crop
-    if side != tested:  # an early version took training's crops
+    if side != tested:  # early versions exported for training's crops
         raise UsageError(
             f"{path} is for crops of {side} pixels, and the network that it comes from is tested on crops of {tested}; "
             "export it again"
@@ -124,7 +125,7 @@ def _load_onnx(path: Path, device: torch.device) -> tuple[Callable, dict[str, st
         )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # what goes wrong is raised
+    options.log_severity_level = 4  # errors are raised, and need no log
     place = (provider, {"device_id": device.index or 0} if device.type == "cuda" else {})
     try:
         content = path.read_bytes()

@@ -1,6 +1,6 @@
-"""From a weights file to a network that runs without this package's Python: ONNX, torch.export, AOTInductor.
+"""Exports a network from a weights file to ONNX, torch.export or AOTInductor, to run without this package's Python.
 
-What is written is compared with the network that it comes from before it gets its name.
+A file gets its name only after its logits have been compared with the original network's.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ class Export:
     """What `export_weights` wrote.
 
     Attributes:
-        difference: the largest of a logit, as a part of the largest logit, over all clips compared.
-        compared: (batch, frames) of these.
-        side: pixels of a clip's height and width: those of testing.
-        frames: the fewest and the most frames that it takes; None for no limit.
-        note: what was taken for granted of weights that do not describe themselves.
-        own_operator: whether it holds softpool3d's operator, and needs its library where it is loaded.
+        difference: the largest difference of a logit from the original's, as a fraction of the largest logit, over all
+            clips compared.
+        compared: (batch size, frames) of these clips.
+        side: height and width of a clip in pixels, as in testing.
+        frames: the fewest and the most frames of a clip; None for no limit.
+        note: what was assumed about weights that do not describe themselves.
+        own_operator: whether the file holds softpool3d's operator, and so needs its library where it is loaded.
     """
 
     path: Path
@@ -62,18 +63,21 @@ def export_weights(
 ) -> Export:
     """Writes the network of a weights file in another format, for CPUs and any batch size.
 
-    It takes float32 clips (N, 3, T, H, W), normalised, H and W as in testing, and returns logits (N, classes). The
-    file's metadata holds what a weights file's does, and `preprocessing` and `frames` for other people's programs.
+    The exported network takes float32 clips (N, 3, T, H, W), normalised, with H and W as in testing, and returns logits
+    (N, classes). The file's metadata are those of a weights file, and `preprocessing` and `frames` for programs that do
+    not have softpool3d.
 
     Args:
         to: onnx; torchexport (torch.export.save); aoti (torch._inductor.aoti_compile_and_package).
-        plain: SoftPool in standard operators in a .pt2 file too, as always in ONNX.
-        tolerance: the largest difference of a logit from the original's, as a part of the largest logit.
+        out: the file to write.
+        plain: writes SoftPool in standard operators in a .pt2 file too, as ONNX files always do.
+        tolerance: the largest difference of a logit from the original's that is allowed, as a fraction of the largest
+            logit.
 
     Raises:
-        UsageError: the weights cannot be used, or a library is missing.
-        WorkError: the network has no such form, its values are too far off, or the file cannot be written; a file that
-            was there before stays then.
+        UsageError: if the weights cannot be used, or a library is missing.
+        WorkError: if the network cannot be written in this format, its logits differ too much, or the file cannot be
+            written. A file that was there before stays then.
     """
     if to == "onnx":
         _need_onnx()
@@ -104,18 +108,18 @@ def export_weights(
             raise
         except _TooFar as error:
             failure = f"{out} was not written: its logits differ from the network's by {error}"
-        except Exception as error:  # of the layer in question, in an exporter of ten thousand lines
+        except Exception as error:  # exporters raise many types, and each layer may fail in its own way
             reason = next(iter(str(error).splitlines()), "")
             failure = f"{name} cannot be written as {to}: {type(error).__name__}: {reason}"
     raise WorkError(failure)
 
 
 class _TooFar(Exception):
-    """Of the values that were exported."""
+    """The exported network's logits differ from the original's by more than is allowed."""
 
 
 def preprocessing(config: Config) -> dict:
-    """What a clip goes through before the network, in words that need no softpool3d."""
+    """Returns how a clip is prepared for the network, described for programs that do not have softpool3d."""
     data = config.data
     return {
         "layout": "NCTHW",
@@ -147,7 +151,7 @@ def _write_onnx(program: ExportedProgram, metadata: dict[str, str], path: Path) 
 
 
 def _write_program(program: ExportedProgram, metadata: dict[str, str], path: Path) -> None:
-    # it would be written with the clip that it was traced with
+    # else the clip that it was traced with would be written too
     program.example_inputs = (tuple(torch.zeros(1).expand(x.shape) for x in program.example_inputs[0]), {})
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files={PT2_METADATA: json.dumps(metadata)})
@@ -181,10 +185,10 @@ class _Attempt:
     """A way to trace a network.
 
     Attributes:
-        times: the clip that it is traced with is so many times as long as those that it was trained on.
+        times: length of the clip that it is traced with, as a multiple of the clips that it was trained on.
         dynamic: leaves the number of frames open.
-        oblivious: sets no sizes of 1 apart, inside of the network either. It would take a size that is 1 by chance for
-            one that always is, which is why the clip has to be long.
+        oblivious: treats sizes of 1 like all others, inside the network too. A size that is 1 by chance would be taken
+            for one that always is, so the clip has to be long.
     """
 
     times: int
@@ -192,20 +196,20 @@ class _Attempt:
     oblivious: bool
 
 
-# The first leaves most open, the last always works: a network may choose its way by the clip's length, or be made for
-# one length only.
+# The first leaves most open, the last always works: a network may branch on the clip's length, or be made for one
+# length only.
 _ATTEMPTS = (_Attempt(4, True, True), _Attempt(1, True, False), _Attempt(1, False, False))
 
 
 def _trace(network: nn.Module, data: DataConfig, attempt: _Attempt) -> tuple[ExportedProgram, Frames]:
-    """The network as a graph for any batch, and for as many lengths of clips as it allows: which."""
+    """Returns the network as a graph for any batch size, and the range of clip lengths that the graph takes."""
     example = (_clips(data, 2, attempt.times * data.num_frames),)
     sizes = {0: Dim.AUTO, 2: Dim.AUTO} if attempt.dynamic else {0: Dim.AUTO}
     program = torch.export.export(network, example, dynamic_shapes=(sizes,))
     module = program.module()
 
     def works(batch: int, frames: int) -> bool:
-        # besides the ranges there are guards, on sizes inside of the network
+        # the ranges are not all: there are guards on sizes inside the network too
         try:
             return _difference(network, module, data, batch, frames) < 1e-5
         except Exception:
@@ -220,7 +224,7 @@ def _trace(network: nn.Module, data: DataConfig, attempt: _Attempt) -> tuple[Exp
     allowed = program.range_constraints[length.node.expr]
 
     def nearest(end: int) -> int:
-        """The number of frames nearest to `end`, from num_frames on, that works; by bisection."""
+        """Returns the number of frames nearest to `end`, from num_frames on, that works; found by bisection."""
         good, bad = data.num_frames, end
         if good == end or works(2, end):
             return end
@@ -244,7 +248,7 @@ def _ends(frames: Frames, data: DataConfig) -> list[int]:
 def _difference(
     network: nn.Module, other: Callable[[Tensor], Tensor], data: DataConfig, batch: int, frames: int
 ) -> float:
-    """The largest difference of a logit, as a part of the largest logit."""
+    """Returns the largest difference of a logit, as a fraction of the largest logit; infinity if any is NaN."""
     clips = _clips(data, batch, frames)
     wanted = network(clips)
     difference = float((other(clips) - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30))
@@ -257,7 +261,7 @@ def _holds_own_operator(program: ExportedProgram) -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters' warnings are about their own code."""
+    """Hides the exporters' warnings, which are about their own code."""
     noisy = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir")]
     before = [logger.level for logger in noisy]
     try:

@@ -1,11 +1,11 @@
-"""Files of results: a line for each video, appended as it is known, so that a killed run keeps what it has.
+"""Result files of `classify`. Each video's line is appended as soon as it is known: a killed run keeps its results.
 
     .csv      file,label,score[,label_2,score_2,...],views,duration,seconds,error
     .jsonl    one JSON object a line
-    .parquet  the columns of the CSV, made of a part file when all is done (needs pyarrow)
+    .parquet  the CSV's columns, written from the part files at the end (needs pyarrow)
 
-With several processes, and for parquet, each process appends to a part file of its own, `results.csv.part0`; at the end
-they become the one file. Resuming reads whatever there is of all of them.
+With several processes, and for parquet, each process appends to its own part file, such as `results.csv.part0`. At the
+end the parts are merged into one file. Resuming reads that file and all the parts that exist.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FORMATS = (".csv", ".jsonl", ".parquet")
 
 
 def record(result: Prediction | Failure) -> dict[str, Any]:
-    """A result as JSON has it; scores are probabilities, times are seconds."""
+    """Returns a result as a JSON object: scores are probabilities, 0 to 1; times are in seconds."""
     if isinstance(result, Failure):
         return {"file": result.file, "error": result.reason}
     return {
@@ -49,7 +49,7 @@ def record(result: Prediction | Failure) -> dict[str, Any]:
 
 
 def row(result: dict[str, Any], top_k: int) -> dict[str, Any]:
-    """A record as a table has it."""
+    """Returns a record as a row of the table: column -> value."""
     flat = {name: result.get(name) for name in columns(top_k)}
     for place, label in enumerate(result.get("labels", [])[1:top_k], 2):
         flat[f"label_{place}"], flat[f"score_{place}"] = label["label"], label["probability"]
@@ -57,27 +57,29 @@ def row(result: dict[str, Any], top_k: int) -> dict[str, Any]:
 
 
 def columns(top_k: int) -> list[str]:
+    """Returns the names of the table's columns, for `top_k` labels of each video."""
     more = [f"{name}_{place}" for place in range(2, top_k + 1) for name in ("label", "score")]
     return ["file", "label", "score", *more, "views", "duration", "seconds", "error"]
 
 
 def part_of(path: Path, rank: int) -> Path:
-    """The file that one of several processes appends to."""
+    """Returns the part file that the process of this rank appends to."""
     return path.with_name(f"{path.name}.part{rank}")
 
 
 class ResultsFile:
-    """Where results go.
+    """A file of results that is appended to.
 
     Args:
-        path: its ending says the format.
-        top_k: labels of each video; a CSV file has columns for so many.
-        resume: go on with what is there: `name in results` then tells which videos are done.
-        overwrite: replace what is there, once there is a first result.
-        rank, world_size: of this process among those that share the work.
+        path: its ending gives the format.
+        top_k: number of labels of each video; a CSV file has columns for all of them.
+        resume: goes on with the file; `name in results` then tells whether a video is done.
+        overwrite: replaces an existing file, once there is a first result.
+        rank, world_size: number of this process, and of all processes that share the work.
 
     Raises:
-        UsageError: an unknown format, a file that exists or was written with other columns, no pyarrow.
+        UsageError: for an unknown format, for a file that exists or was written with other columns, or if pyarrow is
+            missing.
     """
 
     def __init__(
@@ -125,14 +127,14 @@ class ResultsFile:
 
     @property
     def done(self) -> int:
-        """How many videos it held when it was opened."""
+        """The number of videos that the file held when it was opened."""
         return len(self._done)
 
     def write(self, result: Prediction | Failure) -> None:
-        """Appends a line.
+        """Appends a result.
 
         Raises:
-            WorkError: if it cannot be written: the disk is full, the folder is not there.
+            WorkError: if it cannot be written, as on a full disk.
         """
         values = record(result)
         if self._line_format == ".csv":
@@ -152,10 +154,10 @@ class ResultsFile:
             self._file = None
 
     def merge(self) -> None:
-        """Makes one file of the parts: once, by the first process, when all of them are done.
+        """Merges the parts into one file. Only the first process does so, when all processes have finished.
 
         Raises:
-            WorkError: if it cannot be written; the parts are still there then.
+            WorkError: if it cannot be written; the parts stay then.
         """
         self.close()
         if not self._in_parts or not self._is_first:
@@ -199,14 +201,14 @@ class ResultsFile:
         if self._replaces:
             for path in self._stale:
                 path.unlink(missing_ok=True)
-        # one that came to be since then is another command's
+        # "xb": a file that has appeared since then belongs to another command
         self._file = self._own.open("ab" if self._goes_on else "xb", buffering=0)
         if self._line_format == ".csv" and not self._own.stat().st_size:
             self._append(_csv_line(self._columns))
 
     def _append(self, line: str) -> None:
         data = line.encode(errors="surrogateescape")
-        while data:  # a disk that fills up takes a part first, and then says so
+        while data:  # a disk that fills up writes a part first, and then fails
             data = data[self._file.write(data) :]
 
     def _names(self, path: Path) -> Iterator[str]:
@@ -214,7 +216,7 @@ class ResultsFile:
             yield values["file"]
 
     def _records(self, path: Path) -> Iterator[dict[str, Any]]:
-        """What a file holds; a last line that was torn is left out."""
+        """Yields the records of a file, without a torn last line."""
         if path.suffix == ".parquet":
             import pyarrow.parquet as pq
 
@@ -244,7 +246,7 @@ class ResultsFile:
 
 
 def _hash(name: str) -> int:
-    """64 bits of a name: among a million, two of them are the same once in forty million times."""
+    """Returns a hash of 64 bits. Among a million names, two have the same one with a probability of 1 in 40 million."""
     return int.from_bytes(hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest(), "big")
 
 
@@ -276,7 +278,7 @@ def _mend(path: Path, line_format: str) -> None:
 
 
 def _unflattened(values: dict[str, Any]) -> dict[str, Any]:
-    """A row of the table as a record again."""
+    """Returns the record of a row of the table; the inverse of `row`."""
     labels, place = [{"label": values.get("label"), "probability": values.get("score")}], 2
     while values.get(f"label_{place}") is not None:
         labels.append({"label": values[f"label_{place}"], "probability": values[f"score_{place}"]})

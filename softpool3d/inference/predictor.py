@@ -1,4 +1,4 @@
-"""Clips through a network, as fast as the device allows: layout, precision, and a batch size that is measured."""
+"""Runs clips through a network, with its memory layout and precision, at a batch size that is measured."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from softpool3d.errors import UsageError
 from softpool3d.inference.trained import Trained
 from softpool3d.runtime.devices import MEMORY_FORMATS, autocast
 
-# How many clips go through the network at once, to be tried in this order. On a CPU the best is small: what a few clips
-# of X3D need stays in its caches, and thirty take half as long again (docs/classify.md).
+# Batch sizes, tried in this order. On a CPU the best is small, because what a few clips need stays in its caches: 30
+# clips of X3D-S take half as long again in batches of ten as in batches of one to three (docs/classify.md).
 CPU_BATCHES = (1, 2, 4, 8, 16)
 CUDA_BATCHES = (4, 8, 16, 32, 64, 128)
 
 
 class BatchSize:
-    """The number of clips at once that takes the least time a clip, found while working.
+    """Finds the batch size with the least time per clip, while working.
 
-    Each of `sizes` is tried in turn on clips that have to be done anyway, until one is slower than the best so far. The
-    first batch of all is not counted: it pays for memory and the choice of kernels.
+    Each of `sizes` is tried in turn on clips that have to be classified anyway, until one takes over a tenth more than
+    the best so far. The very first batch is not counted: it pays for memory and the choice of kernels.
     """
 
     def __init__(self, sizes: Sequence[int]) -> None:
@@ -34,11 +34,11 @@ class BatchSize:
 
     @property
     def next(self) -> int:
-        """How many clips to take now."""
+        """The number of clips to take now."""
         return self._left[0] if self._left else self.current
 
     def add(self, clips: int, seconds: float) -> None:
-        """Says what a batch took; one smaller than asked for, the last of a video, teaches nothing."""
+        """Records the seconds that a batch took. A smaller one than asked for, the last of a video, is not counted."""
         if not self._left or clips != self._left[0]:
             return
         if not self._warm:
@@ -51,17 +51,17 @@ class BatchSize:
             self._left.clear()
 
     def refuse(self) -> None:
-        """The size did not fit into memory: nothing as large is tried again."""
+        """Ends the search: the size did not fit into memory, and larger ones would not either."""
         self._left.clear()
 
 
 class Predictor:
-    """Logits of clips, computed in batches of the measured size.
+    """Computes the logits of clips, in batches of the measured size.
 
     Args:
         trained: the network. A module is moved to the device, in the memory format that it was trained in.
         device: where it runs.
-        precision: fp32, bf16 or fp16, by autocast; as in training if not given.
+        precision: fp32, bf16 or fp16, by autocast; by default as in training.
         compile: runs the network through torch.compile, in batches of one size.
 
     Raises:
@@ -81,14 +81,14 @@ class Predictor:
             self.network = self.network.to(device, memory_format=self._layout).eval()
         sizes = CPU_BATCHES if device.type == "cpu" else CUDA_BATCHES
         self._padded = compile
-        if compile:  # each size would be compiled by itself
+        if compile:  # every other size would be compiled anew
             self.network = torch.compile(self.network, dynamic=False)
             sizes = (4,) if device.type == "cpu" else (32,)
         self.batch = BatchSize(sizes)
 
     @torch.inference_mode()
     def __call__(self, clips: Tensor) -> Tensor:
-        """uint8 (N, C, T, H, W) -> logits, float32 (N, classes), on the CPU."""
+        """Returns the logits, float32 (N, classes) on the CPU, of clips, uint8 (N, C, T, H, W)."""
         return torch.cat(list(self._batches(clips)))
 
     def _batches(self, clips: Tensor) -> Iterator[Tensor]:

@@ -1,7 +1,13 @@
-"""A window slid over a whole video: what is seen when, in constant memory.
+"""Classifies a window that slides over a whole video, in constant memory.
 
-Frames are decoded once, in a thread of their own, and overlapping windows share them; only those that some window needs
-are kept, at the network's size, until the last such window is done. Of each window five probabilities stay.
+    time       0 s       1 s       2 s       3 s
+    window 0   [---------|---------]
+    window 1             [---------|---------]            of 2 s, with a hop of 1 s from start to start
+    window 2                       [---------|---------]
+
+Frames are decoded once, in a thread of their own, and overlapping windows share them. Only frames that some window
+needs are kept, at the network's size, until the last such window is done. Of each window the five likeliest classes are
+kept.
 """
 
 from __future__ import annotations
@@ -32,7 +38,10 @@ _THUMBNAILS = 32
 
 @dataclass(frozen=True)
 class Segment:
-    """Neighbouring windows that say the same. start, end: seconds. score: mean probability."""
+    """A part of a video in which neighbouring windows have the same likeliest label.
+
+    start, end: in seconds. score: mean probability over the windows.
+    """
 
     start: float
     end: float
@@ -42,7 +51,7 @@ class Segment:
 
 @dataclass
 class Windows:
-    """The windows of a video, as arrays: start and end in seconds, and of each the likeliest classes, best first."""
+    """The windows of a video, as flat arrays: start and end in seconds, likeliest classes and their scores."""
 
     starts: array = field(default_factory=lambda: array("f"))
     ends: array = field(default_factory=lambda: array("f"))
@@ -62,17 +71,20 @@ class Windows:
         self.scores.extend(top.values.tolist())
 
     def tops(self, number: int) -> list[tuple[int, float]]:
-        """(class, probability) of one window, likeliest first."""
+        """Returns (class, probability) of the labels of one window, likeliest first."""
         part = slice(number * self.kept, (number + 1) * self.kept)
         return list(zip(self.classes[part], self.scores[part], strict=True))
 
 
 @dataclass
 class VideoTimeline:
-    """What `watch` found.
+    """The timeline of a video, as `watch` returns it.
 
-    windows: smoothed. segments: where one label's score stays at or above the least. damage: what is missing of the
-    file; None for a live source. thumbnails: (seconds, uint8 (H, W, 3)), evenly spaced.
+    duration: in seconds.
+    windows: with smoothed probabilities.
+    segments: the parts in which one label stays the likeliest, at the least score or above.
+    damage: what is missing of the file; None for a live source.
+    thumbnails: (seconds, picture uint8 (H, W, 3)), evenly spaced.
     """
 
     file: str
@@ -85,15 +97,16 @@ class VideoTimeline:
 
 
 class Sliding:
-    """Which frames each window needs: pure arithmetic.
+    """Computes which frames each window needs.
 
-    Frames count at the constant rate of `steady`. Inside a window the network's clips lie as in testing.
+    Frames are numbered at the constant rate at which `steady` yields them. Inside a window, clips lie as in testing.
 
     Args:
-        data: of the network.
-        fps: frames a second.
-        window_s, hop_s: length and distance of the windows; by default what one clip spans, and half of that.
-        num_clips: clips of each window.
+        data: the network's settings of data.
+        fps: frames per second.
+        window_s, hop_s: length of the windows, and distance between the starts of two, in seconds; by default the span
+            of one clip, and half a window.
+        num_clips: number of clips in each window.
     """
 
     def __init__(
@@ -110,7 +123,7 @@ class Sliding:
         return round(window * self.hop)
 
     def exists(self, window: int, frames: int) -> bool:
-        """Whether a video of so many frames has this window: the last one reaches its end, and may reach beyond it."""
+        """Whether a video of so many frames has this window. The last one reaches the video's end, or beyond it."""
         return window == 0 or self.start(window - 1) + self.span < frames
 
     def needs(self, frame: int, window: int) -> bool:
@@ -125,12 +138,12 @@ class Sliding:
 def clips_of_windows(
     stream: FrameStream, sliding: Sliding, data: DataConfig, num_crops: int, see: Callable[[float, np.ndarray], None]
 ) -> Iterator[tuple[float, float, Tensor]]:
-    """(start, end, views) of each window: seconds, and uint8 (V, C, T, crop_size, crop_size).
+    """Yields (start, end, views) of each window: seconds, and uint8 (V, C, T, crop_size, crop_size).
 
-    Past the video's end its last frame stays.
+    Beyond the video's end, its last frame is repeated.
 
     Args:
-        see: is called with the time and picture of the frames that are kept.
+        see: called with the time, in seconds, and the picture of each frame that is kept.
     """
     scale = Scaler(data.short_side, stream.name)
     kept: dict[int, np.ndarray] = {}
@@ -174,14 +187,14 @@ def watch(
     min_score: float = 0.5,
     on_window: Callable[[float], None] = lambda seconds: None,
 ) -> VideoTimeline:
-    """What is seen when in a video of any length.
+    """Returns the timeline of a video of any length: which label it shows when.
 
     Args:
         source: a file, or an address that FFmpeg reads.
-        window_s, hop_s: seconds; see `Sliding`.
-        smooth: windows that are averaged, an odd number; 1 leaves them as they are.
-        min_score: of a segment.
-        on_window: is called with the time up to which the video has been seen.
+        window_s, hop_s: in seconds; see `Sliding`.
+        smooth: number of neighbouring windows whose probabilities are averaged, odd; 1 leaves them as they are.
+        min_score: the least probability that a window needs to be in a segment.
+        on_window: called with the time, in seconds, up to which the video has been classified.
 
     Raises:
         DecodeError: if the source cannot be read, or too much of it is missing.
@@ -210,15 +223,15 @@ def follow(
     keep_up: bool = True,
     inertia: float = 0.5,
 ) -> Iterator[tuple[float, Tensor]]:
-    """(seconds, probabilities) of a camera or a stream, window after window, until it ends.
+    """Yields (end in seconds, probabilities) of each window of a camera or a stream, until it ends.
 
     Args:
         source: an address that FFmpeg reads, or the number of a camera.
-        keep_up: windows that come while the network is busy are left out; else each is classified.
-        inertia: how much of what was seen before stays in each window's probabilities.
+        keep_up: leaves out windows that come while the network is busy; else every window is classified.
+        inertia: weight of the earlier windows in the running mean of the probabilities, 0 to 1.
 
     Raises:
-        DecodeError: if it is not there, or holds no video.
+        DecodeError: if the source cannot be opened, or holds no video.
     """
     data = classifier.config.data
     with FrameStream(source, data.decode_timeout_s) as stream:
@@ -233,8 +246,10 @@ def follow(
 
 
 def _steady_fps(stream: FrameStream, data: DataConfig) -> float:
-    """The constant rate that windows are cut from: the stream's own. Where that varies and the network was trained at a
-    rate of its own, frames that come faster than on average have to be seen too."""
+    """Returns the constant rate, in frames per second, at which windows are cut: the stream's own.
+
+    If that varies, it is no lower than `target_fps`, so that no frame is lost where frames come faster than on average.
+    """
     if stream.rate.is_even or not data.target_fps:
         return stream.fps
     return max(stream.fps, data.target_fps)
@@ -243,7 +258,7 @@ def _steady_fps(stream: FrameStream, data: DataConfig) -> float:
 def _classified(
     classifier: Classifier, windows: Iterable[tuple[float, float, Tensor]]
 ) -> Iterator[tuple[float, float, Tensor]]:
-    """(start, end, probabilities) of each window, computed for as many together as the device likes."""
+    """Yields (start, end, probabilities) of each window; several go through the network in one batch."""
     windows = iter(windows)
     while first := next(windows, None):
         more = max(classifier.predictor.batch.next // len(first[2]), 1) - 1
@@ -254,7 +269,7 @@ def _classified(
 
 
 def _smoothed(windows: Iterable[tuple[float, float, Tensor]], width: int) -> Iterator[tuple[float, float, Tensor]]:
-    """Each window's probabilities averaged with its neighbours', `width // 2` on both sides where there are as many."""
+    """Yields the windows, each with the mean probabilities of itself and up to `width // 2` neighbours on each side."""
     half = width // 2
     near: deque[tuple[float, float, Tensor]] = deque(maxlen=2 * half + 1)
     seen = given = 0
@@ -275,9 +290,9 @@ def _mean_around(near: deque, at: int, half: int) -> tuple[float, float, Tensor]
 
 
 def _segments(windows: Windows, classes: tuple[str, ...], min_score: float) -> list[Segment]:
-    """Neighbouring windows with the same likeliest label at or above the least score, merged.
+    """Merges neighbouring windows that have the same likeliest label, with a score of at least `min_score`.
 
-    A window speaks for the time around its middle, up to halfway to its neighbours' middles.
+    A window stands for the time around its middle, up to halfway to its neighbours' middles.
     """
     middles = (np.array(windows.starts) + np.array(windows.ends)) / 2
     borders = [0.0, *((middles[1:] + middles[:-1]) / 2).tolist(), windows.ends[-1] if len(windows) else 0.0]
@@ -300,7 +315,7 @@ def _segments(windows: Windows, classes: tuple[str, ...], min_score: float) -> l
 
 
 class _Thumbnails:
-    """Up to 32 pictures, evenly spaced, of a video whose length nobody knows: when it is full, every other one goes."""
+    """Collects up to 32 evenly spaced pictures of a video of unknown length: when full, every other one is dropped."""
 
     def __init__(self) -> None:
         self._pictures: list[tuple[float, np.ndarray]] = []

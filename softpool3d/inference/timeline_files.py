@@ -1,4 +1,4 @@
-"""A timeline as a file: CSV, JSON, chapters in WebVTT and SRT, a plot, the video with its labels drawn in."""
+"""Writes a timeline as CSV, JSON, chapters in WebVTT and SRT, a plot, or the video with its labels drawn in."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _CURVES = 6
 
 
 def check_ending(option: str, path: Path, known: tuple[str, ...]) -> None:
-    """Raises UsageError for another ending than those known."""
+    """Raises UsageError for a path whose ending is not one of those known."""
     if path.suffix.lower() not in known:
         raise UsageError(f"{option} {path}: unknown format {path.suffix!r} (known: {', '.join(known)})")
 
 
 def rendered(found: VideoTimeline, suffix: str) -> bytes:
-    """The file's content, by its ending."""
+    """Returns the content of a timeline's file; its ending (.csv, .json, .vtt, .srt) gives the format."""
     render = {".csv": _csv, ".json": _json, ".vtt": _vtt, ".srt": _srt}[suffix.lower()]
     return render(found).encode(errors="surrogateescape")
 
 
 def as_record(found: VideoTimeline) -> dict[str, Any]:
-    """As JSON has it; times in seconds."""
+    """Returns a timeline as a JSON object; times are in seconds."""
     windows = found.windows
     return {
         "file": found.file,
@@ -83,7 +83,7 @@ def _caption(segment: Segment) -> str:
 
 
 def _escaped(segment: Segment) -> str:
-    """WebVTT reads tags and entities in its text."""
+    """Returns a segment's caption, escaped: WebVTT would read tags and entities in it."""
     return _caption(segment).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
@@ -95,7 +95,7 @@ def _clock(seconds: float) -> str:
 
 
 def draw_plot(path: Path, found: VideoTimeline, min_score: float) -> None:
-    """Thumbnails above the curves of the labels that matter, segments as a band below them."""
+    """Draws a timeline: thumbnails, below them the curves of the likeliest labels, and below these the segments."""
     from matplotlib.figure import Figure
 
     windows = found.windows
@@ -133,7 +133,11 @@ def draw_plot(path: Path, found: VideoTimeline, min_score: float) -> None:
 
 
 def _curves(found: VideoTimeline) -> dict[int, tuple[str, np.ndarray]]:
-    """Class -> name and scores, NaN where it is not among the window's labels; segments' labels first, then by mean."""
+    """Returns class -> its name and its scores, float (windows,), of the classes to draw.
+
+    A score is NaN where the class is not among the window's labels. Labels of segments come first; then the sum of
+    scores decides.
+    """
     windows = found.windows
     shape = (len(windows), windows.kept)
     classes, scores = np.array(windows.classes).reshape(shape), np.array(windows.scores).reshape(shape)
@@ -155,12 +159,12 @@ def _short_clock(seconds: float) -> str:
 
 
 def annotated_frames(found: VideoTimeline) -> Iterator[np.ndarray]:
-    """The video's own frames at a constant rate, uint8 (H, W, 3), with what each moment's segment says drawn in."""
+    """Yields the video's frames at a constant rate, uint8 (H, W, 3), with the label of the current segment drawn in."""
     from softpool3d.datasets.video.pyav_reader import Scaler
     from softpool3d.datasets.video.stream import FrameStream, ahead, steady
 
     scale, segments, at = Scaler(None, found.file), found.segments, 0
-    with FrameStream(found.file, max_missing=1.0) as stream:  # what is missing was said when it was watched
+    with FrameStream(found.file, max_missing=1.0) as stream:  # `watch` has already told what is missing
         pictures = ((n, scale(frame)) for n, frame in steady(stream))
         with closing(ahead(pictures, 4)) as made:
             for number, picture in made:

@@ -1,6 +1,6 @@
-"""Trained networks, wherever their weights come from.
+"""Loads trained networks, wherever their weights come from.
 
-best.safetensors        a weights file of ours: network, classes and preprocessing are in it
+best.safetensors        a weights file of ours, which holds network, classes and preprocessing
 model.onnx, model.pt2   what `softpool3d export` wrote
 nothing                 the small network that ships with the package
 r3d_18:kinetics400      torchvision's public weights, fetched once
@@ -30,9 +30,9 @@ SHIPPED = Path(str(files("softpool3d"))) / "weights" / "x3d_xs_motion.safetensor
 class Trained:
     """A network that knows its classes and preprocessing.
 
-    network: float (N, C, T, H, W) -> logits (N, classes). A module is moved to the device and put into evaluation by
-        whoever runs it; anything else is called as it is, with clips on the device.
-    note: what was taken for granted of a file that does not describe itself; for people.
+    network: maps clips, float (N, C, T, H, W), to logits (N, classes). Whoever runs a module moves it to the device and
+        sets it to evaluation; anything else is called as it is, with clips on the device.
+    note: what was assumed about a file that does not describe itself, for people to read.
     """
 
     network: nn.Module | Callable[[Tensor], Tensor]
@@ -42,15 +42,16 @@ class Trained:
 
 
 def load_trained(weights: str | Path | None = None, device: torch.device | None = None, trust: bool = False) -> Trained:
-    """The network of a weights file, ours or others', exported or not, of torchvision's by name, or the shipped one.
+    """Loads a network from a weights file, an exported file, torchvision's public weights, or this package.
 
     Args:
+        weights: as in the list above; None for the network that ships with the package.
         device: where an exported network is to run; others are moved there later.
         trust: load a .pt2 file too, which can run code.
 
     Raises:
-        UsageError: if there are no such weights, or their network cannot be told.
-        WorkError: if torchvision's cannot be fetched.
+        UsageError: if there are no such weights, or their network is not recognised.
+        WorkError: if torchvision's weights cannot be fetched.
     """
     if weights is not None and is_exported(weights):
         exported = load_exported(Path(weights).expanduser(), device or torch.device("cpu"), trust)

@@ -1,4 +1,4 @@
-"""Feature maps before and after each pooling of a network: soft, against what the network itself has there."""
+"""Feature maps before and after each pooling of a network, by SoftPool and by the network's original pooling."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CELL, _GAP = 112, 4
 
 @dataclass(frozen=True)
 class PoolingMaps:
-    """What one pooling makes of what it sees: before (C, T, H, W), and label -> after (C, T', H', W')."""
+    """The maps before a pooling, float (C, T, H, W), and after it by several kinds: label -> float (C, T', H', W')."""
 
     name: str
     place: str
@@ -32,11 +32,11 @@ class PoolingMaps:
 
 @torch.no_grad()
 def feature_maps(classifier: Classifier, clip: Tensor) -> list[PoolingMaps]:
-    """The maps at each pooling of the network, in the order of its layers.
+    """Returns the maps before and after each pooling of the network, in the order of its layers.
 
-    Where the weights were trained with a pooling of a kind, that is the trained layer; the network's own is what stood
-    there before: its max pooling, or the stride of a convolution. Where nothing was swapped, SoftPool (beta 1) is put
-    beside the network's own. Global poolings leave no map to draw and are not in it.
+    If poolings were swapped before training, only these layers are shown: what the network had there originally (a max
+    pooling, or the stride of a convolution), the trained pooling, and SoftPool. If none was swapped, SoftPool (beta 1)
+    is shown beside each of the network's own. Global poolings leave no map to draw and are left out.
 
     Args:
         clip: float (1, C, T, H, W), normalised.
@@ -47,7 +47,7 @@ def feature_maps(classifier: Classifier, clip: Tensor) -> list[PoolingMaps]:
     config, model = classifier.config, classifier.model
     plain = config.model.model_copy(update={"pool": PoolConfig(where=[])})
     own = build_model(config.model_copy(update={"model": plain}), len(classifier.classes))
-    own.load_state_dict(model.state_dict(), strict=False)  # all but what learned poolings have of their own
+    own.load_state_dict(model.state_dict(), strict=False)  # without the parameters of learned poolings
     own.to(clip.device).eval()
     sites = [site for site in find_sites(own)[0] if site.place != "attention"]
     swapped = [site for site in sites if type(model.get_submodule(site.name)) is not type(site.layer)]
@@ -61,7 +61,7 @@ def feature_maps(classifier: Classifier, clip: Tensor) -> list[PoolingMaps]:
 
 
 def _inputs(model: nn.Module, clip: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-    """The input of each of these layers; copies, because layers behind it may write into it."""
+    """Returns a copy of each named layer's input; copies, because later layers may write into it."""
     seen: dict[str, Tensor] = {}
 
     def note(name: str):
@@ -83,7 +83,7 @@ def _maps(site: Site, there: nn.Module, x: Tensor, trained: PoolConfig) -> Pooli
     swapped = type(there) is not type(site.layer)
     layer = there if swapped else site.replacement(pool_config(kind="soft"), None).to(x.device).eval()
     soft = site.replacement(pool_config(kind="soft"), None).to(x.device).eval()
-    if site.place == "downsample":  # behind a convolution that has lost its stride, or before a pointwise one
+    if site.place == "downsample":  # after a convolution that has lost its stride, or before a pointwise one
         before = _input_of_pool(layer, x)
         layer, soft = layer.pool, soft.pool
         stride = site.geometry.stride
@@ -115,7 +115,10 @@ def _by(sizes: Sequence[int]) -> str:
 
 
 def draw(maps: Sequence[PoolingMaps], channels: int, caption: str) -> np.ndarray:
-    """uint8 (H, W, 3): of each pooling the channels that vary most, mid-clip, with one scale of colours for each."""
+    """Draws the maps at mid-clip, as uint8 (H, W, 3): of each pooling, the `channels` channels that vary most.
+
+    A channel's colours have the same scale before and after the pooling.
+    """
     width = channels * (_CELL + _GAP) - _GAP
     rows = []
     for item in maps:
@@ -135,7 +138,7 @@ def draw(maps: Sequence[PoolingMaps], channels: int, caption: str) -> np.ndarray
 
 
 def _cell(values: np.ndarray) -> np.ndarray:
-    """A map in [0, 1] in colours, uint8 (height, _CELL + _GAP, 3): every value as a block."""
+    """Draws a map of values in [0, 1] in colours, each value as a block; uint8 (height, _CELL + _GAP, 3)."""
     from matplotlib import colormaps
 
     height = round(_CELL * values.shape[0] / values.shape[1])

@@ -25,10 +25,10 @@ STAGES = ("stage1", "stage2", "stage3", "stage4")
 
 @dataclass(frozen=True)
 class Heat:
-    """What speaks for a class.
+    """Where and when a network sees a class.
 
-    probability: what `classify` gives for these views.
-    heat: float32 (T, H, W) in [0, 1], of the source's frames; 0 where nothing was seen.
+    probability: that of the class, as `classify` computes it, for the views that were looked at.
+    heat: float32 (T, H, W) in [0, 1], for the source's frames; 0 outside of what the network saw.
     """
 
     label: str
@@ -37,16 +37,18 @@ class Heat:
 
 
 def grad_cam(network: Staged, clip: Tensor, target: int, stage: str = "stage4") -> Tensor:
-    """ReLU of the sum over channels of activation times mean gradient (equations 1 and 2), over T, H and W.
+    """Returns the Grad-CAM of a class (equations 1 and 2): the ReLU of a sum over channels.
 
-    It is taken where the last block of `stage` ends whose activations the class depends on: behind a transformer's last
-    block it is the class token alone. Pathways are brought to the clip's size and added up.
+    Each channel's activation is weighted by its gradient's mean over T, H and W. The activations are the output of the
+    last block of `stage` that the class depends on. After a transformer's last block, a class depends on the class
+    token alone. The maps of several pathways are interpolated to the clip's size and added.
 
     Args:
         clip: float (1, C, T, H, W), normalised.
+        target: number of the class.
 
     Returns:
-        float (T, H, W), interpolated trilinearly.
+        float (T, H, W), of the clip's size, interpolated trilinearly.
     """
     outputs: list[Any] = []
     hooks = [
@@ -76,7 +78,7 @@ def _tensors(output: Any) -> list[Tensor]:
 
 
 def _like(output: Any, tensors: list[Tensor]) -> Any:
-    """A block's output with other tensors: one, one for each pathway, or tokens with their sizes."""
+    """Returns a block's output with other tensors in it: a tensor, one for each pathway, or tokens with their sizes."""
     if isinstance(output, Tensor):
         return tensors[0]
     rest = iter(tensors)
@@ -88,15 +90,15 @@ def _parts(features: Tensor | list[Tensor]) -> list[Tensor]:
 
 
 def explain(classifier: Classifier, source: Source, target: str | None = None, stage: str = "stage4") -> Heat:
-    """Grad-CAM of views that cover all of a video, interpolated to its frames.
+    """Returns the Grad-CAM of a video, from views that cover all of it, interpolated to its frames.
 
     Args:
         source: the frames to explain, from the beginning of the file.
-        target: a class; the likeliest one if None.
+        target: name of a class; None for the likeliest one.
 
     Raises:
         UsageError: for a class that the weights do not know.
-        WorkError: if nothing that the network sees speaks for it.
+        WorkError: if nothing that the network sees speaks for the class.
     """
     config, classes = classifier.config, classifier.classes
     if target is not None and target not in classes:
@@ -124,7 +126,7 @@ def explain(classifier: Classifier, source: Source, target: str | None = None, s
 
 
 def _over_time(maps: Tensor, frames: np.ndarray, total: int) -> Tensor:
-    """(N, h, w), each of one of the frames -> (total, h, w): the mean of those of one frame, between frames linear."""
+    """Averages maps (N, h, w) of the same frame, and interpolates linearly between frames; returns (total, h, w)."""
     known, place = np.unique(frames, return_inverse=True)
     place = torch.from_numpy(place)
     means = torch.zeros(len(known), *maps.shape[1:]).index_add_(0, place, maps)
@@ -136,7 +138,7 @@ def _over_time(maps: Tensor, frames: np.ndarray, total: int) -> Tensor:
 
 
 def _into_frame(seen: Tensor, source: Source, decoded: tuple[int, int]) -> Tensor:
-    """The network's central crop of the decoded frames, put where it lies in the frames shown."""
+    """Returns the maps of the network's central crop, placed where the crop lies in the frames that are shown."""
     crop = seen.shape[-1]
     ((top, left),) = crop_boxes(*decoded, crop, 1)
     height, width = source.frames.shape[-2:]
@@ -151,7 +153,7 @@ def _into_frame(seen: Tensor, source: Source, decoded: tuple[int, int]) -> Tenso
 
 
 def overlay(frames: Tensor, heat: Tensor) -> Tensor:
-    """uint8 (T, 3, H, W) with `heat` laid over it in the colours of a thermal camera."""
+    """Returns the frames, uint8 (T, 3, H, W), with `heat` laid over them in the colours of a thermal camera."""
     from matplotlib import colormaps
 
     colours = torch.from_numpy(colormaps["turbo"](np.arange(256))[:, :3]).float() * 255

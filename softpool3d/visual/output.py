@@ -1,4 +1,4 @@
-"""Sheets as files: MP4, GIF, PNG."""
+"""Writes sheets as MP4, GIF or PNG."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PALETTE_FRAMES = 8
 
 
 def check_free(outputs: list[Path], inputs: list[Path], overwrite: bool) -> None:
-    """Raises UsageError for an output that is one of the inputs, or exists without leave to overwrite it."""
+    """Raises UsageError for an output that is one of the inputs, or that exists and may not be overwritten."""
     for path in outputs:
         if any(path.exists() and clip.exists() and path.samefile(clip) for clip in inputs):
             raise UsageError(f"{path} is the clip itself; give another name to write to")
@@ -27,10 +27,12 @@ def check_free(outputs: list[Path], inputs: list[Path], overwrite: bool) -> None
 
 
 def write_sheet(path: Path, sheet: Sheet, contact_frames: int = 6) -> None:
-    """Writes a sheet in the format of the name's ending: a video, an animation, or for a clip a contact sheet.
+    """Writes a sheet in the format of the name's ending: a video, a GIF or a picture.
+
+    A picture of a clip is a contact sheet, with `contact_frames` frames of each panel.
 
     Raises:
-        WorkError: if it cannot be written; a file that was there before stays.
+        WorkError: if it cannot be written; a file that was there before stays then.
     """
     import av
 
@@ -43,12 +45,12 @@ def write_sheet(path: Path, sheet: Sheet, contact_frames: int = 6) -> None:
                 _write_gif(temporary, sheet, path)
             else:
                 write_picture(temporary, sheet.frame(0) if sheet.num_frames == 1 else sheet.contact(contact_frames))
-    except av.error.FFmpegError as error:  # of the encoder itself: pictures larger than H.264 allows
+    except av.error.FFmpegError as error:  # from the encoder itself, as for pictures larger than H.264 allows
         raise WorkError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:
-    """uint8 (H, W, 3)."""
+    """Writes a picture, uint8 (H, W, 3)."""
     from PIL import Image
 
     Image.fromarray(picture).save(path, quality=92)
@@ -69,7 +71,7 @@ def _frames(sheet: Sheet, path: Path, times: range):
 def _write_gif(path: Path, sheet: Sheet, name: Path) -> None:
     from PIL import Image
 
-    step = int(np.ceil(_GIF_DELAY * sheet.fps / 100))  # what is too fast for a GIF shows fewer frames, not less motion
+    step = int(np.ceil(_GIF_DELAY * sheet.fps / 100))  # above a GIF's rate frames are left out: motion keeps its speed
     times = range(0, sheet.num_frames, step)
     # one palette for all frames: colours do not flicker, and what stands still takes no space
     some = np.unique(np.linspace(0, sheet.num_frames - 1, _PALETTE_FRAMES).round().astype(int))

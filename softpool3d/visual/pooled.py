@@ -1,4 +1,4 @@
-"""Pixels pooled by any kind of pooling, once or several times over.
+"""Pools the pixels of a clip by any kind of pooling, once or several times.
 
 Pixels lie in [0, 1], whatever the kind. That matters to SoftPool, whose weights depend on the scale: on [0, 1], beta 1
 is close to average pooling; beta 255 is SoftPool with beta 1 on [0, 255], and close to max pooling.
@@ -20,13 +20,17 @@ from softpool3d.visual.source import Source
 
 Kernel = tuple[int, int, int]
 STRIDE = "stride"
-_REACH_FAR = ("blur", "lip")  # see more than their windows: a filter's margin, statistics of the whole clip
+_REACH_FAR = ("blur", "lip")  # read more than their windows: a filter's margin, statistics of the whole clip
 _PORTION = 32  # frames that are pooled at a time, where windows are independent of each other
 
 
 @dataclass(frozen=True)
 class Pooling:
-    """A kind of pooling with its settings; `layer` takes (1, 3, T, H, W)."""
+    """A kind of pooling with its settings.
+
+    layer: takes float (1, 3, T, H, W).
+    portion: number of frames that are pooled at a time; None for the whole clip.
+    """
 
     label: str
     layer: Callable[[Tensor], Tensor]
@@ -35,7 +39,7 @@ class Pooling:
 
 @dataclass(frozen=True)
 class Pooled:
-    """A clip pooled `level` times: float32 (T', 3, H', W'), each dimension by `factor`, rounded down."""
+    """A clip pooled `level` times, to float32 (T', 3, H', W'): T, H and W divided by `factor`, rounded down."""
 
     label: str
     level: int
@@ -44,13 +48,13 @@ class Pooled:
 
     @property
     def shrink(self) -> str:
-        """Like 4x, or 1x4x4 where time shrinks by another factor."""
+        """The factor as text, such as 4x, or 1x4x4 where time shrinks by another factor."""
         each = self.factor if len(set(self.factor)) > 1 else self.factor[:1]
         return f"{'x'.join(map(str, each))}{'x' if len(each) == 1 else ''}"
 
 
 def poolings(kinds: Sequence[str], betas: Sequence[float], kernel: Kernel) -> list[Pooling]:
-    """Each of `kinds`, soft once for each of `betas`.
+    """Returns the poolings of these kinds, with soft once for each of `betas`.
 
     Raises:
         UsageError: for a kind that does not exist.
@@ -79,13 +83,13 @@ def _pooling(kind: str, beta: float, kernel: Kernel) -> Pooling:
 
 
 def _first_of_each_window(x: Tensor, kernel: Kernel) -> Tensor:
-    """What a stride without pooling keeps."""
+    """Returns the values that a stride without pooling keeps."""
     whole = [slice(0, n // k * k, k) for n, k in zip(x.shape[2:], kernel, strict=True)]
     return x[(..., *whole)]
 
 
 def check_size(source: Source, kernel: Kernel, repeat: int) -> None:
-    """Raises UsageError where the clip is too short or too small to be pooled so often."""
+    """Raises UsageError if the clip is too short or too small to be pooled `repeat` times."""
     sizes = (source.frames.shape[0], *source.frames.shape[2:])
     times = [_times(size, k) for size, k in zip(sizes, kernel, strict=True)]
     if min(times) >= repeat:
@@ -101,7 +105,7 @@ def check_size(source: Source, kernel: Kernel, repeat: int) -> None:
 
 
 def _times(size: int, k: int) -> int:
-    """How often `size` can be divided by k and leave one."""
+    """Returns how many times `size` can be divided by k, rounded down, and still be at least 1."""
     times = 0
     while k > 1 and size >= k:
         size, times = size // k, times + 1
@@ -114,7 +118,7 @@ def _often(repeat: int) -> str:
 
 @torch.inference_mode()
 def pool_clip(frames: Tensor, pooling: Pooling, kernel: Kernel, repeat: int = 1) -> list[Pooled]:
-    """The clip pooled once, twice, ... `repeat` times, each from the one before.
+    """Returns the clip pooled once, twice, ... `repeat` times, each from the one before.
 
     Args:
         frames: uint8 (T, 3, H, W).
@@ -136,10 +140,10 @@ def _pool(x: Tensor, pooling: Pooling, kernel_t: int) -> Tensor:
 
 
 def unit(frames: Tensor) -> Tensor:
-    """float32 in [0, 1] of uint8; floats as they are."""
+    """Returns frames as floats: uint8 becomes float32 in [0, 1], floats stay as they are."""
     return frames.float() / 255 if frames.dtype == torch.uint8 else frames
 
 
 def as_pixels(frames: Tensor) -> Tensor:
-    """uint8 of float in [0, 1]; uint8 as it is."""
+    """Returns frames as uint8, from floats in [0, 1] or from uint8."""
     return frames if frames.dtype == torch.uint8 else (frames * 255).round().clamp(0, 255).to(torch.uint8)

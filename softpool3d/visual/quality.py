@@ -1,8 +1,8 @@
-"""What a pooling keeps of a clip: PSNR and SSIM of the clip that is brought back from its pooled form.
+"""Measures what a pooling keeps of a clip: PSNR and SSIM of the clip restored from its pooled form.
 
 The pooled clip is interpolated trilinearly to its old size, and compared with the part of the original that its windows
-cover. PSNR = 10 log10(1 / MSE) with the MSE over all frames; SSIM (Wang et al., IEEE TIP 2004) is that of each frame,
-with the usual Gaussian window of 11x11 and reflected edges, as torchmetrics has it, averaged.
+cover. PSNR = 10 log10(1 / MSE), with the MSE over all frames. SSIM (Wang et al., IEEE TIP 2004) is a mean over frames,
+with the usual Gaussian window of 11x11 and reflected edges, as in torchmetrics.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _PORTION = 16  # frames compared at a time
 
 @dataclass(frozen=True)
 class Quality:
-    """How alike a clip and its pooled form are. mse, ssim: float64 (T, 3), each frame's and channel's.
+    """The likeness of a clip and its pooled form.
 
-    ssim is NaN where frames are smaller than its window.
+    mse, ssim: float64 (T, 3), of each frame and channel. ssim is NaN where frames are smaller than its window.
     """
 
     pooling: str
@@ -42,7 +42,7 @@ class Quality:
         return f"{self.pooling}, {self.factor}"
 
     def scores(self) -> dict[str, float]:
-        """psnr in dB and ssim of all, then of each channel: psnr, psnr_r, psnr_g, psnr_b, ssim, ..."""
+        """Returns PSNR in dB and SSIM, of all channels and of each: psnr, psnr_r, psnr_g, psnr_b, ssim, ..."""
         psnr = [self.mse.mean(), *self.mse.mean(0)]
         psnr = [float(-10 * mse.log10()) for mse in psnr]
         ssim = [float(value) for value in (self.ssim.mean(), *self.ssim.mean(0))]
@@ -54,13 +54,13 @@ class Quality:
         }
 
     def psnr_of_frames(self) -> Tensor:
-        """float64 (T,), dB."""
+        """Returns the PSNR of each frame, float64 (T,), in dB."""
         return -10 * self.mse.mean(1).log10()
 
 
 @torch.inference_mode()
 def measure(frames: Tensor, pooled: Pooled, is_picture: bool = False) -> Quality:
-    """Compares uint8 (T, 3, H, W) with its pooled form."""
+    """Compares a clip, uint8 (T, 3, H, W), with its pooled form."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     mse, ssim = [], []
@@ -82,10 +82,10 @@ def measure(frames: Tensor, pooled: Pooled, is_picture: bool = False) -> Quality
 
 
 def restored(pooled: Tensor, factor: Kernel) -> Iterator[tuple[int, Tensor]]:
-    """The trilinear interpolation of (T', 3, H', W') to `factor` times its size, in portions.
+    """Interpolates a pooled clip (T', 3, H', W') trilinearly to `factor` times its size, in portions.
 
     Yields:
-        The first frame of a portion, and its frames (T, 3, H, W).
+        The number of a portion's first frame, and its frames (T, 3, H, W).
     """
     factor_t, factor_h, factor_w = factor
     step = max(1, _PORTION // factor_t)

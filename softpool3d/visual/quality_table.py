@@ -1,4 +1,4 @@
-"""Figures of several clips as a table, a CSV file and a plot."""
+"""Shows the quality of several clips as a table, a CSV file and plots."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
-Measured = dict[str, list[Quality]]  # a clip's name -> each pooling's
+Measured = dict[str, list[Quality]]  # a clip's name -> the quality of each pooling
 
 
 def averages(measured: Measured) -> tuple[int, list[tuple[str, dict[str, float]]]]:
-    """How many clips were averaged, and label -> the mean of each score.
+    """Returns the number of clips averaged, and of each pooling its label and its mean scores.
 
-    A clip that some pooling keeps exactly (one of a single colour: infinite PSNR), or that is too small for SSIM, would
-    make the means infinite or none, and is left out of all of them.
+    Clips with a score that is not finite are left out of all means. These are clips that some pooling keeps exactly (a
+    single colour has an infinite PSNR), and clips that are too small for SSIM.
     """
     clips = [{q.label: q.scores() for q in qualities} for qualities in measured.values()]
     clips = [clip for clip in clips if all(math.isfinite(v) for scores in clip.values() for v in scores.values())]
@@ -32,6 +32,7 @@ def averages(measured: Measured) -> tuple[int, list[tuple[str, dict[str, float]]
 
 
 def table(measured: Measured) -> Table:
+    """Returns the scores of each clip and pooling as a table, followed by the means over several clips."""
     from rich.table import Table
     from rich.text import Text
 
@@ -63,7 +64,7 @@ def _number(value: float, digits: int) -> str:
 
 
 def quality_csv(measured: Measured) -> str:
-    """A line for each clip and pooling; PSNR in dB."""
+    """Returns a CSV file's text, with a line for each clip and pooling; PSNR is in dB."""
     head = ["clip", "pooling", "times", "smaller", "original", "pooled"]
     names = [f"{kind}{end}" for kind in ("psnr", "ssim") for end in ("", *(f"_{c}" for c in CHANNELS))]
     rows = [[*head, *names]]
@@ -75,7 +76,7 @@ def quality_csv(measured: Measured) -> str:
 
 
 def figure(measured: Measured) -> Figure:
-    """PSNR and SSIM, a row of dots for each clip."""
+    """Plots PSNR and SSIM, with a row of dots for each clip."""
     from matplotlib.figure import Figure
 
     result = Figure((10, 1.6 + 0.3 * len(measured)), layout="constrained")
@@ -98,7 +99,7 @@ def figure(measured: Measured) -> Figure:
 
 
 def curves(qualities: Sequence[Quality], fps: float) -> Figure:
-    """PSNR and SSIM of each frame over time."""
+    """Plots PSNR and SSIM of each frame over time."""
     from matplotlib.figure import Figure
 
     result = Figure((9, 4.6), layout="constrained")

@@ -1,4 +1,4 @@
-"""One HTML file that needs no server and no network: clips in step, a split view, figures, settings."""
+"""Writes one HTML file that needs no server and no network: clips played in step, a split view, figures, settings."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ def write_report(
     settings: dict[str, str],
     command: str,
 ) -> None:
-    """Writes the page.
+    """Writes the page about one clip.
 
     Args:
-        panels: the original first.
-        settings: name -> value, as they are listed.
+        panels: the original, followed by its pooled forms.
+        settings: name -> value, listed on the page in this order.
+        command: the command line that made the page.
 
     Raises:
         WorkError: if it cannot be written.
@@ -64,7 +65,7 @@ def write_report(
 
 
 def _video(panel: Panel, source: Source) -> str:
-    """H.264 in MP4, which all browsers play, as a data: address."""
+    """Returns a panel as a data: address, with H.264 in MP4, which all browsers play."""
     height, width = source.frames.shape[-2:]
     pictures = (panel.picture(t, height, width) for t in range(len(source.frames)))
     with TemporaryDirectory() as folder:
@@ -74,7 +75,7 @@ def _video(panel: Panel, source: Source) -> str:
 
 
 def _curves(qualities: Sequence[Quality], fps: float) -> tuple[str, tuple[float, float]]:
-    """The plot as SVG, and where in its width time begins and ends."""
+    """Returns the plot as SVG, and where time begins and ends in it, as fractions of its width."""
     import matplotlib
 
     figure, text = curves(qualities, fps), io.StringIO()

@@ -1,4 +1,4 @@
-"""Clips side by side, with labels: as frames of a video, or all on one contact sheet."""
+"""Draws clips side by side, with labels, as frames of a video or on one contact sheet."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LINE, _FONT = 15, 13
 
 @dataclass(frozen=True)
 class Panel:
-    """A clip, original or pooled, that is drawn at the original's size: each value a block of `factor`."""
+    """A clip, original or pooled, that is drawn at the original's size: each value fills a block of `factor`."""
 
     title: str
     size: str
@@ -25,7 +25,7 @@ class Panel:
     factor: Kernel = (1, 1, 1)
 
     def picture(self, t: int, height: int, width: int) -> np.ndarray:
-        """uint8 (height, width, 3) at the original's frame t; rows and columns left over repeat the edge."""
+        """Returns the panel at the original's frame t, uint8 (height, width, 3); the edge is repeated to fill it."""
         frame = self.frames[min(t // self.factor[0], len(self.frames) - 1)].permute(1, 2, 0).numpy()
         for axis, (size, factor) in enumerate(((height, self.factor[1]), (width, self.factor[2]))):
             if factor > 1:
@@ -46,9 +46,12 @@ def pooled_panel(pooled: Pooled, is_picture: bool = False) -> Panel:
 class Sheet:
     """Panels in lines, each with its title and size above, and one caption below them all.
 
+        lines = [[a, b], [c, d]]        a  b        below:  a  c
+                                        c  d                b  d
+
     Args:
-        lines: of panels.
-        below: a line goes down instead of to the right.
+        lines: the panels of each line.
+        below: lines go down instead of to the right.
     """
 
     def __init__(self, lines: Sequence[Sequence[Panel]], source: Source, caption: str, below: bool = False) -> None:
@@ -68,20 +71,20 @@ class Sheet:
             self._blank[top - _BAR : top, left : left + bar.shape[1]] = bar
 
     def frame(self, t: int) -> np.ndarray:
-        """uint8 (H, W, 3): all panels at frame t of the original."""
+        """Returns all panels at frame t of the original, uint8 (H, W, 3)."""
         canvas = self._blank.copy()
         for panel, (top, left) in zip(self.panels, self._corners, strict=True):
             canvas[top : top + self._height, left : left + self._width] = panel.picture(t, self._height, self._width)
         return canvas
 
     def contact(self, count: int) -> np.ndarray:
-        """uint8 (H, W, 3): a row for each panel, `count` of its frames side by side, evenly spaced in time."""
+        """Returns a contact sheet, uint8 (H, W, 3): a row for each panel, with `count` frames evenly spaced in time."""
         times = np.unique(np.linspace(0, self.num_frames - 1, count).round().astype(int)).tolist()
         cell = max(self._width, _LEAST_WIDTH // 2)
         width = len(times) * (cell + _GAP) - _GAP
         rows = [np.concatenate([_pad(text_bar([f"{t / self.fps:.2f} s"], cell), cell + _GAP) for t in times], axis=1)]
         rows[0] = rows[0][:, :width]
-        once = {id(panel): panel for panel in self.panels}  # the original stands in each line
+        once = {id(panel): panel for panel in self.panels}  # the original is in each line, and drawn once
         for panel in once.values():
             pictures = [_pad(panel.picture(t, self._height, self._width), cell + _GAP) for t in times]
             rows.append(text_bar([f"{panel.title}   {panel.size}"], width))
@@ -95,7 +98,7 @@ def _pad(picture: np.ndarray, width: int) -> np.ndarray:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """Lines that are no wider than `width`, as far as words allow."""
+    """Returns the text in lines no wider than `width` pixels, as far as words allow."""
     from PIL import ImageFont
 
     font, lines = ImageFont.load_default(_FONT), [""]
@@ -109,7 +112,7 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 
 def text_bar(lines: Sequence[str], width: int) -> np.ndarray:
-    """White on black, uint8 (height, width, 3); text that is too wide gets smaller, down to where it is cut."""
+    """Returns lines of text in white on black, uint8 (height, width, 3). Wide text is made smaller, and at last cut."""
     from PIL import Image, ImageDraw, ImageFont
 
     image = Image.new("RGB", (width, _LINE * len(lines) + 2), "black")

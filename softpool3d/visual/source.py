@@ -1,4 +1,4 @@
-"""A clip as it is shown: the frames of a video, of a folder of frames, or one picture."""
+"""Reads a clip to show: the frames of a video, of a folder of frames, or one picture."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from softpool3d.datasets.video.pictures import is_moving_webp, is_picture, read_
 from softpool3d.datasets.video.pyav_reader import scaled
 from softpool3d.errors import UsageError
 
-_TIMEOUT_S = 600.0  # of a read; somebody is waiting for it, and can press Ctrl-C
+_TIMEOUT_S = 600.0  # for a read; whoever waits can press Ctrl-C
 _MOST_BYTES = 1 << 30  # of frames; their pooled forms and floats take several times as much
 
 
 @dataclass(frozen=True)
 class Source:
-    """What is shown.
+    """A clip or a picture that is shown.
 
     frames: uint8 (T, 3, H, W), RGB; a picture has one frame, and no time to pool over.
-    damage: what is missing of the video, as a sentence; empty where nothing is known to be.
+    fps: frames per second.
+    damage: a sentence on what is missing of the video; empty if nothing is known to be missing.
     """
 
     path: Path
@@ -38,25 +39,25 @@ class Source:
 
 
 def size_of(frames: Tensor, is_picture: bool = False) -> str:
-    """TxHxW of (T, C, H, W); HxW of a picture."""
+    """Returns the size of frames (T, C, H, W) as text: TxHxW, or HxW of a picture."""
     time, _, height, width = frames.shape
     return f"{height}x{width}" if is_picture else f"{time}x{height}x{width}"
 
 
 def read_source(path: Path, start: float = 0.0, seconds: float = 10.0, short_side: int = 224) -> Source:
-    """Reads what is to be shown.
+    """Reads a video, a folder of frames or a picture.
 
     Args:
-        start, seconds: the part of a video.
+        start, seconds: begin and length of the part of a video to read, in seconds.
         short_side: pixels of the shorter side that larger frames are scaled to; smaller ones stay as they are.
 
     Raises:
         DecodeError: if it cannot be read.
-        UsageError: if the video ends before `start`, or so much of it does not fit into memory.
+        UsageError: if the video ends before `start`, or the part takes too much memory.
     """
     if is_still(path):
         return Source(path, _read_picture(path, short_side), 1.0, is_picture=True)
-    with open_video(path, timeout_s=_TIMEOUT_S, max_missing=1.0) as video:  # what there is is shown
+    with open_video(path, timeout_s=_TIMEOUT_S, max_missing=1.0) as video:  # a damaged file is shown, too
         # half a millisecond of tolerance: 0.4 s at 25 frames a second is frame 10, though 10 / 25 is a little less
         begin, end = np.searchsorted(video.times, [start - 5e-4, start + seconds - 5e-4])
         chosen = np.arange(begin, max(end, begin + 1))[: video.num_frames - begin]
@@ -81,7 +82,7 @@ def _check_memory(path: Path, frames: int, width: int, height: int) -> None:
 
 
 def is_still(path: Path) -> bool:
-    """Whether it is one picture: no folder, and no moving WebP."""
+    """Whether a path is a single picture, and not a folder or a moving WebP."""
     return is_picture(path.name) and not path.is_dir() and not is_moving_webp(path)
 
 
