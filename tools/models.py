@@ -262,22 +262,22 @@ def _stage_shapes(network: Staged, clip) -> dict[str, str]:
 
 _PAGE = """# Networks and pooling
 
-Written by `softpool3d models --save docs/models.md`, but for what stands from "Public weights" on. One network in
-detail: `softpool3d models x3d_m`.
+`softpool3d models --save docs/models.md` writes this page up to "Public weights"; the rest is written by hand.
+`softpool3d models x3d_m` shows one network in detail.
 
 ## Networks
 
-Parameters (400 classes, images 1000) and GFLOPs are counted here, on the network as this package builds it with its own
-pooling, for one clip of the input's size: multiply-adds, by fvcore's `FlopCountAnalysis`. Published are the figures of
-the original library or paper.
+Parameters and GFLOPs are counted here, on the network as this package builds it with its own pooling, for 400 classes
+(image networks 1000) and one clip of the input's size. GFLOPs are multiply-adds, by fvcore's `FlopCountAnalysis`. The
+column "published" has the figures of the original library or paper.
 
 {networks}
 
-**Where the two differ.** Papers and libraries count convolutions and matrix products; fvcore counts norms too, two
-operations for each element. Without norms the count is the published figure to a hundredth, but for four networks of
-PyTorchVideo's zoo, `c2d_r50`, `i3d_r50`, `csn_r101` and `r2plus1d_r50`: theirs was counted in training mode, where
-fvcore takes five for each element of a norm. The last column is that count. Soft pooling counts two for each element
-of a window.
+**Where the two differ.** Papers and libraries count convolutions and matrix products; fvcore counts norms too, with two
+operations for each element. Without norms the count equals the published figure to a hundredth, except for four
+networks of PyTorchVideo's zoo: `c2d_r50`, `i3d_r50`, `csn_r101` and `r2plus1d_r50`. Their figures were counted in
+training mode, where fvcore counts five operations for each element of a norm. The last column is that count. Soft
+pooling counts two for each element of a window.
 
 {differences}
 
@@ -285,21 +285,25 @@ of a window.
 
 - `existing`: each pooling layer that the network has, its head's included, is swapped; kernel, stride, padding and
   ceil_mode stay. `model.pool.paper_stem=true` makes the stem's 3x3 window 2x2, as in SoftPool's ImageNet networks.
-- `downsample`: each strided convolution gets stride 1, and a pooling takes over the stride: behind it in the main path,
-  before the 1x1 convolution of a shortcut.
-- `temporal`: time is halved before the stages that `model.pool.temporal` names (`stage1` to `stage4`).
-- `head`: the global pooling before the classifier.
-- `attention`, of MViT: the depthwise convolutions that pool queries, keys and values give way to the pooling.
+- `downsample`: each strided convolution gets stride 1, and a pooling takes over the stride. It goes after the
+  convolution in the main path, and before the 1x1 convolution of a shortcut:
 
-Names and shapes of parameters do not change, so public weights load; `attention` alone takes weights away.
+      main path   conv, stride 2       ->   conv, stride 1 - pool, stride 2
+      shortcut    conv 1x1, stride 2   ->   pool, stride 2 - conv 1x1, stride 1
+
+- `temporal`: time is halved before the stages that `model.pool.temporal` names (`stage1` to `stage4`).
+- `head`: the global pooling before the classifier is swapped.
+- `attention`, of MViT: the pooling replaces the depthwise convolutions that pool queries, keys and values.
+
+Names and shapes of parameters do not change, so public weights load; only `attention` takes weights away.
 `softpool3d.replace_pooling` does `existing`, `downsample` and `head` to any `nn.Module`.
 
 ## Kinds: `model.pool.kind`
 
 {kinds}
 
-`blur` and `conv` slide over windows and have no global form: with `existing` they leave the head as it is. `conv`
-leaves strided convolutions as they are.
+`blur` and `conv` slide over windows and have no global form, so with `existing` they leave the head as it is. `conv`
+also leaves strided convolutions as they are.
 """
 _BY_HAND = "## Public weights"  # from here on the page is kept
 
