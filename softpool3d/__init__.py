@@ -1,6 +1,6 @@
 """softpool3d: 3D SoftPool for PyTorch, and a video action-recognition toolkit around it.
 
-The public names of the operator live here, and `Classifier`, the shortest way from a video to its label. The rest is
+This package exports the operator and `Classifier`, the shortest way from a video to its label. The rest is
 reached as `softpool3d.models`, `softpool3d.datasets`, `softpool3d.config`; the command line is `softpool3d.cli`.
 
 Names are resolved at first use (PEP 562), because `softpool3d --help` imports this package too and must not wait
@@ -59,7 +59,7 @@ except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0+uninstalled"
 
 _SUBPACKAGES = {"config", "datasets", "models"}
-# of names that the rule below does not find
+# where the names are that the rule of __getattr__ does not find
 _HOMES = {"Classifier": "inference.classifier", "decompositions": "ops.decomposition", "replace_pooling": "surgery"}
 
 

@@ -45,12 +45,12 @@ _NEED_NO_ARGUMENT = ("models", "doctor")
 
 
 def run() -> None:
-    """Entry point of the console command."""
+    """Runs the console command."""
     run_app(app())
 
 
 def app() -> typer.Typer:
-    """The command with all its verbs."""
+    """Returns the command with all its verbs."""
     made = typer.Typer(help=_HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     made.callback(invoke_without_command=True)(_version)
     for name, tool in _VERBS.items():

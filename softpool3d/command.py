@@ -1,4 +1,4 @@
-"""How a command runs: what a user can mend is one sentence and an exit code, and Ctrl-C ends it in one sentence too."""
+"""Runs commands: an error that the user can mend, or Ctrl-C, ends one with a single sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from softpool3d.signals import ending_quietly, number_of, raised
 
 
 def run_tool(main: Callable) -> None:
-    """Entry point of a file of tools/ that is run as a script."""
+    """Runs the `main` of a file of tools/ as a script."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(stoppable(main))
     run_app(app)
 
 
 def stoppable(main: Callable) -> Callable:
-    """Ctrl-C, where a command has not more to say about it, ends in one sentence too."""
+    """Returns `main`, ended with one sentence by a Ctrl-C that it does not handle itself."""
 
     @functools.wraps(main)
     def stoppable(*arguments: object, **options: object) -> None:
@@ -48,7 +48,7 @@ def _take_debug() -> None:
 
 
 def _hint_at_dashes() -> None:
-    """Names that a shell made of *.mp4 may begin with a dash, as options do."""
+    """Prints a hint if an option is the name of a file: a shell may have made such names of *.mp4."""
     words = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
     name = next((word for word in words if word.startswith("-") and word != "-" and os.path.lexists(word)), None)
     if name is not None:
@@ -56,9 +56,9 @@ def _hint_at_dashes() -> None:
 
 
 def run_app(app: typer.Typer) -> None:
-    """Runs it as all that a process does."""
-    # OpenMP's idle threads spin for their next piece of work; beside decoding workers, or anybody else's programs, they
-    # take the cores that the others need, and a step takes several times as long. Read when torch is loaded.
+    """Runs an application as the whole work of a process, and ends the process with its exit code."""
+    # OpenMP's idle threads spin while they wait for work. They take cores that decoding workers or other programs need,
+    # and a step takes several times as long. OpenMP reads the variable when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     sys.stdout.reconfigure(errors="replace")  # terminals that lack a letter of a class name still show the rest
     for name in ("stdout", "stderr"):
@@ -71,11 +71,11 @@ def run_app(app: typer.Typer) -> None:
 
 @contextmanager
 def _before_teardown() -> Iterator[None]:
-    """Ends the process itself, after its exit hooks, and with the exit code that Python would give.
+    """Ends the process before Python's teardown, after the exit hooks and with the exit code that Python would give.
 
-    A thread of gloo that lets go of its last tensor while Python takes itself apart ends the process by SIGABRT
-    (pytorch/pytorch#190489): the run was done, and torchrun reported a failure. To destroy the process groups is not
-    enough: their threads live as long as anything holds the groups, and torch's cache of sharded tensors does.
+    A gloo thread that releases its last tensor during the teardown ends the process by SIGABRT
+    (pytorch/pytorch#190489): the run was done, and torchrun reported a failure. Destroying the process groups is not
+    enough. Their threads live as long as anything holds the groups, and torch's cache of sharded tensors does.
     """
     code = 0
     try:
@@ -94,7 +94,7 @@ def _before_teardown() -> Iterator[None]:
 
 
 def _run(app: typer.Typer) -> None:
-    """Errors that the user can mend become one sentence and an exit code; anything else is a bug, with traceback."""
+    """Runs `app`: an error that the user can mend becomes one sentence and an exit code, a bug shows its traceback."""
     try:
         with ending_quietly(), raised():
             app()
@@ -103,7 +103,7 @@ def _run(app: typer.Typer) -> None:
             _hint_at_dashes()
         raise
     except SoftPool3dError as error:
-        # of the processes that torchrun started on this machine, one says what is wrong with their request
+        # all processes of a torchrun get the same usage error, and the first one of each machine prints it
         if not (error.told_elsewhere or (isinstance(error, UsageError) and os.environ.get("LOCAL_RANK", "0") != "0")):
             if os.environ.get(DEBUG):
                 traceback.print_exc()

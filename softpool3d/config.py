@@ -1,6 +1,6 @@
-"""The configuration: every key, its default and what it may be.
+"""The configuration: every key, its default and the values that it may have.
 
-config_file.py makes one of a YAML file and what is overridden on the command line.
+config_file.py makes a configuration from a YAML file and the overrides of the command line.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Words = BeforeValidator(lambda value: value.replace(",", " ").split() if isinsta
 
 
 class Effect(Enum):
-    """What another value of a key changes in a run, where that is not what is learned: said on the key itself."""
+    """What another value of a key changes in a run. Keys without an effect change what is learned."""
 
     WHERE = "where the run lies and works"
     HOW = "how it works: the same is computed"
@@ -69,17 +69,17 @@ class PoolConfig(Section):
 
 class ModelConfig(Section):
     name: str = "r3d_18"
-    weights: str | None = None  # to start from: a weights file, a run, or a name (see docs/models.md)
+    weights: str | None = None  # the initial weights: a weights file, a run, or a name (see docs/models.md)
     width: Annotated[int, Field(ge=4, le=512)] | None = None  # channels of the stem; the original's if not set
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    inflate: bool = False  # an image network, turned into a video network by repeating its weights over time
+    inflate: bool = False  # makes an image network a video network by repeating its weights over time
     # recompute activations in the backward: less memory, a third more time
     checkpointing: Annotated[bool, Effect.FREE] = False
     pool: PoolConfig = PoolConfig()
 
 
 class AugmentConfig(Section):
-    """What else happens to a training clip, the same for all its frames (datasets/transforms.py)."""
+    """The augmentation of a training clip, the same for all its frames (datasets/transforms.py)."""
 
     # scale: the short side is drawn from data.train_short_side and a square cut out; area: part of the picture is cut
     # out, by area and aspect ratio, and resized (RandomResizedCrop)
@@ -94,9 +94,9 @@ class AugmentConfig(Section):
         0.0,
     ]
     policy: Literal["none", "randaugment", "augmix"] = "none"
-    operations: Annotated[int, Field(ge=1, le=10)] = 2  # of randaugment, one after another; chains of augmix
+    operations: Annotated[int, Field(ge=1, le=10)] = 2  # randaugment: how many in a row; augmix: how many chains
     magnitude: Annotated[int, Field(ge=1, le=30)] = 9  # of randaugment; of augmix at most 10
-    erase_probability: Fraction = 0.0  # of a box in the mean colour
+    erase_probability: Fraction = 0.0  # probability of filling a box with the mean colour
 
     @model_validator(mode="after")
     def _consistent(self) -> AugmentConfig:
@@ -115,8 +115,8 @@ class AugmentConfig(Section):
 
 class DataConfig(Section):
     dataset: str = "motion"
-    root: Annotated[str | None, Effect.HOW] = None  # of a dataset on disk; `motion` makes its own
-    # the folder where relative paths of lists begin; if not set, the list's own
+    root: Annotated[str | None, Effect.HOW] = None  # folder of the data set; `motion` is generated and has none
+    # the folder that relative paths in lists start from; if not set, the list's own
     path_prefix: Annotated[str | None, Effect.HOW] = None
     num_frames: Positive = 16
     sampling_rate: Positive = 4  # every n-th frame of the video
@@ -125,31 +125,31 @@ class DataConfig(Section):
     sampling: Literal["dense", "centred", "uniform"] = "dense"
     sample_by: Literal["index", "time"] = "index"  # time: evenly in seconds where the frame rate varies
     target_fps: Annotated[float, Field(gt=0)] | None = None  # sampling_rate counts frames of this rate, not the video's
-    jitter: Fraction = 0.0  # in training, frames move by up to half of this times sampling_rate, each by itself
-    short_clip: Literal["loop", "hold"] = "loop"  # videos with fewer frames than a clip spans
-    train_short_side: Annotated[list[Positive], Field(min_length=2, max_length=2)] = [128, 160]  # drawn from
+    jitter: Fraction = 0.0  # in training, each frame moves by up to jitter * sampling_rate / 2 frames, at random
+    short_clip: Literal["loop", "hold"] = "loop"  # for videos shorter than a clip: start again, or stay at the end
+    train_short_side: Annotated[list[Positive], Field(min_length=2, max_length=2)] = [128, 160]  # drawn from this range
     short_side: Positive = 128  # in evaluation
     crop_size: Positive = 112
     test_crop_size: Positive | None = None  # in evaluation; crop_size if not set
     flip: bool = True  # horizontally, one clip in two
-    # classes that are never flipped; null: those whose names have the words left, right, clockwise, ...
+    # classes that are never flipped; null: those whose names contain the words left, right, clockwise, ...
     no_flip_classes: list[str] | None = None
     augment: AugmentConfig = AugmentConfig()
     transforms_on_device: bool = False  # crops, flips and augmentation on the GPU instead of in the workers
-    # where they are not set and model.weights tell theirs, a run takes those
+    # of each channel; if not set, a run takes those of model.weights where they are known
     mean: Channels = [0.45, 0.45, 0.45]
     std: Channels = [0.225, 0.225, 0.225]
     num_workers: Annotated[int, Field(ge=0), Effect.HOW] = 2
     prefetch: Annotated[Positive, Effect.HOW] = 2  # batches that each worker has ready
     decoder: Literal["pyav", "decord"] = "pyav"  # decord reads what it is known to read exactly, PyAV the rest
-    # copies of the files, made when they are first read: in memory (of all workers together), or in a folder on a
-    # local disk; up to cache_gb
+    # copies of the files, made at their first reading: in memory that all workers share, or in a folder on a local
+    # disk; up to cache_gb
     cache: Annotated[Literal["none", "memory", "folder"], Effect.HOW] = "none"
     cache_gb: Annotated[float, Field(gt=0), Effect.HOW] = 8.0
     cache_folder: Annotated[str | None, Effect.HOW] = None
-    decode_timeout_s: Annotated[float, Field(gt=0), Effect.HOW] = 30.0  # a decoder that takes longer has hung
-    max_missing: Fraction = 0.1  # of a file's time: one that has lost more, or cannot be decoded for longer, is bad
-    # of a split's files that may turn out unreadable before the run stops
+    decode_timeout_s: Annotated[float, Field(gt=0), Effect.HOW] = 30.0  # a decoder that takes longer counts as hung
+    max_missing: Fraction = 0.1  # share of a file's duration that may be cut off or undecodable before it is bad
+    # share of a split's files that may be unreadable before the run stops
     max_bad_fraction: Annotated[Fraction, Effect.HOW] = 0.1
     split: Parts = [0.8, 0.1, 0.1]  # of a folder that is not split on disk: train, val, test
     split_seed: int = 0
@@ -187,7 +187,7 @@ class DataConfig(Section):
 
     @property
     def tested_crop(self) -> int:
-        """Pixels of the crops that evaluation, testing, labels and exported networks see."""
+        """Returns the side in pixels of the crops that evaluation, tests, `classify` and exported networks see."""
         return self.test_crop_size or self.crop_size
 
 
@@ -199,26 +199,26 @@ class OptimConfig(Section):
     lr: Annotated[float, Field(gt=0)] = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # sgd only
     nesterov: bool = True  # sgd only
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4  # not of norms, biases and a learnable beta
-    # each block's lr is that of the one behind it times this
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4  # not applied to norms, biases and a learnable beta
+    # a block's learning rate is this factor times the rate of the block after it; the head has the full rate
     layer_decay: Annotated[float, Field(gt=0, le=1), Effect.OPTIMIZER] = 1.0
     # parameters that stay as they are, by pattern: stem*, layer1.*, ...
     freeze: Annotated[list[str], Words, Effect.OPTIMIZER] = []
-    base_batch: Positive | None = None  # lr is for that many clips an update, and is scaled to what an update has
+    base_batch: Positive | None = None  # lr is for updates of that many clips, and is scaled to their number
     schedule: Literal["cosine", "multistep", "constant"] = "cosine"  # after the warm-up
     milestones: list[Annotated[float, Field(gt=0)]] = []  # multistep: the epochs after which lr is multiplied by gamma
     gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    cosine_from_start: bool = False  # it counts from epoch 0, under the warm-up, instead of from the warm-up's end
-    final_lr: Fraction = 0.0  # cosine: where it ends, as a share of lr
+    cosine_from_start: bool = False  # the cosine begins at epoch 0, not at the end of the warm-up
+    final_lr: Fraction = 0.0  # cosine: the rate at the end, as a share of lr
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
-    warmup_start: Fraction = 0.0  # where the warm-up starts, as a share of lr
-    # binary: a sigmoid for each class; null: that for clips with several labels, else cross entropy
+    warmup_start: Fraction = 0.0  # the rate at the start of the warm-up, as a share of lr
+    # binary: a sigmoid for each class; null: binary for clips with several labels, else cross_entropy
     loss: Literal["cross_entropy", "binary"] | None = None
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    # one number a class; balanced: by how rare each is in the training split
+    # one weight for each class; balanced: the rarer a class is in the training split, the larger its weight
     class_weights: Literal["balanced"] | list[Annotated[float, Field(ge=0)]] | None = None
     clip_grad_norm: Annotated[float, Field(ge=0)] = 0.0  # 0: no clipping
-    clip_grad_value: Annotated[float, Field(ge=0)] = 0.0  # of each element
+    clip_grad_value: Annotated[float, Field(ge=0)] = 0.0  # for each element; 0: no clipping
 
     @model_validator(mode="after")
     def _consistent(self) -> OptimConfig:
@@ -234,12 +234,12 @@ class OptimConfig(Section):
 
 
 class MultigridConfig(Section):
-    """Batches of many small clips and of few large ones in turns (arXiv 1912.00998; datasets/multigrid.py)."""
+    """Batches of many small clips and of few large ones alternate (arXiv 1912.00998; datasets/multigrid.py)."""
 
-    short_cycle: bool = False  # updates take turns: clips of each of short_crops, then whole ones
-    short_crops: Annotated[list[Share], Field(min_length=1)] = [0.5, 0.7071]  # shares of the side
-    long_cycles: list[Positive] = []  # the epochs in which the long cycles end, as in [60, 120]; none: no long cycle
-    # the clips of each long cycle, one after another for as many updates each: shares of the frames and of the side
+    short_cycle: bool = False  # updates take turns: each of short_crops, then the whole crop
+    short_crops: Annotated[list[Share], Field(min_length=1)] = [0.5, 0.7071]  # shares of the crop's side
+    long_cycles: list[Positive] = []  # the epochs after which the long cycles end, as in [60, 120]; []: none
+    # shares of the frames and of the side; each long cycle goes through them in order, with equal numbers of updates
     long_shapes: Annotated[list[Annotated[list[Share], Field(min_length=2, max_length=2)]], Field(min_length=1)] = [
         [0.25, 0.7071],
         [0.5, 0.7071],
@@ -262,25 +262,25 @@ class TrainConfig(Section):
     cutmix: Annotated[float, Field(ge=0)] = 0.0  # alpha of arXiv 1905.04899; with both, each batch draws one
     multigrid: MultigridConfig = MultigridConfig()
     accumulate: Annotated[Positive, Effect.FREE] = 1  # batches per optimiser step
-    # clips of an optimiser step, all processes together: batch_size then is the most that one process takes at once,
-    # and accumulate follows; not set, it is batch_size * accumulate * processes
+    # clips of an optimiser step, over all processes. If it is set, a process takes at most batch_size of them at once,
+    # and accumulate is computed from that. If not, a step has batch_size * accumulate * processes clips.
     global_batch: Annotated[Positive | None, Effect.FREE] = None
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"  # all but fp32 on a GPU
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"  # all but fp32 need a GPU
     compile: bool = False  # torch.compile
-    # parameters, their average, gradients, optimiser state divided among processes (FSDP)
+    # divides parameters, their average, gradients and optimiser state among the processes (FSDP)
     shard: Annotated[bool, Effect.FREE] = False
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of an average of the weights, as 0.999; 0: none
-    # statistics of a process's batch, of all processes', of its parts
+    # batch norm over a process's batch, over the batches of all processes, or over parts of a batch
     norm: Literal["batch", "sync", "split"] = "batch"
     norm_clips: Positive = 8  # split: clips of a part
-    precise_norm: Annotated[int, Field(ge=0)] = 0  # batches that running statistics are taken from before an evaluation
-    # an update whose loss or gradient is NaN or infinite
+    precise_norm: Annotated[int, Field(ge=0)] = 0  # batches that running statistics are computed from before evaluating
+    # what happens at an update whose loss or gradient is NaN or infinite
     on_nonfinite: Annotated[Literal["stop", "skip"], Effect.FREE] = "stop"
     memory_format: Literal["channels_last_3d", "contiguous"] = "channels_last_3d"
-    # that processes wait for each other before they give up
+    # how long processes wait for each other before they give up
     timeout_minutes: Annotated[float, Field(gt=0), Effect.HOW] = 10.0
     eval_every: Annotated[Positive, Effect.FREE] = 1  # epochs; the last one is always evaluated
-    eval_every_steps: Annotated[Positive | None, Effect.FREE] = None  # and after every n batches of an epoch
+    eval_every_steps: Annotated[Positive | None, Effect.FREE] = None  # and after every n batches
     # more than one: the best few are in the run's folder kept/, beside best.safetensors
     keep_best: Annotated[Positive, Effect.FREE] = 1
     trackers: Annotated[list[Tracker], Words, Effect.FREE] = []  # beside TensorBoard
@@ -301,20 +301,20 @@ class TrainConfig(Section):
         return self
 
     def update(self, processes: int) -> tuple[int, int]:
-        """Clips of an optimiser step, all processes together, and the batches that each process makes of its share."""
+        """Returns the clips of an optimiser step over all processes, and the batches in which each takes its share."""
         if self.global_batch is None:
             return self.batch_size * self.accumulate * processes, self.accumulate
         return self.global_batch, math.ceil(self.global_batch / (processes * self.batch_size))
 
 
 class CheckpointConfig(Section):
-    every_minutes: Annotated[float, Field(ge=0), Effect.HOW] = 10.0  # and after each epoch; 0: after each epoch alone
+    every_minutes: Annotated[float, Field(ge=0), Effect.HOW] = 10.0  # and after each epoch; 0: only after each epoch
 
 
 class TestConfig(Section):
     num_clips: Annotated[Positive, Effect.REOPENS] = 5  # evenly spaced in time
-    num_crops: Annotated[Literal[1, 3], Effect.REOPENS] = 1  # the centre; or three along the longer side
-    # over the views: the probabilities, or what they come from
+    num_crops: Annotated[Literal[1, 3], Effect.REOPENS] = 1  # 1: the centre; 3: along the longer side
+    # what is averaged over the views: the probabilities (softmax or sigmoid), or the logits
     average: Annotated[Literal["softmax", "logits"], Effect.REOPENS] = "softmax"
     batch_size: Annotated[Positive, Effect.HOW] = 16
 
@@ -339,7 +339,7 @@ class Config(Section):
         return dump(self.model_dump())
 
     def flat(self) -> dict[str, Any]:
-        """Every value by its dotted key, as overrides name it."""
+        """Returns every value by its dotted key, as overrides name it."""
         return dict(_leaves(self.model_dump()))
 
 
@@ -366,7 +366,7 @@ def _marked(section: type[Section], effects: tuple[Effect, ...], prefix: str) ->
 
 
 def differing(configs: Sequence[Config]) -> dict[str, list[Any]]:
-    """The keys that are not the same in all of them, with each one's value, in the order of the file."""
+    """Returns the keys whose values differ, in the order of the file: key -> the value in each configuration."""
     flat = [config.flat() for config in configs]
     keys = list(dict.fromkeys(key for values in flat for key in values))
     table = {key: [values.get(key) for values in flat] for key in keys}

@@ -41,7 +41,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def override_config(config: Config, overrides: Sequence[str]) -> Config:
-    """`config` with `key.path=value` overrides.
+    """Returns `config` with `key.path=value` overrides applied.
 
     Raises:
         UsageError: naming the override that is wrong.
@@ -54,8 +54,9 @@ def override_config(config: Config, overrides: Sequence[str]) -> Config:
 
 
 def check_schedule(config: Config, origins: dict[tuple, str] | None = None) -> None:
-    """What a training may not begin with: a learning rate that its epochs do not come to. Weights and runs that are
-    there already are read without this.
+    """Checks that the learning rate's schedule fits into train.epochs, before a training.
+
+    Configurations of weights and runs that exist already are read without this check.
 
     Raises:
         UsageError: for a warm-up longer than the run, or milestones past its end.
@@ -80,7 +81,7 @@ def check_schedule(config: Config, origins: dict[tuple, str] | None = None) -> N
 
 
 def _check_pooling(config: Config, overrides: Sequence[str]) -> None:
-    """A pooling that is asked for has to have a place: the recipes of published networks name none."""
+    """Raises UsageError for overrides of the pooling if it has no place, as in recipes of published networks."""
     asked = next((o for o in overrides if o.startswith("model.pool.") and not o.startswith("model.pool.where=")), None)
     if asked and not config.model.pool.where:
         raise UsageError(
@@ -94,7 +95,7 @@ def _list(numbers: list[float]) -> str:
 
 
 def with_what_is_set(config: Config, other: Config) -> Config:
-    """`config` with all that a file, an override or the constructor has set in `other`."""
+    """Returns `config` with every value that a file, an override or the constructor has set in `other`."""
 
     def merged(base: dict, over: dict) -> dict:
         both = {key: merged(base[key], value) if isinstance(value, dict) else value for key, value in over.items()}
@@ -104,7 +105,11 @@ def with_what_is_set(config: Config, other: Config) -> Config:
 
 
 def find_config(path: str | Path) -> Path:
-    """The file itself, or else the one of that name among the package's own."""
+    """Returns `path` if it is a file, else the path of the package's own configuration of that name.
+
+    Raises:
+        UsageError: if there is neither, listing the package's own.
+    """
     path = Path(path)
     if path.is_file():
         return path
@@ -121,7 +126,11 @@ def find_config(path: str | Path) -> Path:
 
 
 def validate(values: dict[str, Any], origins: dict[tuple, str] | None = None) -> Config:
-    """`values` as a Config; `origins` says for each key path where it was written."""
+    """Returns `values` as a Config; `origins` says for each key path where it was written.
+
+    Raises:
+        UsageError: for the first mistake, naming its key and origin.
+    """
     origins = origins or {}
     try:
         return Config.model_validate(values)
@@ -130,7 +139,7 @@ def validate(values: dict[str, Any], origins: dict[tuple, str] | None = None) ->
 
 
 def pool_config(**values: Any) -> PoolConfig:
-    """A PoolConfig from keyword arguments.
+    """Returns a PoolConfig made from keyword arguments.
 
     Raises:
         UsageError: naming the argument that is wrong.
@@ -153,7 +162,7 @@ def _apply_override(values: dict[str, Any], origins: dict[tuple, str], override:
             target[part] = {}
         target = target[part]
     target[path[-1]] = value
-    for length in range(1, len(path) + 1):  # what does not fit together is the override's mistake, not the file's
+    for length in range(1, len(path) + 1):  # a conflict of keys is the override's mistake, not the file's
         origins[path[:length]] = f"override {override}"
 
 
@@ -161,13 +170,13 @@ def _apply_override(values: dict[str, Any], origins: dict[tuple, str], override:
 
 
 def _explain(errors: list, values: dict, origins: dict[tuple, str]) -> str:
-    """One sentence for pydantic's first error: where, which key, what is wrong, what is allowed."""
+    """Returns one sentence for pydantic's first error: where, which key, what is wrong, what is allowed."""
     error = errors[0]
     path = parts = tuple(part for part in error["loc"] if isinstance(part, str))
     alternatives = [error["msg"]]
     if error["type"] != "extra_forbidden":
         path = next((parts[:n] for n in range(1, len(parts) + 1) if _model_at(parts[:n]) is None), parts)
-    if len(parts) > len(path):  # one of several types: an error each, of which those say most that lead deepest
+    if len(parts) > len(path):  # a union has one error for each of its types; the deepest ones say most
         union = [other for other in errors if other["loc"][: len(path)] == path]
         depth = max(len(other["loc"]) for other in union)
         deepest = [other for other in union if len(other["loc"]) == depth]

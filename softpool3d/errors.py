@@ -1,13 +1,13 @@
 """The errors that a user can cause and mend: printed by the command line as one sentence, without a traceback."""
 
-DEBUG = "SOFTPOOL3D_DEBUG"  # an environment variable: set, errors show their tracebacks too
+DEBUG = "SOFTPOOL3D_DEBUG"  # an environment variable; if it is set, errors show their tracebacks too
 
 
 class SoftPool3dError(Exception):
     """Base of the errors whose text is meant for the user: what is wrong, where, and what to do."""
 
     exit_code = 1
-    told_elsewhere = False  # by another process of the same run
+    told_elsewhere = False  # whether another process of the same run prints it
 
 
 class UsageError(SoftPool3dError):

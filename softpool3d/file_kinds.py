@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes, whatever its name says: asked by every reader of weights that cannot read one."""
+"""Tells what a file is from its first bytes. Readers of weights ask this about a file that they cannot read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PAGES = (b"<!doctype html", b"<html", b"<head", b"<?xml")
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether a file begins as safetensors do, with the length of a JSON object and that."""
+    """Whether a file begins as safetensors files do: with the length of a JSON object, then the object."""
     with path.open("rb") as file:
         head = file.read(9)
     return len(head) == 9 and head[8:] == b"{" and 2 <= int.from_bytes(head[:8], "little") < 100_000_000
@@ -38,9 +38,9 @@ def is_pickled(path: Path) -> bool:
 
 
 def what_is(path: str | Path) -> str:
-    """What a file is, and what to do about it, to stand behind "PATH is"; empty if nothing is known of it.
+    """Returns what a file is and what to do about it, as words that follow "PATH is"; "" if its kind is unknown.
 
-    A file that is what its reader takes has no such words either, unless it is broken off.
+    The result is "" too for complete files of torch.save and safetensors, which readers of weights take.
     """
     path = Path(path)
     try:

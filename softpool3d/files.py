@@ -18,15 +18,15 @@ _OWNER = "owner"
 
 @contextmanager
 def replacing(path: str | Path, previous: str | Path | None = None) -> Iterator[Path]:
-    """A temporary name beside `path`, with its ending, to be written to: flushed to the disk and renamed at the end.
+    """Yields a temporary path beside `path`, with its suffix; at the end, what was written there replaces `path`.
 
         with replacing("plot.png") as temporary:
             figure.savefig(temporary)
 
-    The file is replaced as a whole; whatever goes wrong, one that was there before stays.
+    The new file is flushed to the disk and renamed. Whatever goes wrong, an earlier file at `path` stays.
 
     Args:
-        previous: the name that the file that was there gets.
+        previous: where an earlier file at `path` is kept.
 
     Raises:
         WorkError: if it cannot be written.
@@ -50,7 +50,7 @@ def replacing(path: str | Path, previous: str | Path | None = None) -> Iterator[
 
 
 def write_atomically(path: str | Path, content: bytes, previous: str | Path | None = None) -> None:
-    """The file is replaced as a whole, or stays as it was.
+    """Replaces a file as a whole, or leaves it as it was; `previous` as for `replacing`.
 
     Raises:
         WorkError: if it cannot be written.
@@ -67,7 +67,7 @@ def csv_text(rows: Iterable[Sequence[Any]]) -> str:
 
 
 def write_csv(path: str | Path, rows: Iterable[Sequence[Any]]) -> None:
-    """Replaces a CSV file as a whole, its head being the first row; names that are no UTF-8 stay as they are.
+    """Replaces a CSV file as a whole; the first row is its header. Names that are no UTF-8 keep their bytes.
 
     Raises:
         WorkError: if it cannot be written.
@@ -76,7 +76,7 @@ def write_csv(path: str | Path, rows: Iterable[Sequence[Any]]) -> None:
 
 
 def _keep(path: Path, previous: Path) -> None:
-    """Gives the file its other name too, so that at no moment there is none of its own."""
+    """Keeps the file at `path` as `previous` too, by a link, so that `path` exists at every moment."""
     link = previous.with_name(f".{os.getpid()}.{previous.name}")
     try:
         os.link(path, link)
@@ -88,7 +88,7 @@ def _keep(path: Path, previous: Path) -> None:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Temporary files of processes that were killed."""
+    """Removes the temporary files that killed processes left in a folder."""
     for path in folder.glob(".*"):
         if re.fullmatch(r"\.\d+\..+", path.name):
             with suppress(OSError):
@@ -96,11 +96,11 @@ def remove_abandoned(folder: Path) -> None:
 
 
 def own(folder: Path) -> IO[str]:
-    """Makes a folder this process's own: `is_abandoned` is false as long as the file that is returned is open, here or
-    in a process that was forked from here.
+    """Marks a folder as this process's own, and returns the open lock file.
 
-    Whose it is says a lock, which the system gives up when a process ends, and not a process's number: containers have
-    the same numbers for different processes.
+    `is_abandoned` is false as long as that file is open, here or in a forked process. The mark is a lock and not a
+    process id: the system releases a lock when its process ends, and containers use the same ids for different
+    processes.
     """
     new = folder / f".{_OWNER}"
     lock = new.open("w", encoding="ascii")
@@ -110,7 +110,7 @@ def own(folder: Path) -> IO[str]:
 
 
 def is_abandoned(folder: Path) -> bool:
-    """Whether the processes that made a folder their own have all ended. One without an owner may soon get it."""
+    """Whether all processes that owned a folder have ended; False without an owner, as there may soon be one."""
     try:
         with (folder / _OWNER).open("r+", encoding="ascii") as lock:
             return _try_lock(lock)
@@ -119,12 +119,15 @@ def is_abandoned(folder: Path) -> bool:
 
 
 def disown(folder: Path) -> None:
-    """Makes it a folder as any other."""
+    """Removes the mark of `own`: the folder is then never abandoned."""
     (folder / _OWNER).unlink()
 
 
 def _try_lock(file: IO[str]) -> bool:
-    """False if another process holds it; also where there are no locks, so that nothing is known to be abandoned."""
+    """Locks a file; returns False if another process holds it.
+
+    It is False too where there are no locks: nothing counts as abandoned then.
+    """
     try:
         import fcntl
 
@@ -135,7 +138,7 @@ def _try_lock(file: IO[str]) -> bool:
 
 
 def _sync_folder(folder: Path) -> None:
-    """After a loss of power the new name is there too."""
+    """Flushes a folder to the disk, so that a new name in it survives a loss of power."""
     with suppress(OSError):  # some file systems cannot
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""What strangers wrote, taken in: JSON, and text on its way to a terminal. docs/security.md has the whole of it."""
+"""Input from strangers: JSON that is parsed, and text on its way to a terminal (see docs/security.md)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _CONTROL = re.compile(rf"({_OURS})|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text.
+    """Returns the value of a JSON text.
 
     Raises:
-        ValueError: if it is none, or nested so deeply that Python gives up (it raises RecursionError by itself).
+        ValueError: if it is not JSON, or nested too deeply, for which Python itself raises RecursionError.
     """
     try:
         return json.loads(text)
@@ -24,10 +24,10 @@ def parse_json(text: str | bytes) -> Any:
 
 
 class Shielded:
-    """A text stream to a terminal on which names of files cannot act: set titles, fill clipboards, ask for answers.
+    """A text stream to a terminal on which file names cannot set titles, fill the clipboard or ask for answers.
 
-    Control characters are shown as they are written in Python (\\x1b), but for line ends, tabs, and the few sequences
-    that rich draws colours and bars with. Everything else is the stream's own.
+    Control characters are shown as they are written in Python (\\x1b), except line ends, tabs, and the few sequences
+    that rich draws colours and bars with. All other attributes are the stream's own.
     """
 
     def __init__(self, stream: TextIO) -> None:

@@ -1,8 +1,8 @@
 """Signals that ask a program to stop.
 
 Training and testing take them as a request, and stop at the next safe point (runtime/interrupt.py). Any other command
-ends as Ctrl-C ends it, so that its temporary files and processes go with it. Processes that work for another one leave
-the decision to that one: a terminal and a cluster send signals to all of them.
+ends as Ctrl-C ends it, so that its temporary files and processes go with it. Worker processes ignore these signals and
+leave the decision to their parent: terminals and clusters send signals to all processes.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 # Ctrl-C; a cluster's end of a job; the terminal was closed; a cluster's warning some time before the end (as
-# `#SBATCH --signal=USR1@120` asks for). Windows knows the first two alone.
+# `#SBATCH --signal=USR1@120` asks for). Windows has only the first two.
 STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
 _HANGUP = getattr(signal, "SIGHUP", None)
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked to stop. Not KeyboardInterrupt itself: where that comes out of `exec`, as in the definition of a
-    dataclass, Python takes it for one that nobody handles, and kills itself at its end."""
+    """Raised where a signal asks to stop.
+
+    It is not KeyboardInterrupt itself: where that comes out of `exec`, as in the definition of a dataclass, Python
+    takes it for unhandled, and kills itself at its end.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -31,26 +34,27 @@ class Stopped(KeyboardInterrupt):
 
 
 def number_of(stop: KeyboardInterrupt) -> int:
-    """The signal that it was."""
+    """Returns the number of the signal that asked to stop: SIGINT for a plain KeyboardInterrupt."""
     return getattr(stop, "number", signal.SIGINT)
 
 
 def is_ignored(number: int) -> bool:
-    """Whether it stays without effect: nohup ignores the terminal's end for what it starts."""
+    """Whether a signal is a SIGHUP that this process ignores, as processes started by nohup do."""
     return number == _HANGUP and signal.getsignal(number) == signal.SIG_IGN
 
 
 def leave_to_parent() -> None:
-    """Ignores them, in a process that works for another one, which stops it."""
+    """Ignores the signals in a worker process, which its parent stops."""
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """Inside, Ctrl-C, SIGTERM and SIGHUP raise `Stopped`. A second SIGTERM or SIGHUP ends the process.
+    """Makes Ctrl-C, SIGTERM and SIGHUP raise `Stopped` inside. A second SIGTERM or SIGHUP ends the process.
 
-    Under torchrun Ctrl-C alone: it ends processes that wait for each other, where Python does not see signals.
+    Under torchrun only Ctrl-C does. torchrun ends the processes by SIGTERM, also those that wait for each other, where
+    Python does not run its handlers.
     """
     numbers = [] if "LOCAL_RANK" in os.environ else [n for n in (signal.SIGTERM, _HANGUP) if n is not None]
     numbers = [n for n in numbers if not is_ignored(n)]
@@ -73,8 +77,11 @@ def raised() -> Iterator[None]:
 
 @contextmanager
 def ending_quietly() -> Iterator[None]:
-    """Around all that a process does: Ctrl-C at the very end of it, when nothing is left that it could stop but exit
-    hooks, ends it at once, by an exit code; and then, while Python takes itself apart, does nothing."""
+    """Handles a Ctrl-C that comes after the body, which is the whole work of a process.
+
+    While the exit hooks run, it ends the process at once, with an exit code. During Python's teardown after them it
+    does nothing.
+    """
     _at_exit(_ignore_ctrl_c)  # hooks run last to first
     try:
         yield
@@ -103,7 +110,7 @@ def _leave_at_ctrl_c() -> None:
 
 
 def forget_terminal(number: int) -> None:
-    """After SIGHUP, lets go nowhere what is still printed: to write to a terminal that was closed is an error."""
+    """After SIGHUP, sends further output to the null device: writing to a closed terminal is an error."""
     if number != _HANGUP:
         return
     for descriptor in (1, 2):

@@ -1,4 +1,4 @@
-"""replace_pooling: another pooling in anybody's network, weights and names kept."""
+"""`replace_pooling`: puts another pooling into any network, and keeps its weights and their names."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def replace_pooling(
             "head" (global pooling), or several of them.
         types: only layers of these classes.
         names: only layers whose dotted name matches one of these patterns (as file names do: "layer4.*").
-        beta: of "soft": a number, or "learnable" for one per channel.
-        p: of "lp".
+        beta: of the kind "soft": a number, or "learnable" for one per channel.
+        p: the exponent of the kind "lp".
         example: an input (or the inputs) of the network, for kinds that have parameters per channel.
 
     Returns:
-        What was changed, layer by layer; print it.
+        A report of what was changed, layer by layer, to be printed.
 
     Raises:
-        UsageError: nothing matches; or an argument is wrong. The network is then as it was.
+        UsageError: if nothing matches, or an argument is wrong. The network is then as it was.
     """
     from softpool3d.models.sites import find_sites, swap
 

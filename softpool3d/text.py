@@ -1,7 +1,7 @@
-"""Text as other people's programs save it: lists, class names, tables.
+"""Reads text as other programs save it: lists, class names, tables.
 
-UTF-8, with or without a byte order mark, or UTF-16 with one. Bytes that are no UTF-8 are kept, as Python keeps them in
-the names of files, because they may be part of one; `legible` makes text of them.
+It may be UTF-8, with or without a byte order mark, or UTF-16 with one. Bytes that are no UTF-8 may belong to the name
+of a file, and are kept as Python keeps them in such names. `legible` makes text of them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _read_as_windows_1252: set[str] = set()
 
 
 def read_text(path: Path) -> str:
-    """A text file in UTF-8, with or without a byte order mark, or in UTF-16 with one; line ends as they are.
+    """Returns the text of a file in UTF-8, with or without a byte order mark, or in UTF-16 with one; line ends stay.
 
     Bytes that are no UTF-8 come out as Python's file names have them: `legible` makes text of them.
 
@@ -39,7 +39,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """Returns the value that a JSON file holds.
 
     Raises:
         UsageError: if it cannot be read, naming the line of a mistake.
@@ -53,10 +53,10 @@ def read_json(path: Path) -> Any:
 
 
 def legible(text: str, file: str | Path, line: int = 1) -> str:
-    """The text, in which bytes that are no UTF-8 are read as Windows-1252; that is said, once for each file.
+    """Returns the text with bytes that are no UTF-8 read as Windows-1252, and prints a note once for each file.
 
     Args:
-        file, line: where it begins.
+        file, line: where the text begins, for messages.
 
     Raises:
         UsageError: if they are not Windows-1252 either.
@@ -75,14 +75,14 @@ def legible(text: str, file: str | Path, line: int = 1) -> str:
 
 @functools.cache
 def note(text: str) -> None:
-    """Says how something was read that could be read otherwise: once, by the first of several processes."""
+    """Prints how something ambiguous was read: once, and on the first of several processes only."""
     if os.environ.get("RANK", "0") == "0":
         print(f"note: {text}", file=sys.stderr, flush=True)
 
 
 @contextmanager
 def opened(path: Path | None) -> Iterator[BinaryIO]:
-    """The file, or with None standard input, as bytes.
+    """Opens a file, or for None standard input, to be read as bytes.
 
     Raises:
         UsageError: if it cannot be opened or read.
@@ -98,7 +98,7 @@ def opened(path: Path | None) -> Iterator[BinaryIO]:
 
 
 def lines_of(file: BinaryIO, name: str) -> Iterator[str]:
-    """The lines of an open text, with their ends; bytes that are no UTF-8 as `read_text` has them.
+    """Yields the lines of an open text file with their ends; bytes that are no UTF-8 as `read_text` has them.
 
     Raises:
         UsageError: if it is no text.
@@ -124,7 +124,7 @@ def _bytes(text: str) -> bytes:
 
 
 def windows_1252(text: str) -> str | None:
-    """A text with bytes that are no UTF-8, read as Windows-1252; None where it has none, or they mean no letters."""
+    """Returns a text with its bytes that are no UTF-8 read as Windows-1252; None if it has none or they are no text."""
     try:
         read = _bytes(text).decode("cp1252") if _RAW.search(text) else None
     except UnicodeError:

@@ -1,4 +1,4 @@
-"""YAML as configurations are written in: text stays text where text is wanted, and places are remembered.
+"""Reads and writes the YAML of configurations: text stays text where text is wanted, and lines are remembered.
 
 What YAML takes for a number, a truth value or a date (1e-3, 2024, no) may be the name of a run, a folder or a class.
 """
@@ -57,7 +57,7 @@ def dump(values: dict[str, Any]) -> str:
 def read_yaml(
     path: Path, model: type[BaseModel], seen: tuple[Path, ...] = ()
 ) -> tuple[dict[str, Any], dict[tuple, str]]:
-    """The values of a file and its `base:`, unchecked; and for each path of keys the file and line where it stands.
+    """Returns the values of a file and its `base:`, unchecked, and for each path of keys its file and line.
 
     Args:
         model: what the values are for; it says which of them are text.
@@ -104,8 +104,10 @@ def read_yaml(
 
 
 def parse_value(text: str, keys: tuple[str, ...], model: type[BaseModel]) -> Any:
-    """The value that an override gives to a path of keys. Where text is wanted, only quotes and null are YAML's: a name
-    may hold `#` and `: `."""
+    """Returns the value that an override gives to a path of keys.
+
+    Where text is wanted, only quotes and null are read as YAML, because a name may hold `#` and `: `.
+    """
     wanted = _wanted_at(keys, model)
     try:
         node = yaml.compose(text, Loader=_Loader)
@@ -148,7 +150,7 @@ def _wanted_at(keys: tuple[str, ...], model: type[BaseModel]) -> Any:
 
 
 def _member(wanted: Any, key: str) -> Any:
-    """The type of a model's field, or of a dict's values; None where there is none."""
+    """Returns the type of a model's field, or of a dict's values; None where there is none."""
     if isinstance(wanted, type) and issubclass(wanted, BaseModel):
         field = wanted.model_fields.get(key)
         return field and field.annotation
@@ -156,7 +158,7 @@ def _member(wanted: Any, key: str) -> Any:
 
 
 def _is_text(wanted: Any) -> bool:
-    """Whether it is str, or a list of them, or nothing."""
+    """Whether a type is str or a list of str, None allowed."""
     origin, parts = get_origin(wanted), get_args(wanted)
     if origin is Annotated:
         return _is_text(parts[0])

@@ -1,6 +1,6 @@
-"""What several runs say together.
+"""The analysis of several runs.
 
-folders.py      what the folder of a run tells      comparison.py   runs side by side
+folders.py      what the folder of a run holds      comparison.py   runs side by side
 ensemble.py     scores of several networks as one   study.py        networks x variants x seeds
 study_report.py its page; statistics.py: paired differences and their intervals
 measuring.py    times, taken in turns, and memory

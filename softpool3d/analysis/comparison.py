@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Comparison:
-    """
+    """Several runs, and the settings in which they differ.
+
     runs: those that could be read; bad: those that could not.
     settings: key -> each run's value, of the keys that are not the same in all runs.
     """
@@ -26,7 +27,7 @@ class Comparison:
     settings: dict[str, list[Any]]
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """Header and a row for each run: its settings, then results; empty where there is none yet."""
+        """Returns a header and a row for each run: its settings, then its results; "" where there is none yet."""
         results = {
             "epochs": [f"{epochs_done(run)}/{run.config.train.epochs}" for run in self.runs],
             **self._scores(),
@@ -40,7 +41,7 @@ class Comparison:
         return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
 
     def _scores(self) -> dict[str, list[str]]:
-        """Validation and test by top-1, and by mAP before it where a run has clips with several labels."""
+        """Returns columns of validation and test by top-1, and before it by mAP if a run is judged by that."""
         columns = {}
         for measure in dict.fromkeys((*(run.measure for run in self.runs if run.measure == "map"), "top1")):
             columns[f"best val {MEASURES[measure]}"] = [_percent(run.best_val(measure)) for run in self.runs]
@@ -49,6 +50,7 @@ class Comparison:
 
 
 def compare(records: Sequence[RunRecord]) -> Comparison:
+    """Returns the runs that could be read, those that could not, and the settings in which the former differ."""
     runs = [record for record in records if not record.problem]
     settings = differing([run.config for run in runs]) if len(runs) > 1 else {}
     settings = {key: values for key, values in settings.items() if key not in keys_of(Effect.WHERE)}
@@ -56,7 +58,7 @@ def compare(records: Sequence[RunRecord]) -> Comparison:
 
 
 def names(runs: Sequence[RunRecord]) -> list[str]:
-    """The folders' names, with as much of the path as tells them apart."""
+    """Returns the folders' names, with as much of the path as tells them apart."""
     folders = [run.folder.absolute() for run in runs]
     for length in range(1, max((len(folder.parts) for folder in folders), default=1) + 1):
         short = ["/".join(folder.parts[-length:]) for folder in folders]
@@ -70,8 +72,10 @@ def epochs_done(run: RunRecord) -> int:
 
 
 def curve(run: RunRecord, key: str = "") -> tuple[list[float], list[float]]:
-    """Epochs and values of `key`, or of the score that judges it in validation. Evaluations within an epoch lie between
-    whole numbers."""
+    """Returns the epochs and values of `key`, or else of the score that the run is judged by in validation.
+
+    Evaluations within an epoch lie between whole numbers.
+    """
     key = key or f"val_{run.measure}"
     rows = [row for row in run.epochs if key in row and row.get("epoch", 0) > 0]
     steps = max((row["step"] / row["epoch"] for row in rows if "step" in row), default=0)  # reached at an epoch's end
@@ -80,7 +84,7 @@ def curve(run: RunRecord, key: str = "") -> tuple[list[float], list[float]]:
 
 
 def curves_figure(runs: Sequence[RunRecord]) -> Figure:
-    """Training loss and validation top-1, or mAP, over the epochs."""
+    """Draws training loss and validation top-1, or mAP, over the epochs."""
     from matplotlib.figure import Figure
 
     figure = Figure((11, 4.5), layout="constrained")
@@ -107,7 +111,7 @@ def picture(figure: Figure, ending: str) -> bytes:
 
 
 def curves_text(runs: Sequence[RunRecord], width: int = 72, height: int = 14) -> list[str]:
-    """Validation top-1, or mAP, over the epochs in letters, a, b, ... in the runs' order; * where several meet."""
+    """Draws validation top-1, or mAP, over the epochs in letters: a, b, ... in the runs' order; * where runs meet."""
     curves = [curve(run) for run in runs]
     epochs = [epoch for xs, _ in curves for epoch in xs]
     values = [value for _, ys in curves for value in ys]
@@ -127,7 +131,7 @@ def curves_text(runs: Sequence[RunRecord], width: int = 72, height: int = 14) ->
 
 
 def _judged(runs: Sequence[RunRecord]) -> str:
-    """What the curves of these runs show."""
+    """Returns the label of these runs' curves."""
     return "validation " + " or ".join(sorted({MEASURES[run.measure] for run in runs}, reverse=True))
 
 

@@ -1,4 +1,4 @@
-"""Several networks' scores of the same videos as one."""
+"""Combines several networks' scores of the same videos."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def combine(
     mean: Mean = "arithmetic",
     common: bool = False,
 ) -> VideoScores:
-    """The weighted mean of the members' probabilities, video by video and class by class, whatever order they are in.
+    """Returns the weighted mean of the members' probabilities; videos and classes are matched by name.
 
     Args:
         names: of the members, for messages.
-        weights: one each, not negative; equal if not given.
-        mean: geometric: of the logarithms, and normalised where a video has one label (a product of experts).
+        weights: one for each member, not negative; equal if not given.
+        mean: "geometric" is the mean of the logarithms, normalised where a video has one label (a product of experts).
         common: leave out videos that not all of them have.
 
     Raises:
@@ -74,7 +74,7 @@ def combine(
 
 
 def _checked(weights: Sequence[float] | None, count: int) -> list[float]:
-    """Weights that sum to 1."""
+    """Returns weights that sum to 1."""
     if weights is None:
         return [1 / count] * count
     if len(weights) != count:
@@ -99,7 +99,7 @@ def _check_alike(first: VideoScores, other: VideoScores, name: str, other_name: 
 
 
 def _aligned(member: VideoScores, videos: list[str], classes: tuple[str, ...]) -> Scores:
-    """Its scores of `videos`, in that order, with the columns of `classes`."""
+    """Returns a member's scores of `videos`, in that order, with the columns of `classes`."""
     at = {video: number for number, video in enumerate(member.videos)}
     rows = torch.tensor([at[video] for video in videos])
     columns = torch.tensor([member.classes.index(name) for name in classes])

@@ -1,4 +1,4 @@
-"""What the folder of a run tells of it, finished or not."""
+"""Reads the folder of a run, finished or not."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ MEASURES = {"map": "mAP", "top1": "top-1"}  # name in files -> for people
 
 @dataclass
 class RunRecord:
-    """Read from a run's folder. `summary` is None of a run that is not finished; `problem`: why it could not be read.
+    """What a run's folder holds.
 
     epochs: rows of metrics.csv, values as numbers.
-    tests: what `softpool3d test` found since, on the test split: its results.json, the one with the most views first.
+    summary: of summary.json; None if the run is not finished.
+    tests: results.json of each `softpool3d test` on the test split since, the one with the most views first.
+    problem: why the folder could not be read.
     """
 
     folder: Path
@@ -40,22 +42,22 @@ class RunRecord:
 
     @property
     def measure(self) -> str:
-        """What the run is judged by, one of MEASURES: mAP where clips have several labels."""
+        """The measure by which the run is judged, a key of MEASURES: mAP where clips have several labels."""
         keys = {key for row in self.epochs for key in row} | set(self.summary or ())
         return "map" if keys & {"val_map", "test_map"} else "top1"
 
     def best_val(self, measure: str = "") -> float | None:
-        """The best on validation so far, by `measure` or the run's own."""
+        """Returns the best validation score so far, by `measure` or the run's own."""
         key = f"val_{measure or self.measure}"
         return max((row[key] for row in self.epochs if key in row), default=None)
 
     def test(self, measure: str = "") -> float | None:
-        """What the best weights have on the test split, of a run that is finished."""
+        """Returns the test score of the best weights; None if the run is not finished."""
         return (self.summary or {}).get(f"test_{measure or self.measure}")
 
 
 def read_run(folder: str | Path) -> RunRecord:
-    """Never raises: what cannot be read is told in `problem`."""
+    """Reads a run's folder. Never raises: `problem` says what cannot be read."""
     record = RunRecord(Path(folder))
     if not record.folder.is_dir():
         record.problem = "it is a file, not a folder" if record.folder.exists() else "there is no such folder"
@@ -108,7 +110,7 @@ def _tests(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def _sizes(weights: Path) -> tuple[int | None, int | None]:
-    """Parameters and classes of a weights file, from its header alone. Running statistics of norms do not count."""
+    """Returns how many parameters, without norms' running statistics, and classes a weights file has, by its header."""
     if not weights.is_file():
         return None, None
     from safetensors import SafetensorError, safe_open

@@ -1,7 +1,7 @@
-"""Measuring side by side: interleaved rounds, medians with spread, peak memory, and where the numbers go.
+"""Measures contenders side by side: interleaved rounds, medians with spread, peak memory, and the page of the numbers.
 
-Contenders take turns within one process, so that a machine that slows down slows all of them; ratios of
-medians are then worth more than the times themselves.
+Contenders take turns within one process, so that a machine that slows down slows all of them. Ratios of medians are
+then worth more than the times themselves.
 """
 
 import ctypes
@@ -80,7 +80,7 @@ def interleaved(
     for turn in range(rounds[1]):
         if not names or (turn >= rounds[0] and time.perf_counter() - began > seconds):
             break
-        # Rotated, so that nobody always runs in the cache that the same neighbour left behind.
+        # Rotated, so that no contender always finds the cache of the same neighbour.
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             samples[name].append(clock(able[name]))
@@ -93,8 +93,8 @@ def interleaved(
 def recycle_memory() -> None:
     """Keeps freed memory for the next allocation, where the C library is glibc.
 
-    By itself it gives large blocks back, and their next owner pays for fresh pages, which costs more than most
-    kernels; whether it does depends on who ran before.
+    By default glibc returns large blocks to the system, and their next owner pays for fresh pages, which costs more
+    than most kernels. Whether it does depends on what ran before.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -103,7 +103,7 @@ def recycle_memory() -> None:
 
 
 def first_touch(size: int = 64 << 20) -> float:
-    """Seconds to write `size` bytes of fresh pages; the median of 5."""
+    """Returns the seconds to write `size` bytes of fresh pages, the median of 5."""
     times = []
     for _ in range(5):
         with mmap.mmap(-1, size) as pages:
@@ -124,10 +124,10 @@ def _cpu_clock(call: Callable[[], object]) -> float:
 
 
 def _cuda_clock(device: torch.device) -> Callable[[Callable[[], object]], float]:
-    """Time on the device between two events, from a cold L2 cache.
+    """Returns a clock: the time on the device between two events, in seconds, from a cold L2 cache.
 
-    Overwriting a buffer larger than any L2 evicts what the last contender left there. It is done as often as keeps the
-    device busy until the host has issued every launch, so that host time does not show up between the events.
+    Overwriting a buffer larger than any L2 evicts what the last contender left there. It is repeated until the device
+    stays busy while the host issues every launch, so that no host time lies between the events.
     """
     evict = torch.empty(256 << 20, dtype=torch.uint8, device=device)
     fills = 4  # some 0.1 ms each on an H100
@@ -152,7 +152,7 @@ def _cuda_clock(device: torch.device) -> Callable[[Callable[[], object]], float]
 
 
 def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
-    """The most memory that PyTorch's allocator held during `call()` beyond what it held before."""
+    """Returns the most bytes that PyTorch's allocator held during `call()` beyond what it held before."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
@@ -177,7 +177,7 @@ def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
 
 
 def machine(device: torch.device) -> str:
-    """What a reader has to know of the machine: processor or GPU, threads, versions."""
+    """Returns what a reader has to know of the machine: processor or GPU, threads, versions."""
     from softpool3d import __version__
 
     if device.type == "cuda":

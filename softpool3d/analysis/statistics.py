@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of paired differences and its t interval; the interval is None of a single pair."""
+    """The mean of paired differences and its t interval, which is None for a single pair."""
 
     pairs: tuple[float, ...]
     mean: float
@@ -22,7 +22,7 @@ class Difference:
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float], level: float = 0.95) -> Difference:
-    """first - second, pair by pair: mean +- t(level, n - 1) s / sqrt(n)."""
+    """Returns the mean of first - second over pairs, and its interval: mean +- t(level, n - 1) s / sqrt(n)."""
     pairs = tuple(a - b for a, b in zip(first, second, strict=True))
     mean = statistics.fmean(pairs)
     if len(pairs) < 2:
@@ -32,12 +32,12 @@ def paired_difference(first: Sequence[float], second: Sequence[float], level: fl
 
 
 def spread(values: Sequence[float]) -> float | None:
-    """Standard deviation of a sample; None of a single value."""
+    """Returns the standard deviation of a sample; None for a single value."""
     return statistics.stdev(values) if len(values) > 1 else None
 
 
 def t_quantile(level: float, freedom: int) -> float:
-    """t such that Student's distribution with `freedom` degrees has `level` of its mass between -t and t."""
+    """Returns t: Student's distribution with `freedom` degrees has `level` of its mass between -t and t."""
     low, high = 0.0, 1.0
     while _mass_within(high, freedom) < level:
         low, high = high, 2 * high
@@ -48,7 +48,7 @@ def t_quantile(level: float, freedom: int) -> float:
 
 
 def _mass_within(t: float, freedom: int) -> float:
-    """Abramowitz and Stegun 26.7.3 and 26.7.4: finite sums, for whole degrees of freedom."""
+    """Returns the mass between -t and t, by the finite sums of Abramowitz and Stegun 26.7.3 and 26.7.4."""
     angle = math.atan(t / math.sqrt(freedom))
     sine, cosine = math.sin(angle), math.cos(angle)
     odd = freedom % 2

@@ -26,8 +26,9 @@ Name = Annotated[str, Field(pattern=r"^[\w.+-]+$")]  # it is part of a folder's 
 
 
 class Study(Section):
-    """
-    networks: configurations, beside the study's file.
+    """A study, as its file describes it.
+
+    networks: configuration files, relative to the study's file.
     variants: name -> overrides.
     reference: the variant that the others are compared with.
     """
@@ -63,10 +64,10 @@ class Trial:
 
 
 def load_study(path: str | Path, overrides: list[str] | None = None) -> tuple[Study, list[Trial]]:
-    """A study and its runs, seed by seed, so that one that is cut short has whole pairs.
+    """Reads a study; returns it and its runs, seed by seed, so that a study that is cut short has whole pairs.
 
     Args:
-        overrides: of every run's configuration, `output` too.
+        overrides: applied to the configuration of every run; `output` may be among them.
 
     Raises:
         UsageError: naming the file and line of the first mistake.
@@ -93,7 +94,7 @@ def load_study(path: str | Path, overrides: list[str] | None = None) -> tuple[St
 def run_study(
     trials: list[Trial], train: Callable[[Config, Run | None], object], say: Callable[[str], None]
 ) -> dict[str, str]:
-    """Trains what is not finished; returns, by folder, why runs failed.
+    """Trains the runs that are not finished; returns folder -> why its run failed.
 
     Raises:
         UsageError: for a folder of another configuration, before anything is trained.
@@ -115,7 +116,11 @@ def run_study(
 
 
 def _checked(trial: Trial) -> RunRecord | None:
-    """What is in the folder of a trial, if it is this trial's."""
+    """Returns what the folder of a trial holds; None if there is no folder.
+
+    Raises:
+        UsageError: if it is no run's, or that of another configuration.
+    """
     if not trial.folder.exists():
         return None
     record = read_run(trial.folder)
@@ -130,7 +135,7 @@ def _checked(trial: Trial) -> RunRecord | None:
 
 
 def _explain(error: ValidationError, origins: dict[tuple, str], path: Path) -> str:
-    """One sentence for pydantic's errors; an unknown key comes first, as what is missing is often only misspelt."""
+    """Returns one sentence for pydantic's errors; an unknown key comes first, as a missing one may be misspelt."""
     first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     keys = tuple(part for part in first["loc"] if isinstance(part, str))
     where = next((origins[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in origins), str(path))

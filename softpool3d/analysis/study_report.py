@@ -22,7 +22,7 @@ class Outcome:
 
 
 def study_page(study: Study, trials: list[Trial], failed: dict[str, str], command: str, machine: str) -> str:
-    """The page, from the runs that are finished; it says which are not."""
+    """Returns the page, made from the runs that are finished; it names the others."""
     outcomes = [Outcome(trial, record) for trial in trials if (record := read_run(trial.folder)).finished]
     done = {outcome.trial.folder for outcome in outcomes}
     seconds = sum(outcome.record.summary["seconds"] for outcome in outcomes)

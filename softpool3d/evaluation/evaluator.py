@@ -22,10 +22,13 @@ from softpool3d.runtime.devices import MEMORY_FORMATS
 
 @torch.inference_mode()
 def view_probabilities(model: nn.Module, video: Tensor, config: Config) -> Tensor:
-    """Softmax or sigmoids, mean over views: uint8 (N, V, C, T, H, W), on the model's device -> float32 (N, classes).
+    """Returns the probabilities of videos, float32 (N, classes): the mean over the V views of each.
 
-    With `test.average: logits` the average comes first. The network sees at most `test.batch_size` clips at a time,
-    whatever N and V are.
+    With `test.average: logits` the logits are averaged instead. The network sees at most `test.batch_size` clips at a
+    time, whatever N and V are.
+
+    Args:
+        video: uint8 (N, V, C, T, H, W), on the model's device.
     """
     logits = []
     for part in video.flatten(0, 1).split(config.test.batch_size):
@@ -39,7 +42,7 @@ def view_probabilities(model: nn.Module, video: Tensor, config: Config) -> Tenso
 def scored_batches(
     model: nn.Module, loader: DataLoader, config: Config, accelerator: Accelerator
 ) -> Iterator[tuple[Batch, Tensor | None]]:
-    """Each batch of this process's loader, and its probabilities on the CPU; None where no file could be read.
+    """Yields each batch of this process's loader with its probabilities on the CPU, or None if no file was readable.
 
     The model has to be in evaluation mode.
     """
@@ -60,14 +63,14 @@ def evaluate(
     on_batch: Callable[[], None] = lambda: None,
     on_bad: Callable[[list[DecodeError], dict[str, str]], None] = lambda errors, damaged: None,
 ) -> Scores:
-    """Scores of every clip of the loader, each counted once under any number of processes.
+    """Returns the scores of every clip of the loader, each counted once under any number of processes.
 
     Args:
         on_batch: called after each batch; may raise to stop.
-        on_bad: called with the files of a batch that could not be read, and with what is missing of others.
+        on_bad: called with the errors of unreadable files in a batch, and path -> what is missing of damaged ones.
 
     Raises:
-        WorkError: in all processes, if the network's answers are no numbers.
+        WorkError: in all processes, if some probabilities are NaN or infinite.
     """
     # DDP's forward talks to the other processes, and these may have a batch fewer
     alone = model.module if isinstance(model, DistributedDataParallel) else model
@@ -87,12 +90,12 @@ def evaluate(
 
 
 def gathered(mine: list[Scores]) -> Scores:
-    """The scores of all processes, in the order of the manifest; to be called by all of them."""
+    """Returns the scores of all processes, in the order of the manifest. Every process has to call it."""
     return joined(gather_object([joined(mine)] if mine else []))
 
 
 def joined(parts: list[Scores]) -> Scores:
-    """Several parts as one, in the order of the manifest."""
+    """Returns several scores as one, in the order of the manifest."""
     if not parts:
         return Scores(torch.empty(0, 1), torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64))
     order = torch.cat([part.index for part in parts]).argsort()

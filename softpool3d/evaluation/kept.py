@@ -1,4 +1,4 @@
-"""A test's folder: whose it is, and what a test that was interrupted left there."""
+"""The folder of a test: which test it belongs to, and what an interrupted test left there."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from softpool3d.runs.lock import Taken, claim
 
 
 def digest_of(subject: Subject, config: Config, split: str, manifest: Manifest, classes: tuple[str, ...]) -> str:
-    """A digest of all that the scores depend on."""
+    """Returns a digest (SHA-256, hexadecimal) of all that the scores depend on."""
     digest = hashlib.sha256()
     for name, tensor in subject.model.state_dict().items():
         digest.update(name.encode())
@@ -49,7 +49,11 @@ def digest_of(subject: Subject, config: Config, split: str, manifest: Manifest, 
 
 
 def claim_folder(subject: Subject, out: Path | None, request: str, overwrite: bool, claims: ExitStack) -> Path:
-    """Where the results go: a folder without any, or with those of this request; claimed."""
+    """Claims and returns the folder for the results: one without results, or with those of this request.
+
+    Raises:
+        UsageError: if `out` holds the results of another test, unless `overwrite`; or if another process is at work.
+    """
     if out is not None:
         claims.enter_context(claim(out, is_folder=True, request=request))
         other = _held(out)
@@ -74,7 +78,7 @@ def claim_folder(subject: Subject, out: Path | None, request: str, overwrite: bo
 
 
 def _held(folder: Path) -> str | None:
-    """The request whose results, or part of them, a folder holds."""
+    """Returns the request whose results, whole or in part, a folder holds; None if it holds none."""
     with suppress(OSError, ValueError, AttributeError):
         return json.loads((folder / RESULTS).read_text(encoding="utf-8")).get("request", "")
     if (folder / RESULTS).is_file():
@@ -103,7 +107,7 @@ def _load_part(path: Path) -> tuple[Scores, str] | None:
 
 
 def take_up(folder: Path, request: str) -> Scores | None:
-    """What processes of an earlier call have kept, as one part, which is left in place of theirs."""
+    """Returns the scores that an interrupted test kept, and replaces its files by one; None if there are none."""
     paths = sorted((folder / "partial").glob("*.npz"))
     parts = [part for path in paths if (part := _load_part(path)) is not None]
     mine = [scores for scores, theirs in parts if theirs == request]

@@ -14,24 +14,26 @@ from softpool3d.errors import UsageError
 
 
 def choose_loss(config: Config, train: Manifest) -> Config:
-    """`config`, where it leaves the loss open and clips have several labels, with the binary one."""
+    """Returns `config`, with the binary loss if it sets none and clips have several labels."""
     if config.optim.loss is not None or not train.multi_label:
         return config
     return config.model_copy(update={"optim": config.optim.model_copy(update={"loss": "binary"})})
 
 
 def build_loss(config: Config, train: Manifest, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
-    """Mean loss of logits (N, C) and targets: int64 (N,), or float (N, C), a share of each class.
+    """Returns the loss, a function of logits (N, C) and targets: int64 (N,), or float (N, C), a share of each class.
 
-    Every clip's loss depends on that clip alone, and the mean is over their number: batches of an update, weighted by
-    theirs, add up to the loss of all its clips at once. torch would divide by the batch's own sum of class weights.
+    A clip's loss depends on that clip alone, and the loss of a batch is the mean over its clips. So the batches of an
+    update, weighted by their numbers of clips, add up to the loss of all its clips at once. torch's own cross entropy
+    does not: it divides by the sum of the batch's class weights.
 
-    cross_entropy: of softmax; several labels of a clip share its target equally (arXiv 1805.00932). Class weights are
-        scaled so that their mean over the labels of the training split is 1.
-    binary: of a sigmoid for each class, mean over clips, sum over classes divided by their number.
+    cross_entropy: softmax cross entropy. Several labels of a clip share its target equally (arXiv 1805.00932). Class
+        weights are scaled so that their mean over the labels of the training split is 1.
+    binary: binary cross entropy of a sigmoid for each class, the mean over clips and classes.
 
     Raises:
-        UsageError: for class weights that are not one a class, or 0 for every label there is.
+        UsageError: for class weights that are not one for each class, or, with cross_entropy, are 0 for every class
+            with training clips.
     """
     smoothing, classes = config.optim.label_smoothing, len(train.classes)
     weights = _class_weights(config, train)
@@ -53,7 +55,7 @@ def build_loss(config: Config, train: Manifest, device: torch.device) -> Callabl
 
 
 def as_probabilities(logits: Tensor, config: Config) -> Tensor:
-    """float32 (..., C): of a sigmoid for each class where that was trained, else of softmax."""
+    """Returns probabilities, float32 (..., C): a sigmoid for each class if optim.loss is binary, else softmax."""
     logits = logits.float()
     return logits.sigmoid() if config.optim.loss == "binary" else logits.softmax(-1)
 
@@ -72,7 +74,7 @@ def _class_weights(config: Config, train: Manifest) -> Tensor | None:
     chosen, classes = config.optim.class_weights, len(train.classes)
     if chosen is None:
         return None
-    if chosen == "balanced":  # so that every class counts the same over all clips
+    if chosen == "balanced":  # every class has the same sum of weights over all clips
         counts = train.class_counts()
         return torch.from_numpy(counts.sum() / (classes * counts.clip(min=1))).float()
     if len(chosen) != classes:

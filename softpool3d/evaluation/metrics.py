@@ -1,4 +1,4 @@
-"""What scores are worth: accuracies, calibration, confusion. Probabilities are float32 (N, C) throughout."""
+"""Metrics of scores: accuracies, calibration, confusion. Probabilities are float32 (N, C) throughout."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True)
 class ClassRow:
-    """Of one class. Shares are None where there is nothing to share: no clips, or none taken for the class."""
+    """Metrics of one class. A share is None where its denominator is 0: no clips of the class, or none taken for it."""
 
     name: str
     clips: int
     top1: float | None = None
     top5: float | None = None
     precision: float | None = None
-    average_precision: float | None = None  # of several labels
+    average_precision: float | None = None  # where clips have several labels
     mistaken_for: str = ""  # the class that its clips are most often taken for
     mistakes: int = 0
 
@@ -45,7 +45,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Metrics:
-    """`summary` are the numbers by name; `confusion` int64 (C, C), rows are labels, None where clips have several."""
+    """summary: the numbers by name. confusion: int64 (C, C), rows are labels; None where clips have several labels."""
 
     summary: dict[str, Any]
     classes: list[ClassRow]
@@ -53,7 +53,8 @@ class Metrics:
 
 
 def measure(scores: Scores, classes: tuple[str, ...], seed: int = 0) -> Metrics:
-    """
+    """Returns the metrics of scores.
+
     Args:
         scores: of one clip at least.
         seed: of the bootstrap.
@@ -85,9 +86,9 @@ def measure(scores: Scores, classes: tuple[str, ...], seed: int = 0) -> Metrics:
 
 
 def bootstrap_interval(correct: int, total: int, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap of the share correct / total, over clips (Efron and Tibshirani 1993, chapter 13).
+    """Returns the percentile bootstrap interval of correct / total, over clips (Efron and Tibshirani 1993, chapter 13).
 
-    A resample of clips that are right or wrong has a binomial number of right ones, so that number is drawn, not clips.
+    The number of right clips in a resample is binomial, so that number is drawn, and not clips.
     """
     shares = np.random.default_rng(seed).binomial(total, correct / total, RESAMPLES) / total
     low, high = np.quantile(shares, [(1 - level) / 2, (1 + level) / 2])
@@ -95,7 +96,7 @@ def bootstrap_interval(correct: int, total: int, level: float = 0.95, seed: int 
 
 
 def most_confused(confusion: Tensor, classes: tuple[str, ...], most: int = 10) -> list[Confusion]:
-    """The pairs of label and prediction with the most clips, of all that are wrong."""
+    """Returns the wrong pairs of label and prediction with the most clips, in falling order."""
     wrong = confusion.clone().fill_diagonal_(0)
     counts, places = wrong.flatten().sort(descending=True, stable=True)
     pairs = []

@@ -11,11 +11,11 @@ from torch import Tensor
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_NAMED, _COUNTED = 60, 20  # classes up to which they are named, and cells numbered
+_NAMED, _COUNTED = 60, 20  # up to so many classes, axes have names, and cells numbers
 
 
 def confusion_figure(confusion: Tensor, classes: Sequence[str], title: str = "") -> Figure:
-    """Rows are labels, columns predictions; colours are shares of the row. confusion: int64 (C, C)."""
+    """Draws a confusion matrix, int64 (C, C): rows are labels, columns predictions, colours shares of the row."""
     from matplotlib.figure import Figure
 
     count = len(classes)
@@ -48,5 +48,5 @@ def png(figure: Figure, dpi: int = 110) -> bytes:
 
 
 def literal(text: str) -> str:
-    """The text for matplotlib, which reads formulas between dollars."""
+    """Returns text escaped for matplotlib, which reads formulas between dollars."""
     return text.replace("$", r"\$")

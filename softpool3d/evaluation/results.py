@@ -1,8 +1,8 @@
-"""A folder of test results, and what is printed of them.
+"""Writes a folder of test results, and prints them.
 
-scores.npz      what everything else is made from (scores.py)
+scores.npz      the scores, from which everything else is made (scores.py)
 results.json    the numbers
-per_class.csv   of each class
+per_class.csv   the numbers of each class
 confusion.csv   rows are labels, columns predictions; confusion.png: the same as a picture
 bad_files.csv   videos that could not be read, if there are any
 """
@@ -26,13 +26,14 @@ from softpool3d.evaluation.scores import FILE, VideoScores
 from softpool3d.files import write_atomically, write_csv
 
 RESULTS = "results.json"
-_SHOWN, _ENDS = 24, 8  # a table of more classes than that shows this many at both ends
+_SHOWN, _ENDS = 24, 8  # a table of more than _SHOWN classes shows the first and last _ENDS
 
 
 def check_finite(video_scores: VideoScores) -> None:
-    """
+    """Checks that there are scores, and that all of them are finite.
+
     Raises:
-        WorkError: if there are no scores, or some are no numbers.
+        WorkError: if not.
     """
     if not len(video_scores.scores.probabilities):
         raise WorkError("there are no scores: not one of the videos could be read")
@@ -40,13 +41,13 @@ def check_finite(video_scores: VideoScores) -> None:
 
 
 def write_results(folder: Path, video_scores: VideoScores, extra: dict[str, Any] | None = None) -> Metrics:
-    """Measures scores and writes the folder; results.json last, so that where it is, everything is.
+    """Measures scores and writes the folder; results.json comes last, so that a folder with it is complete.
 
     Args:
-        extra: goes into results.json, beside the numbers and what `video_scores.about` holds.
+        extra: further entries of results.json, beside the numbers and what `video_scores.about` holds.
 
     Raises:
-        WorkError: if the scores are no numbers, or the folder cannot be written.
+        WorkError: if the scores are not finite, or the folder cannot be written.
     """
     check_finite(video_scores)
     metrics = measure(video_scores.scores, video_scores.classes)

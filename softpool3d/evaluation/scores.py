@@ -1,7 +1,7 @@
 """Scores of the videos of a split, and the file that keeps them.
 
-The file is an npz: NumPy, which everybody who would use scores has, reads it without us and without running code; a
-table format such as parquet would need a further library for the same four arrays.
+The file is an npz: NumPy reads it without this package and without running code. A table format such as parquet would
+need a further library for the same arrays.
 
     probabilities  float32 (N, C)
     labels         int64 (N,), or uint8 (N, C) where a video may have several
@@ -38,7 +38,7 @@ FILE = "scores.npz"
 
 @dataclass
 class Scores:
-    """What a network says of a split.
+    """A network's probabilities for the clips of a split, and their labels.
 
     probabilities: float32 (N, classes). label: int64 (N,). index: int64 (N,), into the manifest.
     Where a video may have several labels, `label` is 0 or 1 of each class, (N, classes).
@@ -53,7 +53,7 @@ class Scores:
         return self.label.ndim == 2
 
     def accuracy(self, top_k: int = 1) -> float:
-        """Share of clips with a label among the `top_k` likeliest classes; with fewer classes than that, it is 1."""
+        """Returns the share of clips with a label among the `top_k` likeliest classes; 1 with fewer classes."""
         classes = self.probabilities.shape[1]
         if not len(self.label):
             return 0.0
@@ -66,7 +66,7 @@ class Scores:
         return float(multiclass_accuracy(self.probabilities, self.label, classes, average="micro", top_k=top_k))
 
     def average_precision(self) -> Tensor:
-        """float32 (classes,), where clips have several labels; NaN of a class that no clip has."""
+        """Returns average precisions, float32 (classes,), where clips have several labels; NaN without clips."""
         from torchmetrics.functional.classification import multilabel_average_precision
 
         if not len(self.label):
@@ -79,11 +79,11 @@ class Scores:
         return precision.where((self.label > 0).any(0), torch.nan)
 
     def mean_average_precision(self) -> float:
-        """mAP: over the classes that clips have; 0 where there are none."""
+        """Returns the mAP, the mean over the classes that clips have; 0 if there are none."""
         return float(self.average_precision().nanmean().nan_to_num(0))
 
     def loss(self) -> float:
-        """Mean cross entropy; of several labels the mean over classes too."""
+        """Returns the mean cross entropy; for clips with several labels the binary one, also averaged over classes."""
         if not len(self.label):
             return 0.0
         if self.multi_label:
@@ -92,12 +92,13 @@ class Scores:
 
 
 def check_finite(scores: Scores, name_of: Callable[[int], str]) -> None:
-    """
+    """Checks that all probabilities are finite: the likeliest class of NaN would be the first.
+
     Args:
-        name_of: a video's name, by its place in `scores`.
+        name_of: returns a video's name, given its place in `scores`.
 
     Raises:
-        WorkError: if some of the probabilities are no numbers: the likeliest class of those would be the first.
+        WorkError: if some are not.
     """
     finite = scores.probabilities.isfinite().all(1)
     if not finite.all():
@@ -110,7 +111,7 @@ def check_finite(scores: Scores, name_of: Callable[[int], str]) -> None:
 
 @dataclass
 class VideoScores:
-    """Scores with the names of videos and classes: what is in a file. `about` says where they come from."""
+    """Scores with the names of videos and classes, as a file holds them. `about` says where they come from."""
 
     scores: Scores
     videos: tuple[str, ...]
@@ -132,7 +133,8 @@ class VideoScores:
 
     @classmethod
     def load(cls, path: str | Path) -> VideoScores:
-        """
+        """Reads a file that `save` wrote.
+
         Raises:
             UsageError: if there is no such file, it is damaged, or its arrays do not fit together.
         """
@@ -160,7 +162,7 @@ class VideoScores:
 
 
 def video_names(clips: Sequence[Clip]) -> list[str]:
-    """Names that two machines, with the data in different folders, have in common."""
+    """Returns the clips' names, which are the same on machines that have the data in different folders."""
     paths = [clip.path for clip in clips]
     common = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
     names = [os.path.relpath(path, common or ".") for path in paths]

@@ -19,7 +19,7 @@ from softpool3d.runs.checkpoint import load_into
 from softpool3d.runs.pretrained import adopt_statistics, name_classes
 from softpool3d.runs.published import open_weights
 
-# what may differ from the weights' own configuration: the rest is the network, and how it was trained
+# what may differ from the weights' own configuration; its other keys say what the network is and how it was trained
 OVERRIDES = ("data.", "test.", "device", "train.precision", "train.memory_format")
 
 
@@ -35,7 +35,7 @@ class Subject:
 
 
 def subject_of_weights(path: str | Path, overrides: list[str]) -> Subject:
-    """The network of weights of any origin (published.py).
+    """Returns the network of weights of any origin (published.py).
 
     Raises:
         UsageError: if the file cannot be used, or an override is not among `OVERRIDES`.
@@ -54,7 +54,7 @@ def subject_of_weights(path: str | Path, overrides: list[str]) -> Subject:
 
 
 def subject_of_config(cfg: str | Path, overrides: list[str]) -> Subject:
-    """The network of a configuration with public weights in `model.weights`.
+    """Returns the network of a configuration with public weights in `model.weights`.
 
     Raises:
         UsageError: if there are none, or they do not fill the network with as many classes as the data set has.
@@ -76,7 +76,11 @@ def subject_of_config(cfg: str | Path, overrides: list[str]) -> Subject:
 
 
 def pick_split(manifests: dict[str, Manifest], split: str | None, subject: Subject) -> tuple[str, Manifest]:
-    """The split, its labels counting into the weights' classes."""
+    """Returns the name and the manifest of the split to test; its labels are indices of the weights' classes.
+
+    Raises:
+        UsageError: if there is no such split, or its classes do not fit those of the weights.
+    """
     split = split or ("test" if "test" in manifests else "val")
     if split not in manifests:
         raise UsageError(f"--split {split}: the data set has no such split (it has {', '.join(manifests)})")

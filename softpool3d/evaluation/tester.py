@@ -1,7 +1,7 @@
 """Testing a network on a split: every video once, in several views, under any number of processes.
 
-What was done is kept in the results' folder while the work goes on, so that a test that was stopped, or killed, goes on
-where it was when the same command is given again, with another number of processes too.
+Scores are kept in the results' folder as the work goes on. A test that was stopped or killed goes on where it was when
+the same command is given again, with another number of processes too.
 """
 
 from __future__ import annotations
@@ -51,17 +51,18 @@ def test(
     overwrite: bool = False,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Tests on a split and writes a folder of results (results.py); returns what is in its results.json.
+    """Tests a network on a split and writes a folder of results (results.py); returns what its results.json holds.
 
     Args:
-        split: train, val or test; the test split, or val where there is none, if not given.
-        out: the folder; <folder of the weights>/test if not given, or test-2, ... where another test's results are.
-        overwrite: test anew, where results are there already; they stay until the new ones are.
+        split: train, val or test; if not given, test, or val where there is none.
+        out: the folder; if not given, <folder of the weights>/test, or test-2, ... where another test's results are.
+        overwrite: test anew even if there are results; they stay until the new ones are written.
 
     Raises:
-        UsageError: for a request that cannot be met; nothing was written then. Also while another process is at it.
-        WorkError: if not one video could be read, or the network's answers are no numbers.
-        Interrupted: after Ctrl-C or SIGTERM; what was done is kept.
+        UsageError: for a request that cannot be met, or while another process writes to the folder. Nothing was
+            written then.
+        WorkError: if not one video could be read, or some probabilities are NaN or infinite.
+        Interrupted: after Ctrl-C or SIGTERM; the scores so far are kept.
     """
     with ExitStack() as claims:
         return _test(subject, split, out, overwrite, console or Console(), claims)
@@ -157,7 +158,7 @@ def _score(
     kept: Scores | None,
     console: Console,
 ) -> tuple[Scores, list[DecodeError]]:
-    """Scores of all videos that can be read, and the errors of those that cannot."""
+    """Returns the scores of all videos that can be read, and the errors of those that cannot."""
     rank, world_size = processes.rank, processes.count
     done = kept.index.tolist() if kept else []
     left = np.setdiff1d(np.arange(len(manifest)), done)

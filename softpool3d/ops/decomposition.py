@@ -1,9 +1,9 @@
-"""SoftPool in the operators that every runtime has: what exported networks hold in the compiled operator's place.
+"""SoftPool in standard operators, which stand in exported networks in place of the compiled operator.
 
-The average is taken along one axis after the other. What passes from axis to axis is, for each position, the largest
-exponent m of what was seen so far, and the sums of exp(beta x - m) and exp(beta x - m) x (the merge of Milakov and
-Gimelshein, "Online normalizer calculation for softmax", arXiv 1805.02867, algorithm 3). A window of 3x3x3 takes nine
-slices that way, not 27, and nothing overflows.
+The average is taken along one axis after the other. For each position, three values pass from axis to axis: the largest
+exponent m so far, and the sums of exp(beta x - m) and of exp(beta x - m) x (the merge of Milakov and Gimelshein,
+"Online normalizer calculation for softmax", arXiv 1805.02867, algorithm 3). A window of 3x3x3 takes nine slices that
+way, not 27, and nothing overflows.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _Sums = tuple[Tensor, Tensor, Tensor | None]
 
 
 def decompositions() -> dict[torch._ops.OpOverload, Callable]:
-    """The table for `torch.export.ExportedProgram.run_decompositions`; empty where no library is compiled.
+    """Returns the table for `torch.export.ExportedProgram.run_decompositions`; empty if no library is compiled.
 
         program = torch.export.export(network.eval(), (clip,)).run_decompositions(softpool3d.decompositions())
         torch.onnx.export(program, f="network.onnx")
 
-    The result holds standard operators only. Its values are the compiled operator's for finite inputs up to a
-    hundredth of what the type holds (3e36 in float32); infinite ones give NaN.
+    The program then holds standard operators only. For finite inputs up to a hundredth of the type's largest value
+    (3e36 in float32) it gives the values of the compiled operator. Infinite inputs give NaN.
     """
     from softpool3d.ops import library
 
@@ -51,7 +51,7 @@ def soft_pool3d(
     dilation: Sequence[int],
     ceil_mode: bool,
 ) -> Tensor:
-    """The operator `softpool3d::soft_pool3d`: (N, C, T, H, W), checked (T, H, W) triples, beta (C,) or a float."""
+    """Computes `softpool3d::soft_pool3d` of (N, C, T, H, W), with checked (T, H, W) triples, beta (C,) or a float."""
     sizes, outside = input.shape[2:], []
     for s, p in zip(stride, padding, strict=True):
         # as far as the last window may reach; with a remainder under ceil_mode that is beyond the padding
@@ -60,7 +60,7 @@ def soft_pool3d(
     for axis in (2, 1, 0):
         n, k, s, p, d = sizes[axis], kernel_size[axis], stride[axis], padding[axis], dilation[axis]
         out = pooled_size(n, k, s, p, d, ceil_mode)
-        if isinstance(n, int) and k == n and p == 0 and d == 1:  # a traced n is not asked, and stays free
+        if isinstance(n, int) and k == n and p == 0 and d == 1:  # a traced n is not compared, and stays free
             sums = _merge_all(sums, 2 + axis)
         elif k > 1 or s > 1 or any(outside[4 - 2 * axis : 6 - 2 * axis]):
             sums = _merge(sums, 2 + axis, [slice(j * d, j * d + (out - 1) * s + 1, s) for j in range(k)])
@@ -68,11 +68,11 @@ def soft_pool3d(
 
 
 def adaptive_soft_pool3d(input: Tensor, betas: Tensor | None, beta: float, output_size: Sequence[int]) -> Tensor:
-    """The operator `softpool3d::adaptive_soft_pool3d`, over the bins of torch's adaptive pools."""
+    """Computes `softpool3d::adaptive_soft_pool3d`, over the bins of torch's adaptive pools."""
     sums = _start(input, betas, beta, [0] * 6)
     for axis in (2, 1, 0):
         n, out, dim = input.shape[2 + axis], output_size[axis], 2 + axis
-        if out == 1:  # asked first: it holds for every n, so that a traced n stays free
+        if out == 1:  # tested first, and without n: a traced n stays free
             sums = _merge_all(sums, dim)
         elif out != n:
             bins = [(i * n // out, ((i + 1) * n + out - 1) // out) for i in range(out)]
@@ -86,7 +86,7 @@ def _start(input: Tensor, betas: Tensor | None, beta: float, outside: list[int])
     x = input if input.dtype in (torch.float32, torch.float64) else input.float()
     exponent = x * betas[:, None, None, None] if betas is not None else x if beta == 1 else x * beta
     if any(outside):
-        # An exponent that loses against any inside; where nothing is inside, zeros are averaged.
+        # Outside, the exponent is lower than any inside. A window with nothing inside averages zeros.
         exponent = F.pad(exponent, outside, value=torch.finfo(x.dtype).min)
         x = F.pad(x, outside)
     return exponent, x, None
@@ -114,7 +114,7 @@ def _merge_all(sums: _Sums, dim: int) -> _Sums:
 
 
 def _merge(sums: _Sums, dim: int, taps: list[slice]) -> _Sums:
-    """`taps`: for each position of the kernel, the places along `dim` that the windows see there."""
+    """Merges along `dim`; `taps` holds for each position of the kernel the places that the windows see there."""
     columns = [_each(sums, lambda t, tap=tap: t[(slice(None),) * dim + (tap,)]) for tap in taps]
     top = columns[0][0]
     for exponent, _, _ in columns[1:]:

@@ -1,4 +1,4 @@
-"""SoftPool as functions. 1-D and 2-D are views of 3-D."""
+"""SoftPool as functions. The 1-D and 2-D ones pool views of their input in 3-D."""
 
 import math
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ _NAMES, _ADAPTIVE_NAMES = ({dims: f"{kind}_pool{dims}d" for dims in (1, 2, 3)} f
 
 
 def backend(tensor: Tensor) -> str:
-    """The implementation that will run for `tensor`: "cpu" or "cuda" (compiled), or "reference" (plain PyTorch).
+    """Returns the implementation that runs for `tensor`: "cpu" or "cuda" (compiled), or "reference" (plain PyTorch).
 
-    The reference runs where no library was compiled for the device, in forward mode (jvp, jacfwd), and for tensor
-    subclasses with a dispatch of their own.
+    The reference runs where no library is compiled for the device, under forward-mode differentiation (jvp, jacfwd),
+    and for tensor subclasses with a dispatch of their own.
     """
     return library.choose(tensor)
 
@@ -37,12 +37,19 @@ def soft_pool3d(
     ceil_mode: bool = False,
     beta: float | Tensor = 1.0,
 ) -> Tensor:
-    """3D SoftPool: the softmax-weighted sum over each window (arXiv 2101.00440, equations 1 and 2).
+    """Returns the 3D SoftPool of clips: each window's softmax-weighted sum (arXiv 2101.00440, equations 1 and 2).
 
-    y = sum_i w_i x_i with w_i = exp(beta x_i) / sum_j exp(beta x_j), over the window's positions inside the input;
-    padding is outside, as in max pooling. A NaN in a window gives NaN; else +inf gives +inf; -inf has weight 0; a
-    window of only -inf gives -inf, and an empty one (dilation makes it possible) 0. Differentiable twice, in beta too,
-    and in forward mode, which takes the reference.
+    y = sum_i w_i x_i with w_i = exp(beta x_i) / sum_j exp(beta x_j), over the window's positions inside the input.
+    Padding is outside, as in max pooling. Along an axis of 5, with kernel_size 3, stride 2 and padding 1:
+
+        input       .  a  b  c  d  e  .
+        window 1   [.  a  b]
+        window 2         [b  c  d]
+        window 3               [d  e  .]
+
+    A window with NaN gives NaN, and any other with +inf gives +inf. -inf has weight 0; a window of only -inf gives
+    -inf. An empty window, which dilation makes possible, gives 0. The function is twice differentiable, in beta too,
+    and in forward mode, which runs the reference.
 
     Args:
         input: (N, C, T, H, W) or (C, T, H, W); float64, float32, float16 or bfloat16, any strides. Half types are
@@ -53,7 +60,7 @@ def soft_pool3d(
             channel (shape (C,)) or for all of them (shape ()), which may require grad.
 
     Returns:
-        (N, C, To, Ho, Wo) or (C, To, Ho, Wo) of input's type, sizes as `torch.nn.functional.max_pool3d` has them;
+        (N, C, To, Ho, Wo) or (C, To, Ho, Wo) of input's type, with the sizes of `torch.nn.functional.max_pool3d`;
         channels_last_3d where the input is.
 
     Raises:
@@ -73,7 +80,7 @@ def soft_pool2d(
     ceil_mode: bool = False,
     beta: float | Tensor = 1.0,
 ) -> Tensor:
-    """2D SoftPool of (N, C, H, W) or (C, H, W); otherwise as `soft_pool3d`."""
+    """Returns the 2D SoftPool of (N, C, H, W) or (C, H, W); otherwise as `soft_pool3d`."""
     return _soft_pool(input, 2, kernel_size, stride, padding, dilation, ceil_mode, beta)
 
 
@@ -86,12 +93,12 @@ def soft_pool1d(
     ceil_mode: bool = False,
     beta: float | Tensor = 1.0,
 ) -> Tensor:
-    """1D SoftPool of (N, C, L) or (C, L); otherwise as `soft_pool3d`."""
+    """Returns the 1D SoftPool of (N, C, L) or (C, L); otherwise as `soft_pool3d`."""
     return _soft_pool(input, 1, kernel_size, stride, padding, dilation, ceil_mode, beta)
 
 
 def adaptive_soft_pool3d(input: Tensor, output_size: int | Sequence[int | None], beta: float | Tensor = 1.0) -> Tensor:
-    """SoftPool to a given (T, H, W) over the bins of torch's adaptive pools; 1 pools the whole clip.
+    """Pools clips to a given (T, H, W) by SoftPool over the bins of torch's adaptive pools; 1 pools the whole clip.
 
     Args:
         input: as for `soft_pool3d`.
@@ -109,12 +116,12 @@ def adaptive_soft_pool3d(input: Tensor, output_size: int | Sequence[int | None],
 
 
 def adaptive_soft_pool2d(input: Tensor, output_size: int | Sequence[int | None], beta: float | Tensor = 1.0) -> Tensor:
-    """SoftPool to a given (H, W); otherwise as `adaptive_soft_pool3d`."""
+    """Pools pictures to a given (H, W); otherwise as `adaptive_soft_pool3d`."""
     return _adaptive(input, 2, output_size, beta)
 
 
 def adaptive_soft_pool1d(input: Tensor, output_size: int | Sequence[int | None], beta: float | Tensor = 1.0) -> Tensor:
-    """SoftPool to a given L; otherwise as `adaptive_soft_pool3d`."""
+    """Pools sequences to a given L; otherwise as `adaptive_soft_pool3d`."""
     return _adaptive(input, 1, output_size, beta)
 
 
@@ -141,7 +148,7 @@ def _adaptive(input, dims, output_size, beta) -> Tensor:
 
 
 def _remembered(check, input, dims, window):
-    """`check(input's shape, dims, *window)`, which a network asks the same of at every step."""
+    """Returns `check(input.shape, dims, *window)`, remembered: a network asks for the same at every step."""
     if not torch.compiler.is_compiling():
         try:
             return _of_before(check, input.shape, dims, *window)
@@ -156,7 +163,7 @@ def _of_before(check, shape, dims, *window):
 
 
 def _pool_geometry(shape, dims, kernel_size, stride, padding, dilation, ceil_mode):
-    """The operator's geometry, or None where max pooling would not take these arguments."""
+    """Returns the operator's geometry, or None where max pooling would not take these arguments."""
     kernel, padding, dilation = (_tuple(v, dims) for v in (kernel_size, padding, dilation))
     no_stride = stride is None or (isinstance(stride, Sequence) and len(stride) == 0)
     stride = kernel if no_stride else _tuple(stride, dims)
@@ -206,7 +213,7 @@ def _run(input, dims, name, reference, beta, geometry) -> Tensor:
 
 
 def _tuple(value: Size, dims: int) -> tuple[int, ...] | None:
-    """`dims` ints, or None if `value` is not an int, one int or that many."""
+    """Returns `dims` ints, or None if `value` is neither an int nor a sequence of one or `dims` ints."""
     if isinstance(value, bool):
         return None
     if isinstance(value, (int, torch.SymInt)):
@@ -233,7 +240,7 @@ def _is_valid(shape, dims, kernel, stride, padding, dilation, ceil_mode) -> bool
 
 
 def _raise_as_max_pool(input, dims, kernel_size, stride, padding, dilation, ceil_mode) -> None:
-    """Raises what max pooling raises for these arguments, by asking it on a tensor of that shape without memory."""
+    """Raises what max pooling raises for these arguments, by calling it on a tensor of that shape without data."""
     shaped = torch.empty((), requires_grad=input.requires_grad).expand(input.shape)
     max_pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[dims - 1]
     max_pool(shaped, kernel_size, stride, padding, dilation, ceil_mode)
@@ -249,7 +256,7 @@ def _check_type(name: str, input: Tensor) -> None:
 
 
 def _check_beta(name: str, input: Tensor, dims: int, beta: float | Tensor) -> float | Tensor:
-    """A finite float, or a tensor (C,) of the type that sums are kept in."""
+    """Returns beta as a finite float, or as a tensor (C,) of the type that sums are kept in."""
     if not isinstance(beta, Tensor):
         if isinstance(beta, bool) or not isinstance(beta, (int, float, torch.SymFloat)):
             raise TypeError(f"{name}: beta must be a float or a tensor, but got {beta!r}")

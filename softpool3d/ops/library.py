@@ -2,7 +2,8 @@
 
 cuda_ext/register.cpp defines four operators: `soft_pool3d`, `adaptive_soft_pool3d` and their backwards. Here they get
 fake kernels (shapes and layouts for torch.compile and torch.export), derivatives of first and second order, and vmap
-rules. Autocast leaves them alone, and that is right: sums are wide inside, and the output has the input's type.
+rules. Autocast does not cast their inputs, and need not: half types are summed in float32, and the output has the
+input's type.
 """
 
 import warnings
@@ -23,7 +24,7 @@ CUDA_REMEDY = (
 
 
 def build_info() -> dict[str, dict]:
-    """What is compiled and loaded: {"cpu": {"path", "loaded", "why", "remedy", "level"}, "cuda": {...}}.
+    """Returns what is compiled and loaded: {"cpu": {"path", "loaded", "why", "remedy", "level"}, "cuda": {...}}.
 
     `why` and `remedy` say why a library is not loaded and what to do about it; they are None where it is. `level`, of
     the CPU library only, names the instruction set of the kernels that run.
@@ -62,7 +63,7 @@ def _load() -> dict[str, dict]:
 
 
 def choose(tensor: Tensor) -> str:
-    """The implementation for this tensor: "cpu", "cuda" or "reference"."""
+    """Returns the implementation for this tensor: "cpu", "cuda" or "reference"."""
     kind = tensor.device.type
     if kind == "meta":  # shapes only: the fake kernels have them
         kind = "cpu"
@@ -80,7 +81,7 @@ def choose(tensor: Tensor) -> str:
 
 
 def run(name: str, input: Tensor, betas: Tensor | None, beta: float, *geometry) -> Tensor:
-    """Calls a compiled operator; build_info() has been asked."""
+    """Calls a compiled operator; `choose` has said that its library is loaded."""
     return _CALLS[name](input, betas, beta, *geometry)
 
 
@@ -103,7 +104,7 @@ def warn_of_reference(kind: str) -> None:
 
 _CALLS = {}  # name -> the function to call the operator by
 
-# The number of geometry arguments, and the reference.
+# name -> the number of geometry arguments, and the reference
 _GEOMETRY = {
     "soft_pool3d": (5, reference.soft_pool3d_reference),
     "adaptive_soft_pool3d": (1, reference.adaptive_soft_pool3d_reference),
@@ -111,7 +112,7 @@ _GEOMETRY = {
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """The rule of cuda_ext/problem.h."""
+    """Whether the kernels take `x` for channels_last_3d, by the rule of cuda_ext/problem.h."""
     return x.shape[1] > 1 and x.stride(1) == 1 and not x.is_contiguous()
 
 
@@ -163,7 +164,7 @@ def _complete(name: str) -> None:
         ctx.constants = constants
 
     def second_derivative(ctx, *grads):
-        """The reference, differentiated twice: rarely needed, so it has no kernel of its own."""
+        """Differentiates the reference twice: rarely needed, so it has no kernel of its own."""
         beta, *geometry, input_grad, beta_grad = ctx.constants
         tensors = [t for t in ctx.saved_tensors if t is not None]
 
@@ -192,7 +193,7 @@ def _complete(name: str) -> None:
 
 
 def _batch(forward, backward) -> None:
-    """Adds the rules for vmap."""
+    """Adds the vmap rules of an operator and its backward."""
 
     def batched(info, dims, input, betas, *constants):
         x, b, fold, unfold = _folded(info.batch_size, dims, [input], betas, per_channel=dims[1] is not None)
@@ -217,8 +218,10 @@ def _batch(forward, backward) -> None:
 
 
 def _differentiable_under_func(op, setup_context, backward):
-    """The operator; as an autograd.Function where torch.func transforms it, which look through that but not through
-    torch.library's derivatives."""
+    """Returns a function that calls the operator, under transforms of torch.func as an autograd.Function.
+
+    The transforms see the derivatives of such a function, but not those that torch.library holds.
+    """
 
     class Operator(torch.autograd.Function):
         generate_vmap_rule = True
@@ -239,8 +242,10 @@ def _differentiable_under_func(op, setup_context, backward):
 
 
 def _in_a_hurry(forward, backward, call_forward, derivative):
-    """The operator, called past torch.library's autograd where torch only runs it: the detour through Python that makes
-    derivatives known to compilers takes longer than most kernels."""
+    """Returns a function that calls the operator, past torch.library's autograd where nothing transforms the call.
+
+    That autograd's detour through Python, which makes derivatives known to compilers, takes longer than most kernels.
+    """
     below_autograd = torch._C._AutoDispatchBelowAutograd
 
     class Operator(torch.autograd.Function):
@@ -273,7 +278,7 @@ def _in_a_hurry(forward, backward, call_forward, derivative):
 
 
 def _is_transformed() -> bool:
-    """Whether a compiler or a transform of torch.func looks at what is called."""
+    """Whether a compiler or a transform of torch.func is tracing the call."""
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
@@ -294,5 +299,5 @@ def _folded(size: int, dims, tensors: list[Tensor], betas: Tensor | None, per_ch
     return folded, betas, at, lambda t: t.unflatten(at, (size, -1) if at else (size, t.shape[0] // size))
 
 
-# When this module is imported, not at the first call, which may be one that torch.compile traces.
+# Loaded at import: torch.compile may trace the first call.
 _INFO = _load()

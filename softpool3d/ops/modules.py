@@ -93,10 +93,10 @@ class SoftPool3d(_SoftPool):
         beta: a float, or "learnable": a parameter `beta` with one value per channel that starts at 1. Weight decay
             pulls it to 0, which is average pooling.
         num_channels: the length of a learnable beta; without it the first input, or the state_dict that is loaded,
-            decides. An optimizer wants to know it, so give it or run one batch first.
+            decides. An optimiser needs a parameter of known size, so give it or run one batch first.
 
     Raises:
-        ValueError: beta is neither a finite float nor "learnable", or num_channels is given with a float beta.
+        ValueError: if beta is neither a finite float nor "learnable", or num_channels is given with a float beta.
     """
 
     dims = 3

@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def pooled_size(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
-    """The output size along one axis, by max pooling's rule; arguments have been checked."""
+    """Returns the output size along one axis by max pooling's rule, for arguments that have been checked."""
     room = size + 2 * padding - dilation * (kernel - 1) - 1
     out = (room + (stride - 1 if ceil_mode else 0)) // stride + 1
     # The last window has to start inside the input or its left padding.
@@ -32,9 +32,9 @@ def soft_pool3d_reference(
     ceil_mode: bool = False,
     beta: float | Tensor = 1.0,
 ) -> Tensor:
-    """SoftPool of (N, C, T, H, W); the geometry arguments are checked (T, H, W) triples, beta a float or (C,).
+    """Returns SoftPool of (N, C, T, H, W); the other arguments are checked (T, H, W) triples, beta a float or (C,).
 
-    Memory is the window's volume times the output: this is a specification, not a kernel.
+    It takes the memory of the output times the window's volume: it is a specification, not a kernel.
     """
     axes = []
     for size, k, s, p, d in zip(input.shape[2:], kernel_size, stride, padding, dilation, strict=True):
@@ -45,7 +45,7 @@ def soft_pool3d_reference(
 
 
 def adaptive_soft_pool3d_reference(input: Tensor, output_size: Sequence[int], beta: float | Tensor = 1.0) -> Tensor:
-    """SoftPool of (N, C, T, H, W) to (N, C, *output_size) over the bins of torch's adaptive pools."""
+    """Pools (N, C, T, H, W) to (N, C, *output_size) over the bins of torch's adaptive pools."""
     axes = []
     for size, n in zip(input.shape[2:], output_size, strict=True):
         out = torch.arange(n, device=input.device)
@@ -57,7 +57,7 @@ def adaptive_soft_pool3d_reference(input: Tensor, output_size: Sequence[int], be
 
 
 def _soft_pool(input: Tensor, axes: list[tuple[Tensor, Tensor]], beta: float | Tensor) -> Tensor:
-    """`axes`: for T, H and W the (outputs, taps) input positions and whether they count."""
+    """Pools; `axes` holds for T, H and W the input positions, (outputs, taps), and whether each of them counts."""
     x, inside = input, torch.ones((), dtype=torch.bool, device=input.device)
     for axis, (positions, valid) in enumerate(axes):
         dim = 2 + 2 * axis  # each axis before this one has become two: outputs and taps
@@ -74,10 +74,10 @@ def _soft_pool(input: Tensor, axes: list[tuple[Tensor, Tensor]], beta: float | T
 
 
 def soft_average(x: Tensor, inside: Tensor, beta: float | Tensor) -> Tensor:
-    """The softmax-weighted mean of `x` over its last dimension, counting only where `inside`.
+    """Returns the softmax-weighted mean of `x` over its last dimension, counting only where `inside`.
 
     Finite values of any size are exact. NaN gives NaN; else +inf gives +inf; -inf has weight 0; only -inf gives -inf;
-    nothing at all gives 0. Where the result is infinite, no gradient is passed on.
+    no position at all gives 0. Where the result is infinite, no gradient is passed on.
     """
     counted = inside & ~torch.isinf(x)
     some = counted.any(-1, keepdim=True)
@@ -90,7 +90,7 @@ def soft_average(x: Tensor, inside: Tensor, beta: float | Tensor) -> Tensor:
     top, bottom = extreme(torch.amax, -torch.inf), extreme(torch.amin, torch.inf)
     positive = beta >= 0
     pivot = torch.where(positive, top, bottom) if isinstance(positive, Tensor) else top if positive else bottom
-    # So large that a difference or the sum of some may overflow: shrink first.
+    # Differences or sums of very large values may overflow, so such values are shrunk first.
     large, small = (2.0**900, 2.0**-100) if x.dtype == torch.float64 else (2.0**90, 2.0**-40)
     shrink = torch.where(torch.maximum(top, -bottom) > large, small, 1.0).to(x.dtype)
     distance = torch.where(counted, x, pivot) * shrink - pivot * shrink

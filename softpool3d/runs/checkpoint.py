@@ -37,7 +37,7 @@ class Weights:
 
     origin: the file, or the name of public weights.
     named: whether the classes have names; else they are 0, 1, ...
-    note: what was taken for granted of weights that do not describe themselves, for people.
+    note: lines for the user about what was assumed of weights that do not describe themselves.
     """
 
     state: dict[str, Tensor]
@@ -49,7 +49,7 @@ class Weights:
 
 
 def describe(config: Config, classes: tuple[str, ...]) -> dict[str, str]:
-    """The metadata by which a file of weights describes itself."""
+    """Returns the metadata by which a weights file describes itself."""
     return {
         "softpool3d": FORMAT,
         "version": __version__,
@@ -59,10 +59,10 @@ def describe(config: Config, classes: tuple[str, ...]) -> dict[str, str]:
 
 
 def read_description(metadata: Mapping[str, str], path: str | Path) -> tuple[Config, tuple[str, ...]]:
-    """Configuration and classes, from what `describe` gave.
+    """Returns the configuration and classes that `describe` wrote.
 
     Raises:
-        UsageError: if it is not there or of another version.
+        UsageError: if the metadata lacks them, is damaged, or is of another version.
     """
     if "softpool3d" not in metadata:
         raise UsageError(f"{path} was not written by softpool3d: it does not name its network and classes")
@@ -123,7 +123,7 @@ def load_into(model: nn.Module, state: dict[str, Tensor], source: str | Path) ->
 
 
 def save_state(path: str | Path, state: dict[str, Any]) -> None:
-    """A run's state: tensors and plain values in nested dicts and lists. The one before it stays, under another name.
+    """Writes a run's state: tensors and plain values in nested dicts and lists. Keeps the one before it.
 
     Raises:
         WorkError: if it cannot be written; the earlier ones are as they were then.
@@ -134,18 +134,18 @@ def save_state(path: str | Path, state: dict[str, Any]) -> None:
 
 
 def previous_state(path: str | Path) -> Path:
-    """Where `save_state` keeps the state before the one at `path`."""
+    """Returns where `save_state` keeps the state before the one at `path`."""
     return Path(path).with_name("previous.pt")
 
 
 def load_last_state(path: str | Path) -> tuple[dict[str, Any] | None, str]:
-    """What `save_state` wrote last, or, where that is damaged, before it; and a sentence if it is not the last.
+    """Reads the last state that `save_state` wrote, or the one before it if the last is damaged.
 
     Returns:
-        None for the state where there is neither.
+        The state, or None if there is none; and a sentence for the user, empty for the last state.
 
     Raises:
-        UsageError: if what there is is damaged, or another version's.
+        UsageError: if every state is damaged, or one was written by another version.
     """
     there = [file for file in (Path(path), previous_state(path)) if file.is_file()]
     if not there:

@@ -1,8 +1,8 @@
-"""One run, one training; one folder or file of results, one command. The system gives a lock up when its process ends,
-however it ends.
+"""Locks: one training at a time in a run's folder, and one command for a folder or file of results. The system releases
+a lock when its process ends, however it ends.
 
-A POSIX record lock: it works over NFS (between machines too, where its lock service runs; where a file system has no
-locks, nothing is refused), and the workers that a killed process leaves for a moment do not hold it.
+They are POSIX record locks. These work over NFS, between machines too if its lock service runs. Workers that outlive a
+killed process for a moment do not hold them. Where a file system has no locks, nothing is refused.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _trained: dict[Path, IO[str]] = {}  # run's folder -> its lock
 
 
 class Taken(UsageError):
-    """Another process was faster. owner: what it wrote down about itself, where that can be read."""
+    """Another process holds the lock, or the file exists. owner: what that process wrote about itself, if readable."""
 
     def __init__(self, message: str, owner: dict[str, object] | None = None) -> None:
         super().__init__(message)
@@ -35,7 +35,7 @@ class Taken(UsageError):
 
 
 def lock(folder: Path) -> None:
-    """Holds a run's folder until this process ends. The lock file stays, and says who trains there, or did.
+    """Locks a run's folder until this process ends. The lock file stays, and says who trains there, or last did.
 
     Raises:
         Taken: if another process holds it, naming that.
@@ -49,14 +49,14 @@ def lock(folder: Path) -> None:
 
 @contextmanager
 def claim(path: Path, *, is_folder: bool, **about: object) -> Iterator[None]:
-    """Keeps a folder or file for the results of this command alone, as long as it is at work; once in a process.
+    """Locks a folder or file for the results of this command while the body runs; once at a time in a process.
 
     Args:
-        is_folder: it is made, if need be. A file whose folder is not there yet is not claimed.
-        about: is written down beside the owner, for whoever wants the lock too.
+        is_folder: `path` is a folder, and is made if need be. A file whose folder is not there yet is not locked.
+        about: further entries of the lock file, for whoever wants the lock too.
 
     Raises:
-        Taken: if another process holds it, naming that.
+        Taken: if another process holds the lock, naming that process.
     """
     path = Path(path).absolute()
     file = path / ".lock" if is_folder else path.with_name(f".{path.name}.lock")
@@ -77,7 +77,7 @@ def claim_files(paths: Iterable[Path | None], overwrite: bool) -> Iterator[None]
     """Claims files that are about to be written.
 
     Raises:
-        Taken: if one exists, without leave to overwrite it, or another process is writing it.
+        Taken: if one exists and `overwrite` is not set, or another process is writing it.
     """
     with ExitStack() as claims:
         for path in paths:
@@ -89,18 +89,18 @@ def claim_files(paths: Iterable[Path | None], overwrite: bool) -> Iterator[None]
 
 
 def release() -> None:
-    """Gives up the runs that this process holds, for those who train again in it."""
+    """Releases the runs that this process has locked, as it may train others later."""
     while _trained:
         _trained.popitem()[1].close()
 
 
 def owner_of(folder: Path) -> dict[str, object]:
-    """Who holds the lock of a run's folder, or held it last: pid, host, job."""
+    """Returns who holds the lock of a run's folder, or held it last: pid, host, job."""
     return _read(folder / ".lock")
 
 
 def job() -> str | None:
-    """What is the same for all processes that one torchrun starts, also when it starts them again; None without it."""
+    """Returns a name that all processes of one torchrun share, restarted ones too; None without torchrun."""
     name = os.environ.get("TORCHELASTIC_RUN_ID")
     if name is None:
         return None
@@ -108,7 +108,7 @@ def job() -> str | None:
 
 
 def _take(path: Path, held: str, instead: str, about: dict[str, object]) -> IO[str] | None:
-    """The file at `path`, made and locked; None where there are no locks."""
+    """Makes, locks and returns the file at `path`; None where there are no locks."""
     if fcntl is None:
         return None
     while True:

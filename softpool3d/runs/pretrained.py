@@ -12,9 +12,9 @@ _ADOPTED = ("mean", "std")  # of DataConfig
 
 
 def adopt_statistics(config: Config, loaded: WeightsReport) -> tuple[Config, str]:
-    """`config` with the weights' data.mean and data.std, but for those that the user has set; and a line that says so.
+    """Returns `config` with the weights' data.mean and data.std where the user set none, and lines that say so.
 
-    What counts as set is what the YAML file, its base, an override or the constructor gave.
+    A value is set if the YAML file, its base, an override or the constructor gave it.
     """
     known = loaded.preprocessing
     if known is None:
@@ -33,7 +33,7 @@ def adopt_statistics(config: Config, loaded: WeightsReport) -> tuple[Config, str
 
 
 def left_open(config: Config) -> list[str]:
-    """The keys that a run of this configuration fills in by itself, from its weights or its data (`choose_loss`)."""
+    """Returns the keys that a run fills in by itself, from its weights or from its data (`choose_loss`)."""
     keys = ["optim.loss"] if config.optim.loss is None else []
     if config.model.weights is not None:
         keys += [f"data.{key}" for key in _ADOPTED if key not in config.data.model_fields_set]
@@ -41,7 +41,7 @@ def left_open(config: Config) -> list[str]:
 
 
 def name_classes(manifests: dict[str, Manifest], names: tuple[str, ...]) -> dict[str, Manifest]:
-    """Manifests with `names` for their classes where those are bare numbers 0, 1, ... and as many; else as they are."""
+    """Returns manifests with `names` as classes if their own are as many bare numbers 0, 1, ...; else unchanged."""
     classes = manifests["train"].classes
     if classes != tuple(map(str, range(len(names)))):
         return manifests

@@ -30,7 +30,7 @@ _LIBRARIES = (
 
 
 def write_provenance(folder: Path, manifests: dict[str, Manifest], accelerator: Accelerator) -> None:
-    """Adds one entry for each time that the run was started or went on."""
+    """Adds an entry to the run's run.json; called each time that the run is started or resumed."""
     path = folder / FILE
     try:
         entries = parse_json(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Weights of any origin, as a network that can be used: a run's describe themselves, those of others are recognised.
+"""Opens weights of any origin: those of a run describe themselves, those of others are recognised by their layers.
 
 best.safetensors, runs/mine   of training: network, classes and preprocessing are in the file
 r3d_18:kinetics400            torchvision's, fetched once
@@ -26,7 +26,7 @@ from softpool3d.models.registry import SPECS, spec
 from softpool3d.models.weights import Source, fit, preprocessing_of, read_file, read_weights, torchvision_weights
 from softpool3d.runs.checkpoint import Weights, load_weights
 
-# Frames of a clip, and a second, that torchvision's video-level accuracies were measured with (5 clips, 1 crop).
+# Frames of a clip, and frames a second, with which torchvision measured its video-level accuracies (5 clips, 1 crop).
 _TORCHVISION = {
     "r3d_18": (16, 15.0),
     "mc3_18": (16, 15.0),
@@ -34,8 +34,8 @@ _TORCHVISION = {
     "s3d": (128, 15.0),
     "mvit_v2_s": (16, 7.5),
 }
-# Networks that have no recipe in configs/kinetics400: the nearest one, and what PySlowFast's
-# configs/Kinetics/{X3D_L, pytorchvideo/C2D_8x8_R50, CSN_32x2_R101, R2PLUS1D_16x4_R50}.yaml have in another way.
+# Networks without a recipe in configs/kinetics400: the nearest recipe, and the settings that differ from it in
+# PySlowFast's configs/Kinetics/{X3D_L, pytorchvideo/C2D_8x8_R50, CSN_32x2_R101, R2PLUS1D_16x4_R50}.yaml.
 _LIKE = {
     "x3d_l": (
         "x3d_m",
@@ -50,7 +50,7 @@ _LIKE = {
     "r3d_34": ("r3d_50",),
     "r3d_101": ("r3d_50",),
 }
-# Published with the same layers for two kinds of clips, which the name of the file tells.
+# slow_r50 was published with the same layers for two kinds of clips; the name of the file tells which.
 _SLOW = {"8x8": (), "4x16": ("data.num_frames=4", "data.sampling_rate=16")}
 # Hara's files of 2018 (resnet-50-kinetics.pth) take pixels from 0 to 255 minus a mean; the recipe is that of 2020.
 _HARA_2018 = (
@@ -60,11 +60,11 @@ _HARA_2018 = (
 
 
 def open_weights(weights: str | Path) -> Weights:
-    """The weights of a file, a run's folder, or a public name; see above for what each is.
+    """Returns the weights of a file, a run's folder, or a public name, as listed at the top of this file.
 
     Raises:
-        UsageError: there are none, they are damaged, or their network cannot be told; says what to add then.
-        WorkError: torchvision's cannot be fetched.
+        UsageError: if there are none, they are damaged, or their network is not recognised, naming what to add.
+        WorkError: if torchvision's weights cannot be fetched.
     """
     text, path = str(weights), Path(weights).expanduser()
     name, colon, rest = text.partition(":")
@@ -77,7 +77,7 @@ def open_weights(weights: str | Path) -> Weights:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether it is for `load_weights`, which also says that a file is not there, or is not what its name says."""
+    """Whether `load_weights` reads a file. It also reports one that is missing, or not what its name says."""
     if not path.is_file() or not is_safetensors(path):
         return not path.is_file() or path.suffix == ".safetensors" or not (is_pickled(path) or what_is(path))
     try:
@@ -104,7 +104,7 @@ def _fetched(weights: str, name: str, trained_on: str) -> Weights:
 
 
 def _recognised(path: Path, name: str | None) -> Weights:
-    """`name`: the network, where the user says which one it is."""
+    """Returns the weights of a file that does not describe itself; `name` is the network if the user gave it."""
     source = read_file(path)
     if name is None:
         name, how = _network_of(source, path)
@@ -134,7 +134,7 @@ def _recognised(path: Path, name: str | None) -> Weights:
 
 
 def _network_of(source: Source, path: Path) -> tuple[str, str]:
-    """The network, and by what it is known."""
+    """Returns the network's name, and words for how it was recognised."""
     names, nearest = recognise(source)
     if len(names) == 1:
         return names[0], "by its layers"
@@ -155,7 +155,7 @@ def _network_of(source: Source, path: Path) -> tuple[str, str]:
 
 
 def settings_of(name: str, layout: str, path: Path, how: str, outputs: int) -> tuple[Config, str]:
-    """The configuration that the weights were published with, and where it stands."""
+    """Returns the configuration that the weights were published with, and words for its frames and its source."""
     if name in _TORCHVISION:
         config = _settings_of_torchvision(name)
         return config, f"{config.data.target_fps:g} a second, as torchvision measured them"
@@ -206,7 +206,7 @@ def _settings_of_torchvision(name: str) -> Config:
 
 
 def _classes(source: Source, path: Path, outputs: int) -> tuple[tuple[str, ...], bool, str]:
-    """Names of the outputs, whether they are names, and where they come from."""
+    """Returns the classes, whether they have names (else numbers), and words for where they come from."""
     beside = path.with_name("classes.txt")
     listed = read_classes(beside) or ()
     if listed and len(listed) == outputs:

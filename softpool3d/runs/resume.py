@@ -1,4 +1,4 @@
-"""Going on with a run: which one, from which checkpoint, and whether its configuration is still what it was."""
+"""Resuming a run: which one, from which checkpoint, and what has changed in its configuration."""
 
 from __future__ import annotations
 
@@ -20,22 +20,25 @@ from softpool3d.runs.run import Run, stored_config
 
 # what may be changed when a run is resumed; the sizes of batches are compared as clips of an update
 _FREE = keys_of(Effect.WHERE, Effect.HOW, Effect.FREE, Effect.REOPENS)
-# settings of the optimiser that are the configuration's, whatever it had when it was saved
+# settings of the optimiser that come from the configuration, not from the checkpoint
 _SETTINGS = ("weight_decay", "momentum", "nesterov", "lr_scale", "fused")
 
 
 def begin(
     config: Config, run: Run | None, processes: int, *, auto: bool, force: bool
 ) -> tuple[Run | None, Config, dict[str, Any] | None, list[str]]:
-    """What a training starts with: the run that it goes on with, which is locked then, the configuration, the run's
-    state, and lines for the user. No run: a new one is to be made. A run without state: it begins anew in its folder.
+    """Finds and locks the run that a training goes on with, and reads its state.
 
     Args:
         run: given by the user; else it is looked for with `auto`, or where torchrun starts its processes again.
         force: take a configuration that changes what is learned.
 
+    Returns:
+        The run, or None if a new one is to be made; the configuration; the run's state, or None if the training begins
+        anew; and lines for the user.
+
     Raises:
-        UsageError: if the run cannot be gone on with.
+        UsageError: if the run cannot be resumed.
     """
     if run is None:
         job = lock.job()
@@ -57,10 +60,10 @@ def begin(
 
 
 def started_run(config: Config, job: str | None) -> tuple[Run, Config] | None:
-    """The newest run of this name, and its configuration with what `config` sets; None if there is none.
+    """Returns the newest run of this name, and its configuration with what `config` sets; None if there is none.
 
     Args:
-        job: of this torchrun alone (see lock.py), and unfinished.
+        job: if given, only an unfinished run of this torchrun (`lock.job`) counts.
     """
     base = Path(config.output).expanduser() / config.name
     numbers = {
@@ -80,7 +83,7 @@ def started_run(config: Config, job: str | None) -> tuple[Run, Config] | None:
 
 
 def finished(run: Run) -> dict[str, Any] | None:
-    """The summary of a run in which nothing is left to be done."""
+    """Returns the summary of a run that is finished; None if it is not."""
     path = run.folder / "summary.json"
     if not path.is_file() or not run.checkpoint.is_file() or path.stat().st_mtime < run.checkpoint.stat().st_mtime:
         return None
@@ -94,7 +97,7 @@ def finished(run: Run) -> dict[str, Any] | None:
 
 
 def result(run: Run, config: Config, state: dict[str, Any]) -> dict[str, Any] | None:
-    """The summary of a run in which nothing is left to be done with this configuration either."""
+    """Returns the summary of a run that is finished with this configuration too; None if it is not."""
     changed = differing([validate(state["config"]), config])
     if any(key in keys_of(Effect.REOPENS) or key not in _FREE for key in changed):
         return None
@@ -102,13 +105,13 @@ def result(run: Run, config: Config, state: dict[str, Any]) -> dict[str, Any] | 
 
 
 def check_changes(state: dict[str, Any], config: Config, processes: int, force: bool) -> tuple[Config, list[str]]:
-    """The configuration to go on with, and lines that say what is changed. `state` takes up the clips of an update.
+    """Returns the configuration to go on with, and lines that say what has changed.
 
-    With another number of processes or another `train.batch_size`, an update keeps its clips (`keep_update`).
+    The clips of an update are written to `state`. They stay the same with another number of processes or another
+    `train.batch_size` (`keep_update`).
 
     Raises:
-        UsageError: listing the changes, if there are some that change what is learned, unless `force`; or if they
-            make no sense.
+        UsageError: listing the changes of what is learned, unless `force`; or if a change makes no sense.
     """
     before, lines = validate(state["config"]), []
     if config.optim.loss is None:  # the run has chosen it
@@ -142,7 +145,7 @@ def check_changes(state: dict[str, Any], config: Config, processes: int, force: 
 
 
 def keep_update(config: Config, clips: int, processes: int) -> Config:
-    """`config` with so many clips an update: what the processes cannot take at once is accumulated."""
+    """Returns `config` with `clips` clips an update; what the processes cannot take at once is accumulated."""
     if config.train.update(processes)[0] == clips:
         return config
     train = config.train.model_copy(update={"accumulate": 1, "global_batch": clips})
@@ -150,10 +153,10 @@ def keep_update(config: Config, clips: int, processes: int) -> Config:
 
 
 def restore(parts: dict[str, Any], optimizer: Optimizer, state: dict[str, Any], config: Config) -> list[str]:
-    """Gives its saved state to all that goes on; returns what begins anew instead, as lines for the user.
+    """Loads the saved state into the parts of a training; returns lines for the user about those that begin anew.
 
     Args:
-        parts: name -> what has a state_dict.
+        parts: name -> an object with load_state_dict.
         optimizer: keeps its settings, which are those of `config`.
     """
     saved, lines = state["parts"], []

@@ -17,7 +17,7 @@ from softpool3d.yaml_text import read_yaml
 
 
 class Run:
-    """Where a run writes. Scalars go to metrics.csv, a row an evaluation."""
+    """The folder of a run. Scalars go to metrics.csv, one row for each call of `log`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -27,7 +27,7 @@ class Run:
 
     @classmethod
     def create(cls, config: Config) -> Run:
-        """A new folder <output>/<name>; where that is taken, <name>-2 and so on: nothing is overwritten.
+        """Makes a new folder <output>/<name>, or <name>-2 and so on where that is taken: nothing is overwritten.
 
         Raises:
             WorkError: if it cannot be written.
@@ -54,10 +54,10 @@ class Run:
     def open(
         cls, folder: str | Path, overrides: Sequence[str] = (), cfg: str | Path | None = None
     ) -> tuple[Run, Config]:
-        """An existing run's folder, and its configuration with what a file and overrides set.
+        """Opens an existing run's folder; returns it, and its configuration with what a file and overrides set.
 
         Raises:
-            UsageError: if it is none, or an override is wrong.
+            UsageError: if it is not the folder of a run, or an override is wrong.
         """
         folder = Path(folder)
         if not (folder / "config.yaml").is_file():
@@ -68,7 +68,7 @@ class Run:
         return cls(folder), override_config(config, overrides)
 
     def set_config(self, config: Config) -> None:
-        """Takes another configuration down; the one before stays as config.before.yaml."""
+        """Writes another configuration; the one before is kept as config.before.yaml."""
         path = self.folder / "config.yaml"
         if stored_config(self.folder) != config:
             write_atomically(path, config.to_yaml().encode(), previous=self.folder / "config.before.yaml")
@@ -79,7 +79,7 @@ class Run:
         self._write_rows()
 
     def keep_rows(self, count: int) -> None:
-        """Takes up the first rows of metrics.csv: those from before the checkpoint that the run goes on from."""
+        """Keeps the first `count` rows of metrics.csv, those from before the checkpoint that the run resumes from."""
         path = self.folder / "metrics.csv"
         if path.is_file():
             try:
@@ -95,7 +95,7 @@ class Run:
 
     def _write_rows(self) -> None:
         text = io.StringIO()
-        # all rows' columns, the last one's first: a run may be gone on with, with an average of its weights or without
+        # the columns of all rows, the last row's first: a resumed run may have gained or lost an average of its weights
         columns = dict.fromkeys(column for row in reversed(self._rows) for column in row)
         writer = csv.DictWriter(text, fieldnames=list(columns), lineterminator="\n")
         writer.writeheader()
@@ -104,7 +104,7 @@ class Run:
 
 
 def stored_config(folder: Path) -> Config:
-    """The configuration of the run that has this folder.
+    """Returns the configuration that a run's folder holds.
 
     Raises:
         UsageError: if it cannot be read.

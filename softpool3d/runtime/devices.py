@@ -32,11 +32,11 @@ MEMORY_FORMATS = {"channels_last_3d": torch.channels_last_3d, "contiguous": torc
 
 
 def make_accelerator(config: Config) -> Accelerator:
-    """accelerate's handle on device, precision and processes (torchrun's, where it started us).
+    """Returns accelerate's handle on the device, the precision and the processes (torchrun's, if it started this one).
 
     Raises:
         UsageError: for a device that is not there, or a precision that it does not have.
-        WorkError: if the other processes that should be there do not come.
+        WorkError: if the other processes of the run do not come within train.timeout_minutes.
     """
     if "RANK" not in os.environ and int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1) > 1:
         raise UsageError(
@@ -86,10 +86,10 @@ def make_accelerator(config: Config) -> Accelerator:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is the GPU where there is one, else the CPU.
+    """Returns the device of a name; `auto` is the GPU if there is one, else the CPU.
 
     Raises:
-        UsageError: for a device that is not there.
+        UsageError: for a device that does not work here.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -103,20 +103,20 @@ def pick_device(name: str) -> torch.device:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """`train.precision` for a network without an accelerator; a CPU, which has no fp16, takes bf16 for it."""
+    """Returns the autocast of `train.precision` for a network without an Accelerator; on a CPU, bf16 replaces fp16."""
     dtype = torch.float16 if precision == "fp16" and device.type == "cuda" else torch.bfloat16
     return torch.autocast(device.type, dtype=dtype, enabled=precision not in ("fp32", "tf32"))
 
 
 def seed_everything(seed: int) -> None:
-    """For initial weights and dropout; clips draw from (seed, epoch, index)."""
+    """Seeds the generators of initial weights and dropout; clips draw from (seed, epoch, index) instead."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """What this process draws from, dropout on its device first of all."""
+    """Returns the states of this process's random generators, the one of its device (dropout's) included."""
     state = {"cpu": torch.get_rng_state(), "python": random.getstate(), "numpy": list(np.random.get_state())}
     state["numpy"][1] = torch.from_numpy(state["numpy"][1].astype(np.int64))  # a checkpoint holds tensors, no arrays
     if device.type == "cuda":
@@ -135,7 +135,7 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most that was in use so far: of the GPU's memory, or of this process on a CPU; 0 where nothing tells."""
+    """Returns the peak so far: of torch's GPU memory, or on a CPU of this process's memory; 0 where it is unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if resource is None:
@@ -146,14 +146,14 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 @contextmanager
 def out_of_memory_explained(config: Config, testing: bool = False) -> Iterator[None]:
-    """Explains a lack of memory, and leaves every other error as it is.
+    """Turns an error for want of memory into a WorkError that says what to try; other errors pass.
 
     Args:
-        testing: and not training, which has other settings to try.
+        testing: name the settings of a test, not those of a training.
 
     Raises:
-        WorkError: in place of the error of torch's allocators, or of Python's own, which is its cause. The same for a
-            process that decodes: the system kills those first.
+        WorkError: for an out-of-memory error of torch or Python, which is its cause, or for a decoding process that
+            died: the system kills those first.
     """
     try:
         yield
@@ -161,7 +161,7 @@ def out_of_memory_explained(config: Config, testing: bool = False) -> Iterator[N
         if isinstance(error, RuntimeError) and worker_died(error):
             raise WorkError(
                 "a process that decodes was killed or crashed, most often for want of memory; try a smaller "
-                "data.num_workers or data.prefetch. What was saved last is kept, and gone on from"
+                "data.num_workers or data.prefetch. What was saved last is kept, to go on from there"
             ) from error
         if not _is_out_of_memory(error):
             raise
@@ -185,7 +185,7 @@ def out_of_memory_explained(config: Config, testing: bool = False) -> Iterator[N
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Not every RuntimeError: a kernel's assertion, a missing kernel and a lost process are some too."""
+    """Whether an error is for want of memory. RuntimeErrors may also be a failed assertion or a lost process."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return all(isinstance(text, str) for text in error.args) and should_reduce_batch_size(error)

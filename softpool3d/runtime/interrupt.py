@@ -1,6 +1,6 @@
-"""Signals as a request: the loop stops at the next safe point, with its state saved; where it has none yet, at once.
+"""Signals as a request: the loop stops at the next safe point, with its state saved, or at once if it has none yet.
 
-Ctrl-C (a second one stops at once), and whatever else signals.py lists.
+The signals are those of signals.py. A second Ctrl-C stops at once.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ class Interrupted(SoftPool3dError):
 
 
 class StoppedAtOnce(Interrupted):
-    """There was nothing to save."""
+    """Raised by a signal that comes when there is nothing to save yet."""
 
 
 class Interrupt:
     """While entered, `requested` is the number of the signal that asked to stop, or 0.
 
     Attributes:
-        at_once: while this is set, a signal raises `StoppedAtOnce` with it. The first step may take minutes, as it
-            compiles, and may never end: a compiler's processes may have died of the same signal.
+        at_once: a message; while it is set, a signal raises `StoppedAtOnce` with it. It is set for the first step,
+            which may compile for minutes, or never end because the same signal killed the compiler's processes.
     """
 
     def __init__(self) -> None:

@@ -21,9 +21,9 @@ T = TypeVar("T")
 
 
 class Processes:
-    """Alone, a process is told at once what it said itself.
+    """The processes of a run, and what they tell each other. With one process, every method returns its own input.
 
-    What is agreed goes through gloo, beside the device's own backend: it waits for no kernel, and notices at once when
+    Messages go through gloo, beside the device's own backend: gloo waits for no kernel, and notices at once when
     another process has ended.
     """
 
@@ -33,7 +33,7 @@ class Processes:
         self._group = dist.new_group(backend="gloo") if self.count > 1 else None
 
     def most(self, *values: int) -> list[int]:
-        """Of each value the largest that any process gave."""
+        """Returns for each value the largest that any process gave."""
         if self.count == 1:
             return list(values)
         largest = torch.tensor(values, dtype=torch.int64)
@@ -41,7 +41,7 @@ class Processes:
         return largest.tolist()
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over the processes, in a tensor of its own."""
+        """Returns the sum of a tensor over the processes, on its device."""
         if self.count == 1:
             return tensor
         total = tensor.cpu()
@@ -50,7 +50,7 @@ class Processes:
         return total.to(tensor.device)
 
     def gather(self, value: T) -> list[T]:
-        """What each process gave, in their order."""
+        """Returns what each process gave, in the order of their ranks."""
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count
@@ -58,7 +58,7 @@ class Processes:
         return values
 
     def first(self, work: Callable[[], T]) -> T:
-        """The first process does it; all get the result, or raise the error."""
+        """Does some work on the first process; all processes return its result, or raise its error."""
         if self.count == 1:
             return work()
         outcome: list[Any] = [None, None]
@@ -74,14 +74,14 @@ class Processes:
         return outcome[0]
 
     def share_buffers(self, model: nn.Module) -> None:
-        """All take the first one's: running statistics, which each has of its own clips."""
+        """Copies buffers of the first process to all: running statistics, which each has of its own clips."""
         if self.count > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
 
     @contextmanager
     def losing_none(self, advice: str) -> Iterator[None]:
-        """What torch raises when another process has ended becomes a WorkError that ends with `advice`."""
+        """Turns torch's error about a process that has ended into a WorkError that ends with `advice`."""
         try:
             yield
         except RuntimeError as error:
@@ -94,7 +94,7 @@ class Processes:
 
 
 def join(device: torch.device, timeout: timedelta) -> None:
-    """Makes the process group, where torchrun started us; nothing else.
+    """Makes the process group if torchrun started this process; otherwise does nothing.
 
     Raises:
         torch.distributed.DistError: if the others do not come.
@@ -110,12 +110,12 @@ def join(device: torch.device, timeout: timedelta) -> None:
 
 
 def name_of_start(store: dist.Store, rank: int, world_size: int, timeout: timedelta) -> str:
-    """A name that all processes of this start have, and no other start had.
+    """Returns a name that all processes of this start share, and that no other start had.
 
-    torchrun's store stays when it starts its processes again: one that is early would find there the address of one
+    torchrun's store stays when it starts its processes again. An early process would find in it the address of one
     that has ended. TORCHELASTIC_RESTART_COUNT is no such name: each node counts the failures of its own processes.
-    So the first process proposes a name, each other one answers with a word of its own, and takes the name when the
-    first has repeated that word: it lives, then.
+    So the first process proposes a name, and each other one answers with a word of its own. It takes the name once
+    the first process has repeated that word, which proves that the first process is alive.
 
     Raises:
         torch.distributed.DistError: if the others do not come.

@@ -45,7 +45,7 @@ class Display:
         self._progress.advance(self._task, steps)
 
     def show(self, loss: float, top1: float, rate: float, waiting: float, **milliseconds: float) -> None:
-        """What `Meter.read` gives; of the parts of a step their shares are shown."""
+        """Shows what `Meter.read` returns; the parts of a step as shares of its time."""
         total = max(sum(milliseconds.values()), 1e-9)
         spent = "  ".join(f"{part.removesuffix('_ms')} {ms / total:.0%}" for part, ms in milliseconds.items())
         self._progress.update(self._task, loss=loss, top1=top1, rate=rate, waiting=waiting, spent=spent)
@@ -56,12 +56,12 @@ class Display:
 
 
 class Progression:
-    """A bar of work that is counted; where there is no terminal, a line every half minute.
+    """A progress bar of work that is counted; where there is no terminal, a line every half minute.
 
     Args:
-        what: is counted, as in "videos".
+        what: what is counted, as in "videos".
         done: how many of the `total` were done before.
-        enabled: on the first process; the others are silent.
+        enabled: whether anything is shown: on the first process only.
     """
 
     def __init__(self, what: str, total: int, done: int, console: Console, enabled: bool) -> None:

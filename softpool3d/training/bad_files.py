@@ -22,8 +22,8 @@ class BadFiles:
     Args:
         split: its name, for messages.
         total: how many clips it has.
-        max_fraction: of them that may be bad.
-        say: is called with a line for the user, for each file that was not known to be bad.
+        max_fraction: the share of them that may be bad.
+        say: called with a line for the user, for each file that was not known to be bad.
         known: files that were found earlier, in the part of the run before an interruption.
     """
 
@@ -37,7 +37,7 @@ class BadFiles:
     ) -> None:
         self.split, self.total, self.max_fraction, self.say = split, total, max_fraction, say
         self.files = dict(known or {})  # path -> index in the manifest, what is wrong
-        self.fresh: list[DecodeError] = []  # that the other processes do not know of yet
+        self.fresh: list[DecodeError] = []  # bad files that the other processes do not know of yet
         self.damaged: dict[str, str] = {}  # path -> what is missing of a file that is used
         self._fresh_damaged: dict[str, str] = {}
 
@@ -50,7 +50,7 @@ class BadFiles:
         return len(self.files)
 
     def add(self, errors: list[DecodeError], damaged: Mapping[str, str] = MappingProxyType({})) -> None:
-        """Notes those that are new.
+        """Notes the bad and damaged files that are new.
 
         Args:
             damaged: path -> what is missing, of files that are used all the same.
@@ -66,7 +66,7 @@ class BadFiles:
                 self.say(f"skipped: {error}")
 
     def share(self, processes: Processes) -> None:
-        """Each process learns what all have noted.
+        """Tells every process what all of them have noted.
 
         Raises:
             TooManyBadFiles: in all of them, once more than `max_fraction` of the split's files are bad.
@@ -83,7 +83,7 @@ class BadFiles:
 
 
 def write_bad_files(path: Path, splits: Iterable[BadFiles]) -> None:
-    """A CSV file with every file that was found unreadable: split, index in its manifest, path, reason."""
+    """Writes a CSV file with every file that was found unreadable: split, index in its manifest, path, reason."""
     rows: list[list[object]] = [["split", "index", "path", "reason"]]
     for bad in splits:
         for file, (index, reason) in sorted(bad.files.items()):

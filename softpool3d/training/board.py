@@ -1,4 +1,4 @@
-"""What a run shows elsewhere: in TensorBoard, and in the trackers of train.trackers (Weights & Biases, MLflow, ...)."""
+"""Logs a run to TensorBoard, and to the trackers of train.trackers (Weights & Biases, MLflow, ...)."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from softpool3d.evaluation.plots import confusion_figure, png
 from softpool3d.evaluation.scores import Scores
 from softpool3d.files import write_atomically
 
-TRACKERS_FILE = "trackers.json"  # in the run's folder: what trackers call it, so that it goes on as one run there
-_PATIENCE_S = 20.0  # that a training waits for trackers: at its start, and at its end
+TRACKERS_FILE = "trackers.json"  # in the run's folder: its ids in the trackers, where it goes on as the same run
+_PATIENCE_S = 20.0  # how long a training waits for trackers at its start, and at its end
 _PACKAGES = {"mlflow": ("mlflow", "mlflow-skinny")}
 _CLIPS = 4  # of a training batch, side by side
 _FRAME_MS = 120
 
 
 class Board:
-    """Written by the first process alone; the others' is silent.
+    """Writes to TensorBoard and the trackers, on the first process only.
 
     Args:
-        step: where the run goes on; what an interrupted run wrote of later steps gives way.
+        step: where the run begins or resumes; what it wrote of later steps before an interruption is discarded.
     """
 
     def __init__(self, folder: Path, accelerator: Accelerator, step: int, trackers: Trackers) -> None:
@@ -42,7 +42,7 @@ class Board:
             self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
     def scalars(self, row: dict[str, Any]) -> None:
-        """A row of metrics.csv."""
+        """Writes a row of metrics.csv."""
         values = {key: value for key, value in row.items() if key != "step" and value != ""}
         if self._writer:
             for key, value in values.items():
@@ -51,7 +51,7 @@ class Board:
         self._trackers.log(values, row["step"])
 
     def clips(self, video: Tensor, step: int) -> None:
-        """The first clips of a training batch, uint8 (N, C, T, H, W), as the network sees them, less normalisation."""
+        """Shows the first clips of a training batch, uint8 (N, C, T, H, W): augmented, not normalised."""
         if self._writer:
             side_by_side = video[:_CLIPS].permute(2, 3, 0, 4, 1).flatten(2, 3).cpu().numpy()  # (T, H, N * W, C)
             self._picture("training clips", _gif(side_by_side), side_by_side.shape[1:3], step)
@@ -93,7 +93,8 @@ def _gif(frames: Any) -> bytes:
 
 
 def check_trackers(config: Config) -> None:
-    """
+    """Checks that the trackers of train.trackers can be used.
+
     Raises:
         UsageError: for a tracker whose package is not installed.
     """
@@ -104,9 +105,9 @@ def check_trackers(config: Config) -> None:
 
 
 class Trackers:
-    """Nothing where there are none, and on every process but the first.
+    """The trackers of train.trackers; idle if there are none, and on every process but the first.
 
-    They work in a thread of their own: the training never waits for a network.
+    They work in a thread of their own, so that a training never waits for their network.
 
     Args:
         say: prints a line.
@@ -122,10 +123,10 @@ class Trackers:
         self._works = False
 
     def start(self) -> None:
-        """On the first process alone.
+        """Starts the trackers; to be called on the first process only.
 
         Raises:
-            WorkError: if one does not start, for want of an account; for want of a network, the run goes on.
+            WorkError: if one does not start for want of an account. For want of a network, the run goes on.
         """
         if not self._config.train.trackers:
             return
@@ -141,7 +142,7 @@ class Trackers:
         self._say_failure()
 
     def log(self, values: dict[str, Any], step: int) -> None:
-        """A row of scalars."""
+        """Logs a row of scalars."""
         if self._works:
             self._say_failure()
             self._jobs.put(lambda: self._accelerator.log(values, step=step))
@@ -150,7 +151,7 @@ class Trackers:
         """Waits a little for rows that are still on their way.
 
         Args:
-            finished: the run is, and does not only stop here.
+            finished: whether the run is finished, and does not only stop here.
         """
         if not self._works:
             return
@@ -189,7 +190,7 @@ def _start(folder: Path, config: Config, accelerator: Accelerator) -> None:
     for name, known in ids.items():
         key = {"wandb": "id", "mlflow": "run_id", "aim": "run_hash"}[name]
         settings[name] = settings.get(name, {}) | {key: known} | ({"resume": "allow"} if name == "wandb" else {})
-    # what trackers cannot store goes as text
+    # values that trackers cannot store are logged as text
     plain = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in config.flat().items()}
     accelerator.init_trackers("softpool3d", plain, settings)
     for tracker in accelerator.trackers:
@@ -208,7 +209,7 @@ def _reason(error: Exception) -> str:
 
 
 def _may_pass(error: BaseException | None) -> bool:
-    """Whether it is of the network, or of a disk, and not of what the user asked for."""
+    """Whether an error comes from the network or a disk, and not from what the user asked for."""
     while error is not None:
         if isinstance(error, OSError) or type(error).__name__ == "CommError":  # wandb's
             return True

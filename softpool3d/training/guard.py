@@ -1,4 +1,4 @@
-"""A loss or gradient that is NaN or infinite: seen before it reaches the weights."""
+"""Finds a loss or gradient that is NaN or infinite before it reaches the weights."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ _MOST = 20  # updates in a row that are skipped before the run stops nevertheles
 
 @dataclass
 class _Verdict:
-    """On one update; the tensors have shape () and lie on the device."""
+    """The verdict on one update; all tensors but `indices` have shape () and lie on the device."""
 
     epoch: int
     step: int
-    good: Tensor  # whether it may be made
+    good: Tensor  # whether the update may be made
     loss: Tensor  # the sum over its batches
     gradient: Tensor  # the gradients' norm
     indices: Tensor  # its clips' places in the manifest, on the CPU
 
 
 class LossGuard:
-    """Tells which updates must not be made, and writes down the files that they came from.
+    """Finds updates that must not be made, and writes down the files that they came from.
 
-    The weights are never touched by such an update. With train.on_nonfinite=skip, running statistics, which the forward
-    has changed already, go back to where they were.
+    Such an update never touches the weights. With train.on_nonfinite=skip, the running statistics, which the forward
+    has changed already, are restored.
 
     A CPU answers at once. On a GPU an answer would make the host wait for the device in every update. So the verdict
-    stays there: a fused optimiser is handed it and skips the update on the device, as it does for fp16's scaler, and
-    `settle` reads all verdicts since the last time. For an optimiser that cannot do that, the host waits.
+    stays on the device. A fused optimiser takes it and skips the update there, as it does for fp16's scaler, and
+    `settle` reads all verdicts since its last call. For an optimiser that cannot do that, the host waits.
 
-    Gradients of fp16 are left to its scaler: they are too large now and then, and it leaves those updates out itself.
+    Gradients in fp16 are left to the scaler: now and then they overflow, and it skips those updates itself.
     """
 
     def __init__(
@@ -62,22 +62,23 @@ class LossGuard:
         return self._state["skipped"]
 
     def before_forward(self) -> None:
-        """Keeps the running statistics from before an update's first batch."""
+        """Copies the running statistics before an update's first batch."""
         if self._skips and not self._losses:
             torch._foreach_copy_(self._buffers, list(self._model.buffers()))
 
     def add(self, loss: Tensor, index: Tensor) -> None:
-        """A batch's loss, and its clips' places in the manifest."""
+        """Notes a batch's loss, shape (), and its clips' places in the manifest, int64 (N,)."""
         self._losses.append(loss.detach())
         self._indices.append(index)
 
     def allows(self, epoch: int, step: int, optimizer: torch.optim.Optimizer) -> bool:
-        """Whether the update of the batches since the last call may be made: on a GPU True, as the optimiser is told.
+        """Whether the update of the batches since the last call may be made.
 
-        Every process has to ask.
+        It is always True where a fused optimiser on a GPU is told to skip the update itself. Every process has to call
+        it.
 
         Raises:
-            WorkError: see `settle`, which is called here where the host waits anyway.
+            WorkError: as for `settle`, which is called here where the host waits anyway.
         """
         losses, indices = torch.stack(self._losses), torch.cat(self._indices)
         self._losses, self._indices = [], []
@@ -107,7 +108,7 @@ class LossGuard:
         Every process has to call it. On a GPU the host waits here for the device.
 
         Raises:
-            WorkError: if there are some, and train.on_nonfinite=stop; or if too many in a row are not made.
+            WorkError: if one was not made and train.on_nonfinite=stop, or if too many in a row were not made.
         """
         unread, self._unread = self._unread, []
         allowed = torch.stack([verdict.good for verdict in unread]).tolist() if unread else []
@@ -133,10 +134,10 @@ class LossGuard:
             raise WorkError(f"{where}, the {_MOST}th update in a row that was skipped; {remedy}")
 
     def stepped(self, skipped: bool) -> None:
-        """Whether the scaler of fp16 left out the update that was allowed; it halves its scale then.
+        """Notes whether fp16's scaler skipped the update that was allowed; it halves its scale then.
 
         Raises:
-            WorkError: if it did in so many in a row that it is not the scale.
+            WorkError: if it skipped so many in a row that the scale is not the cause.
         """
         overflows = self._state.pop("overflows", 0)
         if not skipped:
@@ -149,7 +150,7 @@ class LossGuard:
             )
 
     def _write(self, epoch: int, step: int, loss: float, gradient: float, indices: Tensor) -> None:
-        # train.repeats: a file several times
+        # with train.repeats, a file may come several times
         paths = [self._manifest.clips[index].path for index in dict.fromkeys(indices.tolist())]
         rows = [[epoch, step, f"{loss:g}", path, f"{gradient:g}"] for path in paths]
         rows = gather_object(rows) if self._accelerator.num_processes > 1 else rows
@@ -165,9 +166,9 @@ class LossGuard:
 
 
 def gradient_norm(model: nn.Module, like: Tensor) -> Tensor:
-    """The Euclidean norm of this process's gradients, in shards of its own part: float32 (), on the device of `like`.
+    """Returns the Euclidean norm of this process's gradients or shards: float32 (), on the device of `like`.
 
-    It waits for nothing.
+    The host does not wait for the device.
     """
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     local = [gradient.to_local() if hasattr(gradient, "to_local") else gradient for gradient in gradients]

@@ -17,7 +17,7 @@ class Keeper:
     """Writes `last`, `best` and `kept/` of one set of weights into a run's folder.
 
     Args:
-        suffix: of the files' names, as `_ema` in best_ema.safetensors.
+        suffix: a part of the files' names, as `_ema` in best_ema.safetensors.
     """
 
     def __init__(self, folder: Path, config: Config, classes: tuple[str, ...], suffix: str = "") -> None:
@@ -29,24 +29,27 @@ class Keeper:
 
     @property
     def top1(self) -> float:
-        """Of the best so far; -inf before the first evaluation."""
+        """The validation top-1 of the best weights so far; -inf before the first evaluation."""
         return self._state["best"][0][0][-2] if self._state["best"] else -math.inf
 
     @property
     def mean_average_precision(self) -> float:
-        """Of the best so far, where clips have several labels."""
+        """The validation mAP of the best weights so far, where clips have several labels."""
         return self._state["best"][0][0][0] if self._state["best"] else -math.inf
 
     def patience_is_over(self) -> bool:
-        """train.patience: so many evaluations in a row were no better."""
+        """Whether the last train.patience evaluations were no better than the best before; False if it is 0."""
         return 0 < self._config.train.patience <= self._state["without"]
 
     def offer(self, weights: dict[str, Tensor], scores: Scores, name: str, write: bool) -> bool:
-        """Whether these are the best so far, by top-1, or where clips have several labels by mAP; then by loss. Every
-        process has to ask; one of them writes.
+        """Writes evaluated weights; returns whether they are the best so far.
+
+        Weights are ranked by top-1, then by loss; where clips have several labels, by mAP before both. Every process
+        has to call it.
 
         Args:
-            name: of the file in kept/, where train.keep_best is more than one.
+            name: the file's name in kept/, where train.keep_best is more than one.
+            write: whether this process writes the files.
         """
         key = [scores.accuracy(), -scores.loss()]
         if scores.multi_label:

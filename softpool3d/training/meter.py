@@ -1,4 +1,4 @@
-"""Running loss, accuracy and rate of an epoch, and where its time goes."""
+"""Measures loss, accuracy and rate of an epoch as it goes on, and where its time goes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ PARTS = ("data", "forward", "backward", "optimizer")
 
 
 class Meter:
-    """Sums stay on the device until they are read, so that counting does not make the host wait for it.
+    """The counts of one epoch. Sums stay on the device until they are read, so that the host does not wait for it.
 
     Args:
-        sums: those of an interrupted epoch, to be taken up: float32 (loss, correct, clips).
+        sums: of the part of the epoch before an interruption: float32 (loss, correct, clips).
     """
 
     def __init__(self, sums: Tensor | None, device: torch.device) -> None:
@@ -34,12 +34,12 @@ class Meter:
         self._marks: list[tuple[str, float | torch.cuda.Event]] = [("", self._now())]
 
     def mark(self, part: str) -> None:
-        """The time since the last mark went into `part`, one of PARTS; on a GPU, the GPU's time."""
+        """Counts the time since the last mark for `part`, one of PARTS; on a GPU, the GPU's time."""
         self._marks.append((part, self._now()))
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """What happens inside is no part of the epoch's time."""
+        """Leaves what happens inside out of the epoch's time."""
         begin = time.perf_counter()
         self._settle()
         yield
@@ -61,7 +61,7 @@ class Meter:
         del self._marks[:-1]
 
     def timed(self, batches: Iterable[T]) -> Iterator[T]:
-        """The batches, with the time that each took to arrive counted as waiting."""
+        """Yields the batches, and counts the time that each took to arrive as waiting."""
         iterator = iter(batches)
         while True:
             begin = time.perf_counter()
@@ -73,7 +73,7 @@ class Meter:
             yield batch
 
     def add(self, loss: Tensor, logits: Tensor, label: Tensor) -> None:
-        """loss: mean over the clips; logits (N, classes); label (N,), or 0 or 1 of each class, (N, classes)."""
+        """Adds a batch. loss: the mean over its clips; logits: (N, classes); label: (N,), or 0 and 1, (N, classes)."""
         count = loss.new_tensor(len(label))
         guess = logits.argmax(-1)
         correct = (guess == label).sum() if label.ndim == 1 else label.gather(1, guess.unsqueeze(1)).sum()
@@ -82,11 +82,11 @@ class Meter:
         self.sums = self.sums + torch.where(torch.isfinite(loss), sums, 0)
 
     def due(self) -> bool:
-        """Twice a second: reading waits for the device."""
+        """Whether the last reading was half a second ago: not more often, as reading waits for the device."""
         return time.perf_counter() - self._read > 0.5
 
     def read(self, total: Callable[[Tensor], Tensor] = lambda sums: sums) -> dict[str, float]:
-        """loss, top1 (NaN without clips), clips a second, share of time spent waiting; milliseconds a step of a part.
+        """Returns the loss and top-1 (NaN without clips), clips a second, share of time waiting, and ms a step by part.
 
         Args:
             total: adds up the sums of several processes.

@@ -1,4 +1,4 @@
-"""Batch norm over other batches than a process's own: of all processes, of parts, of many for its statistics."""
+"""Batch norm over all processes, over parts of a batch, and with running statistics of many batches."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ with warnings.catch_warnings():
 
 
 class SplitBatchNorm(nn.BatchNorm3d):
-    """Each `clips` clips of a batch are normalised by themselves (sub-batch BN, arXiv 1912.00998)."""
+    """Batch norm that normalises each `clips` clips of a batch by themselves (sub-batch BN, arXiv 1912.00998)."""
 
     clips = 8
 
@@ -37,7 +37,7 @@ class SplitBatchNorm(nn.BatchNorm3d):
 
 
 class ProcessesBatchNorm(nn.BatchNorm3d):
-    """nn.SyncBatchNorm for devices that it does not know: CPUs. Processes may have different numbers of clips."""
+    """nn.SyncBatchNorm for CPUs, which it does not support. Processes may have different numbers of clips."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
@@ -59,7 +59,7 @@ class ProcessesBatchNorm(nn.BatchNorm3d):
 
 
 def convert_norms(model: nn.Module, config: TrainConfig, device: torch.device) -> nn.Module:
-    """The network with its batch norms as train.norm says; parameters, statistics and their names stay."""
+    """Returns the network with its batch norms as train.norm says; parameters, statistics and their names stay."""
     if config.norm == "sync" and device.type != "cpu":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if config.norm != "batch":
@@ -80,11 +80,12 @@ def _like(norm: nn.BatchNorm3d, config: TrainConfig) -> nn.BatchNorm3d:
 
 @torch.no_grad()
 def precise_statistics(model: nn.Module, batches: Iterable[Tensor], count: int, accelerator: Accelerator) -> None:
-    """Running statistics become those of all clips in `count` batches of every process together, weights as they are
-    (arXiv 2105.07576, appendix). However clips are divided into processes, batches and parts, the result is the same.
+    """Sets running statistics to those of all clips in `count` batches of every process (arXiv 2105.07576, appendix).
+
+    The weights stay as they are. The result does not depend on how clips are divided into processes, batches and parts.
 
     Args:
-        batches: what the network takes, `count` of them at least.
+        batches: inputs of the network, at least `count` of them.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     found = {norm: _Moments(norm) for norm in norms if norm.track_running_stats}
@@ -93,8 +94,8 @@ def precise_statistics(model: nn.Module, batches: Iterable[Tensor], count: int, 
     model.eval()  # dropout draws nothing
     for norm in found:
         norm.train()
-    # fvcore's update_bn_stats asks the norm for a batch's variance: that of all processes, of which it takes back a
-    # correction for its own clips alone, or that of a batch's last part
+    # fvcore's update_bn_stats would be wrong here. It takes a batch's variance from the norm: with train.norm=sync that
+    # of all processes, corrected as if it were of this process's clips; with split that of the batch's last part.
     hooks = [norm.register_forward_pre_hook(moments.add) for norm, moments in found.items()]
     with accelerator.autocast():
         for clips in itertools.islice(batches, count):
@@ -105,18 +106,18 @@ def precise_statistics(model: nn.Module, batches: Iterable[Tensor], count: int, 
         module.training = training
     for (norm, moments), number in zip(found.items(), tracked, strict=True):
         moments.store(norm, accelerator)
-        norm.num_batches_tracked.copy_(number)  # batches of training alone, however often it is evaluated
+        norm.num_batches_tracked.copy_(number)  # counts batches of training only
 
 
 class _Moments:
-    """Mean and variance of each channel over all that a norm was given."""
+    """Mean and variance of each channel over all inputs of a norm."""
 
     def __init__(self, norm: nn.Module) -> None:
         self._mean, self._variance = torch.zeros_like(norm.running_mean), torch.zeros_like(norm.running_var)
         self._count = torch.zeros_like(norm.running_mean[:1])
 
     def add(self, norm: nn.Module, inputs: tuple[Tensor]) -> None:
-        """Takes in what a norm is given, (N, C, ...): a hook before its forward."""
+        """Adds an input of the norm, (N, C, ...); called as a hook before its forward."""
         (x,) = inputs
         over = [0, *range(2, x.ndim)]
         variance, mean = torch.var_mean(x.to(self._mean.dtype), over, correction=0)
@@ -127,7 +128,7 @@ class _Moments:
         self._variance += share * (variance - self._variance) + share * (1 - share) * step.square()
 
     def store(self, norm: nn.Module, accelerator: Accelerator) -> None:
-        """Those of all processes, in place: DistributedDataParallel knows the buffers by identity."""
+        """Writes those of all processes to the norm, in place: DistributedDataParallel knows buffers by identity."""
         total = accelerator.reduce(self._count, "sum")
         if not total:  # a norm that the network did not use
             return

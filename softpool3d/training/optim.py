@@ -14,13 +14,13 @@ from torch import nn
 from softpool3d.config import OptimConfig
 from softpool3d.errors import UsageError
 
-_CHOSEN_HERE = ("params", "lr", "weight_decay", "named_parameters")  # by keys of their own
+_CHOSEN_HERE = ("params", "lr", "weight_decay", "named_parameters")  # set by other keys
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """The optimiser that `config.name` names: one of torch.optim, or else of timm.
+    """Returns the optimiser that `config.name` names: one of torch.optim, or else of timm.
 
-    Each of its groups has an `lr_scale`, which the schedule multiplies its rate by.
+    Each of its groups has an `lr_scale`, by which the schedule multiplies the group's rate.
 
     Raises:
         UsageError: for an unknown name, or a keyword in `config.options` that the optimiser does not take.
@@ -47,12 +47,13 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
-    """Trainable parameters by their weight decay and share of the rate; first what decays, then the rest.
+    """Returns the trainable parameters in groups by weight decay and share of the rate; first those that decay.
 
     Norms, biases and a learnable beta of SoftPool, the parameters of one dimension, do not decay (arXiv 1812.01187).
 
     Args:
-        layer_decay: each block's rate is that of the block behind it times this (arXiv 2106.08254); the head has 1.
+        layer_decay: the rate of each block is this factor times the rate of the block after it (arXiv 2106.08254); the
+            head has the full rate.
 
     Raises:
         UsageError: for a layer decay of a network without stages.
@@ -69,7 +70,7 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float =
 
 
 def _depths(model: nn.Module) -> tuple[dict[str, int], int]:
-    """Of each parameter before the head: how many blocks come before its own; and that of the head."""
+    """Returns the number of blocks before each parameter's block, and the head's depth: all blocks."""
     if not hasattr(model, "stages"):
         raise UsageError("optim.layer_decay needs a network whose stages are known")
     blocks = [block for stage in model.stages().values() for block in stage]
@@ -85,7 +86,7 @@ def _find(name: str) -> type[torch.optim.Optimizer]:
         for kind in vars(torch.optim).values()
         if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and kind is not torch.optim.Optimizer
     }
-    for unfit in ("lbfgs", "sparseadam", "muon"):  # they want a closure, sparse gradients, matrices
+    for unfit in ("lbfgs", "sparseadam", "muon"):  # they need a closure, sparse gradients, matrices
         own.pop(unfit, None)
     if name.lower() in own:
         return own[name.lower()]
@@ -106,13 +107,20 @@ def _find(name: str) -> type[torch.optim.Optimizer]:
 
 
 class Schedule:
-    """Linear warm-up, then what `optim.schedule` says: half a cosine (arXiv 1608.03983), steps, or nothing.
+    """The learning rate: a linear warm-up, then half a cosine (arXiv 1608.03983), steps or a constant.
 
-    It goes by epochs, and fractions of them, so that an epoch may have any number of steps.
+        peak                _--.
+                          _/    `.                  peak: lr, times batch_size / base_batch if that is set
+                        _/        `.                start: warmup_start * peak
+        start         _/            `.              final: final_lr * peak
+        final                         `--
+                      warm-up   cosine
+
+    It goes by epochs and fractions of them, so that an epoch may have any number of steps.
 
     Args:
-        batch_size: of an update, over all processes and accumulated batches: what `optim.base_batch` is held against
-            (linear scaling, arXiv 1706.02677).
+        batch_size: clips of an update, over all processes and accumulated batches; the peak is proportional to it if
+            there is an `optim.base_batch` (linear scaling, arXiv 1706.02677).
     """
 
     def __init__(self, config: OptimConfig, epochs: int, batch_size: int) -> None:
@@ -120,7 +128,7 @@ class Schedule:
         self.peak = config.lr * batch_size / config.base_batch if config.base_batch else config.lr
 
     def __call__(self, epoch: int, step: int, steps: int) -> float:
-        """Of update number `step` of the `steps` of an epoch; all count from 0."""
+        """Returns the rate of update `step` of an epoch of `steps` updates; `epoch` and `step` count from 0."""
         config, at = self._config, epoch + step / steps
         warmup = config.warmup_epochs
         if at + 1e-9 < warmup:
@@ -141,8 +149,10 @@ class Schedule:
         return self.peak
 
     def set(self, optimizer: torch.optim.Optimizer, epoch: int, step: int, steps: int, times: int = 1) -> float:
-        """Gives the optimiser's groups their rate, `times` that of the epoch and each times its `lr_scale`; returns the
-        rate."""
+        """Sets the optimiser's groups to `times` the schedule's rate, each times its `lr_scale`.
+
+        Returns the rate before `lr_scale`.
+        """
         rate = self(epoch, step, steps) * times
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)
@@ -150,7 +160,7 @@ class Schedule:
 
 
 def freeze(model: nn.Module, patterns: list[str]) -> int:
-    """Parameters whose name, or whose module's, fits a pattern (as in `stem*`, `layer1.*`) get no gradient; how many.
+    """Freezes parameters whose name, or module's name, fits a pattern (`stem*`, `layer1.*`); returns how many.
 
     Raises:
         UsageError: for a pattern that no parameter fits, or if all are frozen.
@@ -171,7 +181,7 @@ def freeze(model: nn.Module, patterns: list[str]) -> int:
 
 
 def train_mode(model: nn.Module) -> None:
-    """`model.train()`, but norms that are frozen keep their running statistics too."""
+    """Puts a network into training mode, except frozen norms: they keep their running statistics too."""
     model.train()
     for module in model.modules():
         own = list(module.parameters(recurse=False))

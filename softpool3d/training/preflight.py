@@ -1,4 +1,4 @@
-"""What a run is refused for before anything is written."""
+"""Checks for which a run is refused before anything is written."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from softpool3d.models import check_clip
 
 
 def check_size(config: Config, batches: TrainBatches, train: Manifest) -> None:
-    """Raises UsageError for an update that is larger than the training split, or clips too small for the network."""
+    """Raises UsageError if an update is larger than the training split, or clips are too small for the network."""
     grids = batches.multigrid.grids(config.train.epochs)
     most = max(grid.clips for grid in grids)
     if batches.update_size * most > len(train):
         repeats = config.train.repeats
         parts = "train.batch_size, train.accumulate, train.global_batch or the number of processes"
         of_multigrid = (
-            f", of the smallest clips of train.multigrid {most} times as many as of whole ones," if most > 1 else ""
+            f" ({most} times as many as usual, with the smallest clips of train.multigrid)" if most > 1 else ""
         )
         raise UsageError(
             f"train.batch_size={config.train.batch_size}: an update has {batches.update_size * most * repeats} clips"
@@ -40,7 +40,7 @@ def check_size(config: Config, batches: TrainBatches, train: Manifest) -> None:
 
 
 def check_order(source: object, theirs: Sequence[str], ours: Sequence[str]) -> None:
-    """Raises UsageError for the same classes in another order: every answer of the network would be a wrong one."""
+    """Raises UsageError for the same classes in another order: the network's answers would name wrong classes."""
     if tuple(theirs) != tuple(ours) and sorted(theirs) == sorted(ours):
         at = next(n for n, pair in enumerate(zip(theirs, ours, strict=True)) if pair[0] != pair[1])
         raise UsageError(

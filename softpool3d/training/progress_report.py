@@ -1,4 +1,4 @@
-"""What a run says of itself: header, one line an epoch, summary; and the row of metrics.csv."""
+"""The texts of a run: header, one line an epoch, summary; and the rows of metrics.csv."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 
 def show(console: Console, lines: Iterable[str], style: str | None = None) -> None:
-    """Prints lines as they are: none of them is folded, or taken for markup."""
+    """Prints lines as they are, without folding or markup."""
     for line in lines:
         console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def show_data(console: Console, found: Overview) -> None:
-    """Prints what there is, and in yellow what is odd about it."""
+    """Prints what the data holds, and in yellow what is odd about it."""
     show(console, found.lines)
     show(console, found.notes, "yellow")
 
@@ -41,6 +41,7 @@ def header(
     device: torch.device,
     multigrid: Multigrid,
 ) -> str:
+    """Returns the lines that a run begins with: network, pooling, parameters, device, clips, folder."""
     pool = config.model.pool
     pooling = f"{pool.kind} pooling at {', '.join(pool.where)}" if pool.where else "its own pooling"
     millions = sum(p.numel() for p in model.parameters()) / 1e6
@@ -51,7 +52,7 @@ def header(
 
 
 def _cycles(config: Config, multigrid: Multigrid) -> str:
-    """What clips are like when; nothing without multigrid training."""
+    """Returns lines about the clips of multigrid training, up to which epoch; "" without it."""
     lines = []
     for end, grid in multigrid.spans:
         frames, side = share_of(config.data.num_frames, grid.frames), share_of(config.data.crop_size, grid.crop)
@@ -64,10 +65,12 @@ def _cycles(config: Config, multigrid: Multigrid) -> str:
 
 
 def epoch_line(at: str, trained: dict[str, float], scores: dict[str, Scores], best: bool) -> str:
-    """
+    """Returns the line of an epoch, or of an evaluation within one.
+
     Args:
-        at: where in the run, as epoch 3/10.
-        scores: of the weights under "", of their average under "_ema"; nothing where nothing was evaluated.
+        at: where in the run, as "epoch 3/10".
+        trained: what `Meter.read` returns.
+        scores: of the weights under "", of their average under "_ema"; empty if nothing was evaluated.
     """
     line = f"{at}  loss {trained['loss']:.3f}  top-1 {trained['top1']:6.1%}  "
     if scores:
@@ -90,11 +93,13 @@ def metrics_row(
     multi_label: bool,
     seconds: float,
 ) -> dict[str, Any]:
-    """A row of metrics.csv: `epoch` counts from 1, `step` the batches of the whole run; nothing under val_* where
-    nothing was evaluated.
+    """Returns a row of metrics.csv; its val_* are empty if nothing was evaluated.
 
     Args:
-        scores: by network, as for `epoch_line`; `networks`: those that the run has.
+        epoch: counts from 1.
+        step: batches done, of the whole run.
+        trained, scores: as for `epoch_line`.
+        networks: the keys that `scores` may have.
     """
     validated: dict[str, Any] = {}
     for suffix in networks:
@@ -122,7 +127,7 @@ def summary_of(training: Training, split: str, views: int, scores: dict[str, Sco
     """Returns what summary.json holds.
 
     Args:
-        split: that was tested, with so many `views` of each clip.
+        split: the split that was tested, with `views` views of each clip.
         scores: of the best weights under "", of the best average under "_ema".
     """
     summary = {

@@ -39,11 +39,12 @@ from softpool3d.training.state import State
 
 
 class Setup:
-    """What `prepare` makes.
+    """The data, network, optimiser and folder of a run, which `prepare` makes.
 
     Attributes:
-        config: what this process works by. `asked`, what the user asked for, differs from it after the number of
-            processes has changed: in how many batches make an update.
+        config: the configuration that this process works by.
+        asked: the configuration that the user asked for. It differs from `config` in the batches of an update, once
+            the number of processes has changed.
         manifests: split -> clips.
         network: the network; `model`: the same as training calls it, shared by several processes.
         average: an average of the network's weights (train.ema), or None.
@@ -69,7 +70,7 @@ class Setup:
         Args:
             run: None for a run without a folder yet.
             saved: what its checkpoint holds; None for a run that begins.
-            force: go on although the training clips are others.
+            force: go on even if the number of training clips has changed.
 
         Raises:
             UsageError: for a request that cannot be met; nothing was written then.
@@ -102,7 +103,7 @@ class Setup:
             load_into(model, self.state.model, run.checkpoint)
         elif self.config.model.weights:
             self._take_weights(model)
-        # what the run is asked for is written down; what these processes make of it is not
+        # the folder gets the user's configuration, not the one that these processes make of it
         self.asked = self.config
         if saved is not None:
             self.config = keep_update(self.config, self.state.update_size, self.processes.count)
@@ -161,7 +162,7 @@ class Setup:
                 show(self.console, anew, "yellow")
                 self.disk.keep_rows(state.rows)
             elif state.meter is not None:
-                state.meter = state.meter.new_zeros(state.meter.shape)  # the first has those of all
+                state.meter = state.meter.new_zeros(state.meter.shape)  # the first process has the sums of all
         if processes.rank < len(state.random):
             set_random_state(state.random[processes.rank], self.device)
         elif processes.rank:
@@ -183,7 +184,7 @@ class Setup:
         self.display.line(header(config, self.disk.folder, self.network, self.device, batches.multigrid))
         trackers = Trackers(self.disk.folder, config, self.accelerator, self.display.line)
         self.processes.first(trackers.start)
-        if is_first:  # before the board, whose thread has no clear words for a disk that is full
+        if is_first:  # before the board, whose thread does not report a full disk clearly
             write_provenance(self.disk.folder, self.manifests, self.accelerator)
         self.board = Board(self.disk.folder, self.accelerator, state.steps, trackers)
 

@@ -1,6 +1,6 @@
 """How a network lies in the memory of several processes: whole on each (DDP), or in shards (FSDP2).
 
-Shards are torch's `fully_shard` directly: accelerate's own FSDP knows GPUs alone, and could not be tested on CPUs.
+Shards are torch's `fully_shard` directly: accelerate's own FSDP works on GPUs only, and could not be tested on CPUs.
 Files and checkpoints hold networks in one piece either way.
 """
 
@@ -20,35 +20,35 @@ from softpool3d.errors import UsageError
 
 
 class Whole:
-    """All of the network on every process."""
+    """The whole network on every process."""
 
     def wrap(self, network: nn.Module, accelerator: Accelerator) -> nn.Module:
-        """What training calls; before the optimiser is made."""
+        """Returns the network as training calls it; to be called before the optimiser is made."""
         # in channels_last_3d the strides of a weight of 1x1x1 can be written in two ways: to DDP, they are two layouts
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         return accelerator.prepare(network)
 
     def place(self, network: nn.Module, accelerator: Accelerator) -> None:
-        """Lays an average of the network, which is not trained, as the network itself."""
+        """Lays out an average of the network, which is not trained, like the network itself."""
 
     def evaluating(self, network: nn.Module) -> AbstractContextManager[None]:
-        """Inside, processes may call the network without each other."""
+        """Inside, each process may call the network independently of the others."""
         return nullcontext()
 
     def state(self, network: nn.Module) -> dict[str, Tensor]:
-        """The state dict in one piece, on the first process at least; every process has to ask."""
+        """Returns the state dict in one piece, on the first process at least. Every process has to call it."""
         return network.state_dict()
 
     def load(self, network: nn.Module, state: dict[str, Tensor]) -> None:
-        """What `state` gave, on every process."""
+        """Loads what `state` returned, on every process."""
         network.load_state_dict(state)
 
     def average_part(self, average: nn.Module) -> Any:
-        """Something with state_dict and load_state_dict, which are the average's in one piece."""
+        """Returns an object whose state_dict and load_state_dict are the average's, in one piece."""
         return average
 
     def optimizer_part(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
-        """And the optimiser's."""
+        """Returns the same for the optimiser."""
         return optimizer
 
 
@@ -63,7 +63,7 @@ class Sharded(Whole):
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
-        network.to(memory_format=torch.contiguous_format)  # of parameters; FSDP2 knows no other, clips keep theirs
+        network.to(memory_format=torch.contiguous_format)  # of parameters: FSDP2 has no other; clips keep theirs
         mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
         for blocks in network.stages().values():
             for block in blocks:
@@ -126,7 +126,7 @@ class _GatheredOptimizer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
 
-        # parameters go by name here, and by number in the state of a run that was whole
+        # parameters go by name here, but by number in the state of a run without shards
         names = {parameter: name for name, parameter in self._network.named_parameters()}
         ours = [names[parameter] for group in self._optimizer.param_groups for parameter in group["params"]]
         theirs = [key for group in state["param_groups"] for key in group["params"]]
@@ -138,7 +138,7 @@ class _GatheredOptimizer:
 
 
 def layout(config: TrainConfig, accelerator: Accelerator) -> Whole:
-    """As train.shard says.
+    """Returns the layout that train.shard asks for.
 
     Raises:
         UsageError: for shards on one process.

@@ -43,13 +43,13 @@ def train(
     force_resume: bool = False,
     training: type[Training] | None = None,
 ) -> dict[str, Any]:
-    """Trains, validates after each epoch, tests the best weights at the end; returns the summary it writes.
+    """Trains and validates a network, and tests the best weights at the end; returns the summary that it writes.
 
     Args:
         config: the whole configuration. A new run's folder is made as `Run.create` says.
         resume: the run to go on with, from its last checkpoint; `config` is then the run's own.
         auto_resume: go on with the newest run of `config`'s name, if there is one.
-        force_resume: go on even if the configuration was changed in what is learned.
+        force_resume: go on even if changes of the configuration change what is learned.
         training: `Training`, or a subclass of it.
 
     Raises:
@@ -98,7 +98,7 @@ class Training(Setup):
             # before the first step is done a signal ends the run at once; several processes stop at the same step
             self.interrupt.at_once = f"stopped; {self.go_on}" if self.processes.count == 1 else None
             try:
-                for files in self.bad.values():  # those from before an interruption, by the limit of now
+                for files in self.bad.values():  # found before an interruption, held to the current limit
                     files.share(self.processes)
                 for epoch in range(self.state.epoch, config.train.epochs):
                     if self.patience_is_over():
@@ -120,14 +120,14 @@ class Training(Setup):
         return summary
 
     def epoch(self, epoch: int) -> None:
-        """Takes the training clips once, or those that are left of an epoch that was interrupted; saves the state."""
+        """Trains on all training clips once, or on those left of an interrupted epoch; saves the state."""
         name = f"epoch {epoch + 1:{len(str(self.config.train.epochs))}}/{self.config.train.epochs}"
         self.display.describe(name)
         state, batches = self.state, self.batches
         batches.set_position(epoch, state.clips)
         first, steps, before = batches.first, batches.steps_in(epoch), state.steps - batches.first
         self.meter = Meter(state.meter, self.device)
-        if 0 < first < steps and self.evaluation_is_due():  # one that was interrupted
+        if 0 < first < steps and self.evaluation_is_due():  # this evaluation was interrupted
             self.report(f"{name}, step {first}")
         train_mode(self.model)
         for step, batch in enumerate(self.meter.timed(self.train_clips), first):
@@ -199,7 +199,7 @@ class Training(Setup):
         return self.criterion(logits, target)
 
     def update(self, epoch: int, step: int) -> None:
-        """Changes the weights by their gradients: clipped, at the schedule's rate."""
+        """Updates the weights by the clipped gradients, at the schedule's rate, and then their average."""
         optim = self.config.optim
         if optim.clip_grad_norm or optim.clip_grad_value:
             self.accelerator.unscale_gradients()  # only once: accelerate's own clipping does it each time
@@ -229,7 +229,7 @@ class Training(Setup):
     # --- between updates ----------------------------------------------------------------------------------------------
 
     def evaluation_is_due(self) -> bool:
-        """Whether train.eval_every_steps batches, or more, were done since the last evaluation."""
+        """Whether a multiple of train.eval_every_steps batches was reached since the last row of metrics.csv."""
         every = self.config.train.eval_every_steps
         return every is not None and self.state.steps // every > self.state.reported // every
 
@@ -237,9 +237,9 @@ class Training(Setup):
         return all(keeper.patience_is_over() for keeper in self.keepers.values())
 
     def stop_if_asked(self) -> bool:
-        """Asks all processes for signals, bad files and the clock, after each update and each batch of an evaluation.
+        """Shares signals, bad files and the clock among the processes; returns whether it is time to save.
 
-        Returns whether it is time to save.
+        It is called after each update and each batch of an evaluation.
 
         Raises:
             Interrupted: after a signal to any of them.
@@ -256,7 +256,7 @@ class Training(Setup):
         return bool(save_now)
 
     def read(self, total=lambda sums: sums) -> dict[str, float]:
-        """What the meter counted. Here alone the host waits for the device: twice a second, and for a report."""
+        """Returns what the meter counted. Here the host waits for the device: twice a second, and for a report."""
         self.guard.settle()
         return self.meter.read(total)
 
@@ -275,7 +275,7 @@ class Training(Setup):
         return scores
 
     def report(self, at: str, evaluated: bool = True) -> None:
-        """Writes a row of metrics.csv and a line on the terminal, after an evaluation and keeping the best weights.
+        """Evaluates, keeps the best weights, and writes a row of metrics.csv and a line on the terminal.
 
         Args:
             at: where in the run, as "epoch 3/10".
@@ -303,7 +303,7 @@ class Training(Setup):
         state.rows, state.reported = state.rows + 1, state.steps
 
     def save(self) -> None:
-        """Writes what resuming needs."""
+        """Writes the checkpoint that resuming needs."""
         self.guard.settle()
         state = self.state
         state.model = self.layout.state(self.network)
@@ -331,7 +331,7 @@ class Training(Setup):
         return summary_of(self, split, num_views(self.config.data, *views), scores)
 
     def seconds(self) -> float:
-        """Returns the time that the run took, before interruptions too."""
+        """Returns the seconds that the run took, including the time before interruptions."""
         return self._started + time.perf_counter()
 
     @property
