@@ -32,13 +32,13 @@ def build_loss(config: Config, train: Manifest, device: torch.device) -> Callabl
     binary: binary cross entropy of a sigmoid for each class, the mean over clips and classes.
 
     Raises:
-        UsageError: for class weights that are not one for each class, or, with cross_entropy, are 0 for every class
-            with training clips.
+        UsageError: for class weights that are not one for each class, or are 0 for every class with training clips.
     """
     smoothing, classes = config.optim.label_smoothing, len(train.classes)
     weights = _class_weights(config, train)
     if weights is not None:
-        weights = (weights if config.optim.loss == "binary" else _scaled(weights, train)).to(device)
+        scaled = _scaled(weights, train)
+        weights = (weights if config.optim.loss == "binary" else scaled).to(device)
 
     def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
         if target.ndim == 2 and train.multi_label:

@@ -44,6 +44,8 @@ def test_cross_entropy_with_weights_smoothing_and_soft_targets():
         loss_of(SINGLE, "optim.class_weights=[1,2]")
     with pytest.raises(UsageError, match="optim.class_weights are 0 for every class that has training clips"):
         loss_of(SINGLE, "optim.class_weights=[0,0,1]")
+    with pytest.raises(UsageError, match="optim.class_weights are 0 for every class that has training clips"):
+        loss_of(SINGLE, "optim.class_weights=[0,0,1]", "optim.loss=binary")
 
 
 SMOOTH, WEIGHTS = "optim.label_smoothing=0.1", "optim.class_weights=[0.1,3,1]"
