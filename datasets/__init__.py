@@ -1,12 +1,12 @@
-"""Clips: a folder on disk -> manifest -> decode -> sample frames -> transform -> batch.
+"""Makes batches of clips from a folder on disk: manifest -> choose frames -> decode -> transform -> batch.
 
 sources/        data sets as they are distributed -> manifests; video/: one file, read or written
 manifest.py     the one list of clips that every data set becomes; lists.py, labels.py read lists
-overview.py     what a data set looks like, said before training
+overview.py     a summary of a data set, printed before training
 inputs.py       files that are named on a command line         views.py       the clips of one video
 sampling.py     which frames                                   transforms.py  resize, crop, flip on uint8
 loader.py       data set, collation                            batches.py     which clips make a batch
-multigrid.py    of which size                                  cache.py       copies that are faster to read
+multigrid.py    the size of a batch's clips                    cache.py       copies that are faster to read
 parallel.py     work on all cores                              verify.py, reencode.py, archives.py: `softpool3d prepare`
 """
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 
 def read_manifests(data: DataConfig) -> dict[str, Manifest]:
-    """The splits of the data set that the configuration names: "train", "val" and, where there is one, "test".
+    """Returns the splits of the configured data set: "train", "val" and, where there is one, "test".
 
-    A manifest that `softpool3d prepare` wrote into the root comes first, else it is read from the data set's own files.
+    A manifest that `softpool3d prepare` wrote into the root is read if there is one, else the data set's own files.
 
     Raises:
         UsageError: for an unknown data set, or a folder that is not what the data set needs.
@@ -44,7 +44,7 @@ def read_manifests(data: DataConfig) -> dict[str, Manifest]:
 
 
 def official_manifests(data: DataConfig) -> dict[str, Manifest]:
-    """The same from the data set's own files alone."""
+    """Returns the splits as `read_manifests` does, but always reads the data set's own files."""
     try:
         read = _READERS[data.dataset]
     except KeyError:
@@ -60,7 +60,7 @@ def official_manifests(data: DataConfig) -> dict[str, Manifest]:
 
 
 def _found(manifests: dict[str, Manifest], prefix: str | None) -> dict[str, Manifest]:
-    """The manifests, unless none of their files is there: then relative paths begin in another folder."""
+    """Returns the manifests. Raises UsageError if none of their files exists: relative paths then begin elsewhere."""
     if any(os.path.lexists(path) for manifest in manifests.values() for path in manifest.clips.paths()):
         return manifests
     train = manifests["train"]
@@ -72,7 +72,7 @@ def _found(manifests: dict[str, Manifest], prefix: str | None) -> dict[str, Mani
 
 
 def unpack_archives(data: DataConfig) -> list[Path]:
-    """Unpacks what the data set comes in, where it lies in the root and is not unpacked; returns the archives."""
+    """Unpacks the data set's archives that lie in the root and are not unpacked yet; returns their paths."""
     from softpool3d.datasets import archives
     from softpool3d.datasets.sources import hmdb51, ucf101
     from softpool3d.datasets.video.find import data_root

@@ -1,4 +1,4 @@
-"""The archives that data sets come in."""
+"""Unpacks the archives in which data sets are distributed."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from pathlib import Path, PurePosixPath
 
 from softpool3d.errors import UsageError, WorkError
 
-_COMMANDS = {  # both are told of a password, so that they ask for none
+_COMMANDS = {  # both get an option on passwords, so that they never ask for one
     "unrar": lambda archive, folder: ["unrar", "x", "-o+", "-y", "-idq", "-p-", str(archive), f"{folder}/"],
     "bsdtar": lambda archive, folder: ["bsdtar", "-x", "-f", str(archive), "-C", str(folder), "--passphrase", "none"],
 }
-_LEFT_FREE = 1 << 30  # bytes of the disk that an archive may not fill
+_LEFT_FREE = 1 << 30  # bytes that an archive has to leave free on the disk
 
 Known = Sequence[tuple[str, str, str]]  # (pattern of names, folder to unpack into, pattern of what is there afterwards)
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpacks a .rar or .zip into a folder: what is in it appears there whole or not at all.
+    """Unpacks a .rar or .zip into a folder: its content appears there whole or not at all.
 
-    It is unpacked into a hidden folder first, looked through, and then moved into place. One that is killed leaves that
-    folder, by which the next attempt knows that it has to begin again.
+    It is unpacked into a hidden folder, checked, and moved into place. A process that is killed leaves the hidden
+    folder, which tells the next attempt to begin again.
 
     Raises:
-        UsageError: if no program that can is installed; it says what to type.
-        WorkError: if the archive is damaged, does not fit on the disk, or holds what a data set has no use for: links,
-            devices, names that lead outside; or the folder cannot be written.
+        UsageError: if no program for it is installed; the message says what to type.
+        WorkError: if the archive is damaged, does not fit on the disk, or holds links, devices or names that lead
+            outside, which no data set needs; or if the folder cannot be written.
     """
     partial = _partial(archive, folder)
     try:
@@ -109,7 +109,7 @@ def _room(folder: Path) -> int:
 
 
 def _look_through(archive: Path, folder: Path) -> None:
-    """Data sets are files in folders. A link would lead out of the folder, a pipe hangs whoever opens it."""
+    """Raises WorkError for anything but files in folders: a link leads outside, a pipe hangs its reader."""
     for parent, folders, names in os.walk(folder):
         for name in (*folders, *names):
             path = Path(parent, name)
@@ -121,7 +121,7 @@ def _look_through(archive: Path, folder: Path) -> None:
 
 
 def unpack_missing(root: Path, archives: Known) -> list[Path]:
-    """Unpacks those archives below `root` whose content is not there, or not whole; returns them.
+    """Unpacks the archives below `root` whose content is missing or incomplete, and returns their paths.
 
     Args:
         archives: paths and patterns are relative to the root; `{stem}` is the archive's name without its ending.
@@ -137,10 +137,7 @@ def unpack_missing(root: Path, archives: Known) -> list[Path]:
 
 
 def check_unpacked(root: Path, archives: Known, dataset: str) -> None:
-    """
-    Raises:
-        UsageError: if unpacking one of them was broken off: part of the data set is missing then.
-    """
+    """Raises UsageError if unpacking one of the archives was interrupted: part of the data set is missing then."""
     for names, folder, _ in archives:
         for archive in sorted(root.glob(names)):
             if _partial(archive, root / folder).exists():

@@ -1,4 +1,4 @@
-"""Which clips make a batch, of which process, in which order."""
+"""Decides which clips make a batch, on which process, and in which order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from softpool3d.datasets.multigrid import Grid, Multigrid
 
 
 class TrainKey(NamedTuple):
-    """What a training sample depends on, besides the seed."""
+    """All that a training sample depends on, besides the seed."""
 
     epoch: int
     index: int  # into the manifest
@@ -29,14 +29,21 @@ class _Update(NamedTuple):
 
 
 class TrainBatches(Sampler):
-    """Batches of keys in an order that depends on (seed, epoch) alone; each clip comes once an epoch.
+    """Yields batches of keys in an order that depends on (seed, epoch) alone; each clip comes once an epoch.
 
-    The epoch's clips are dealt out to as few updates of the optimiser as can be, with sizes at most one apart, or in
-    the proportions that `multigrid` gives them. The same clips make an update under any number of processes and
-    accumulated steps: each process takes its share of them, in `accumulate` parts.
+    An epoch is divided into as few updates of the optimiser as `update_size` allows. Their sizes differ by one clip at
+    most, or are in the proportions that `multigrid` gives them. An update has the same clips under any number of
+    processes and of accumulated steps:
+
+        an update of 8 clips        0 1 2 3 4 5 6 7
+        process 0 of 2, step 0      0   2
+                        step 1              4   6
+        process 1 of 2, step 0        1   3
+                        step 1                5   7
 
     Args:
-        update_size: clips of an update at most, of all processes and steps together; those of a smaller grid have
+        count: clips of the manifest.
+        update_size: the most clips of an update, over all processes and steps. An update of a smaller grid may have
             `Grid.clips` times as many.
         accumulate: steps of an update.
     """
@@ -56,35 +63,38 @@ class TrainBatches(Sampler):
         self.set_position(0)
 
     def set_position(self, epoch: int, done: int = 0) -> None:
-        """The epoch to draw next, and how many of its clips were drawn before an interruption, by all processes."""
+        """Sets the epoch to draw next; `done` of its clips were drawn by all processes before an interruption."""
         self.epoch, self._done = epoch, done
         whole = self._plan(epoch)
         self._updates = tuple(update for update in whole if update.begin >= done)
-        if done and done not in [update.end for update in whole]:  # drawn by updates of another size
+        if done and done not in [update.end for update in whole]:  # the interrupted run had updates of another size
             self._updates = self._plan(epoch, done)
         self.first = (len(whole) - len(self._updates)) * self.accumulate
 
     def steps_in(self, epoch: int) -> int:
-        """Steps of a whole epoch."""
+        """Returns the number of steps of a whole epoch."""
         return len(self._plan(epoch)) * self.accumulate
 
     def done(self, step: int) -> int:
-        """Clips of the epoch that all processes have drawn after `step` steps of it, whole updates alone."""
+        """Returns how many clips of the epoch all processes have drawn after `step` steps, in whole updates."""
         number = (step - self.first) // self.accumulate
         return self._updates[number - 1].end if number else self._done
 
     def weight(self, step: int) -> float:
-        """What the mean loss of this process's step counts for, so that the mean over the processes of the sum over an
-        update's steps is the mean over its clips."""
+        """Returns the factor of the mean loss of this process's step.
+
+        With it, losses that are summed over an update's steps and averaged over the processes are the mean over the
+        update's clips.
+        """
         update = self._update(step)
         return len(self._share(update, step)) * self.world_size / (update.end - update.begin)
 
     def rate(self, step: int) -> int:
-        """What the learning rate of the step's update is multiplied by."""
+        """Returns the factor of the learning rate in the step's update."""
         return self._update(step).rate
 
     def __len__(self) -> int:
-        """Steps from the position on."""
+        """Returns the number of steps from the position on."""
         return len(self._updates) * self.accumulate
 
     def __iter__(self) -> Iterator[list[TrainKey]]:
@@ -92,7 +102,7 @@ class TrainBatches(Sampler):
         order = np.random.default_rng((self.seed, epoch)).permutation(self.count).tolist()
         for step in range(self.first, self.first + len(self)):
             update = self._update(step)
-            # no step is empty: where there are fewer clips than processes, some draw one that has no weight
+            # no step is empty: if there are fewer clips than processes, some draw a clip of weight 0
             places = self._share(update, step) or [update.begin]
             yield [TrainKey(epoch, order[place], update.grid) for place in places]
 
@@ -112,22 +122,22 @@ class TrainBatches(Sampler):
 
 @functools.lru_cache(maxsize=4)
 def _plan(multigrid: Multigrid, epoch: int, count: int, done: int, update_size: int) -> tuple[_Update, ...]:
-    """The updates of an epoch from clip `done` on."""
+    """Returns the updates of an epoch, without its first `done` clips."""
     ends, grids = [0], []
     while done + ends[-1] < count:
         grid, rate = multigrid.grid(epoch + (done + ends[-1]) / count, len(grids))
         grids.append((grid, rate))
         ends.append(ends[-1] + update_size * grid.clips)
-    # all a little smaller, rather than a last one of a few clips
+    # all updates get a little smaller, instead of the last one much smaller
     places = [done - (-(count - done) * end // max(ends[-1], 1)) for end in ends]
     bounds = itertools.pairwise(places)
     return tuple(_Update(begin, end, *grid) for (begin, end), grid in zip(bounds, grids, strict=True))
 
 
 class EvalBatches(Sampler):
-    """Every clip once, in order, dealt out to the processes in turn.
+    """Yields every clip once, in order, dealt out to the processes in turn.
 
-    All processes have as many batches, so that they can agree on something after each; the last may be empty.
+    All processes have the same number of batches, so that they can communicate after each; the last may be empty.
     """
 
     def __init__(self, count: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:

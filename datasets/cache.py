@@ -23,10 +23,10 @@ _PREFIX = "softpool3d-cache-"
 
 
 class FileCache:
-    """Copies files into a folder until `limit` bytes are there; what comes later is read from where it lies.
+    """Copies files into a folder until it holds `limit` bytes; later files are read from where they lie.
 
-    Nothing is thrown out: an epoch visits every file once, and a cache that keeps the last ones would have lost each
-    before it is wanted again. All processes that share the folder share the copies and the limit.
+    Nothing is evicted: an epoch visits every file once, and a cache of the most recent files would have lost each one
+    before it is read again. All processes that share the folder share the copies and the limit.
 
     Raises:
         WorkError: if the folder cannot be written.
@@ -43,7 +43,7 @@ class FileCache:
             ) from None
 
     def path(self, original: str) -> str:
-        """Where to read the file: its copy, made now if there is none, or itself."""
+        """Returns the path to read: that of the file's copy, made now if there is none, or its own."""
         try:
             file = os.stat(original)
             if not os.path.isfile(original):  # a folder of pictures
@@ -58,8 +58,8 @@ class FileCache:
             if not self._reserve(file.st_size):
                 return original
         except OSError:
-            return original  # whoever reads it says what is wrong
-        partial = copy.with_name(f"{copy.name}.{secrets.token_hex(8)}")  # containers have the same process numbers
+            return original  # reading it will say what is wrong
+        partial = copy.with_name(f"{copy.name}.{secrets.token_hex(8)}")  # process numbers repeat in other containers
         try:
             copy.parent.mkdir(exist_ok=True)
             shutil.copyfile(original, partial)
@@ -72,7 +72,7 @@ class FileCache:
             return original
 
     def _reserve(self, size: int) -> bool:
-        """Adds to the bytes that all processes have taken, unless that is too much."""
+        """Adds `size` to the bytes that all processes have taken; False if that is over the limit."""
         with open(self.folder / "bytes", "r+", encoding="ascii") as file:
             with suppress(ImportError):  # without locks the limit is approximate
                 import fcntl
@@ -88,7 +88,9 @@ class FileCache:
 
 
 def make_cache(data: DataConfig) -> FileCache | None:
-    """What `data.cache` asks for. A cache in memory goes with the process that calls this; its workers share it.
+    """Returns the cache that `data.cache` asks for, or None.
+
+    A cache in memory is removed when the process that calls this ends; its workers share it.
 
     Raises:
         WorkError: if the folder cannot be written.
@@ -103,9 +105,9 @@ def make_cache(data: DataConfig) -> FileCache | None:
 
 @lru_cache
 def _folder_in_memory() -> Path:
-    """A folder of this process's own where files are kept in memory, removed at its end; one for all its loaders.
+    """Returns this process's own folder in memory. All its loaders share it, and it is removed when the process ends.
 
-    Containers that share /dev/shm leave each other's alone.
+    Containers that share /dev/shm leave each other's folders alone.
     """
     base = Path("/dev/shm")
     if not os.access(base, os.W_OK):

@@ -1,6 +1,6 @@
-"""What a user names on the command line -> clips, one by one: files, folders, globs, lists, standard input, addresses.
+"""Finds the clips that a user names on the command line: files, folders, globs, lists, standard input, addresses.
 
-Lists and standard input (lists.py) are read while work goes on: a million lines cost no memory.
+Lists and standard input (lists.py) are read a line at a time: a million lines cost no memory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from softpool3d.errors import UsageError
 
 @dataclass(frozen=True)
 class Inputs:
-    """Clips in the order in which they were named. The clip's label means nothing.
+    """Yields clips in the order in which they were named; their label is always 0.
 
     named: files, folders (searched recursively), globs in quotes, `@list.txt`, `-` for standard input, addresses.
     manifest: a list, as lists.py reads them; with a header it may have columns `start` and `end`, in seconds.
@@ -32,7 +32,7 @@ class Inputs:
     manifest: Path | None = None
 
     def check(self) -> None:
-        """Raises UsageError for a list that is not there."""
+        """Raises UsageError if a list is not there, or nothing was named."""
         for path in self._lists():
             if not path.is_file():
                 raise UsageError(f"no list {path}")
@@ -40,7 +40,7 @@ class Inputs:
             raise UsageError("name files to classify, or give --manifest")
 
     def count(self) -> int | None:
-        """How many there are, at most; None where only the end of standard input will tell.
+        """Returns the most clips that there can be; None with standard input, whose length is unknown.
 
         Raises:
             UsageError: naming file and line of the first mistake in a list.
@@ -71,7 +71,7 @@ class Inputs:
 
 
 def clip_name(clip: Clip) -> str:
-    """The path; for a part of a file with its seconds, as W3C's media fragments have them: a.mp4#t=1.5,4."""
+    """Returns the clip's path; for a part of a file followed by its seconds, as a W3C media fragment: a.mp4#t=1.5,4."""
     if clip.start is None and clip.end is None:
         return clip.path
     end = "" if clip.end is None else f",{format_seconds(clip.end)}"
@@ -79,7 +79,7 @@ def clip_name(clip: Clip) -> str:
 
 
 def explain(error: DecodeError) -> str:
-    """The error's reason, with what to do where the file looks like a list of videos."""
+    """Returns the error's reason; if the file looks like a list of videos, with advice."""
     path = error.path
     if os.path.splitext(path)[1].lower() in LISTS and os.path.isfile(path):
         return f"{error.reason} (a list of videos is given as @{path})"
@@ -87,7 +87,7 @@ def explain(error: DecodeError) -> str:
 
 
 def _expanded(name: str) -> list[str]:
-    """The files that one argument names; itself where it names none, for whoever reads it to say so."""
+    """Returns the files that one argument names; if there are none, the argument, so that reading it fails."""
     if is_address(name) or os.path.isfile(name):
         return [name]
     if os.path.isdir(name):
@@ -103,7 +103,7 @@ def _pictures(folder: str) -> bool:
 
 
 def _listed(path: Path | None) -> Iterator[Clip]:
-    """The clips of a list, whose relative paths begin in its own folder; or with None those of standard input."""
+    """Yields the clips of a list, whose relative paths begin in its folder; with None those of standard input."""
     folder = path.parent if path else Path()
     for row in read_rows(path, folder, labelled=False):
         name = row.path if is_address(row.path) or folder == Path() else os.path.join(folder, row.path)

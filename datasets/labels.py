@@ -1,4 +1,4 @@
-"""Labels of lists: what the numbers behind a path are, and what class a label means."""
+"""Labels of lists: what the numbers after a path are, and which class a label means."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from softpool3d.datasets.lists import Row
 from softpool3d.errors import UsageError
 from softpool3d.text import note
 
-_MOST_CLASSES = 100_000  # without a list of their names; a number above is no label
+_MOST_CLASSES = 100_000  # without a list of their names; a larger number is taken for a mistake
 _LOOKED_AT = 5  # files whose frames are counted
 
 
 def told_apart(rows: dict[str, list[Row]], folders: dict[str, Path]) -> dict[str, list[Row]]:
-    """The rows of each split; of mmaction2's lists, without the count of frames, or with a column `labels`.
+    """Returns the rows of each split, with the numbers in mmaction2's lists told apart.
 
-    `path 32 0` is `path frames label`, where the path is a folder of frames or the file has 32; else it is
-    `path label label`. Which one it is taken for is said.
+    `path 32 0` is `path frames label` if the path is a folder of frames, or a video of 32 frames; the number of frames
+    is then left out. Otherwise it is `path label label`. A note says which it is. If any row has several labels then,
+    all rows get the column `labels`.
 
     Args:
-        folders: where relative paths begin.
+        rows: split -> its rows.
+        folders: split -> the folder where its relative paths begin.
 
     Raises:
-        UsageError: if it cannot be told.
+        UsageError: if the files do not tell which it is.
     """
     longer = [(row, folders[split]) for split, some in rows.items() for row in some if _is_bare(row, 2)]
     if not longer:
@@ -44,7 +46,7 @@ def told_apart(rows: dict[str, list[Row]], folders: dict[str, Path]) -> dict[str
 
 
 def _is_bare(row: Row, least: int = 1) -> bool:
-    """Whether it is of a list without a header, with so many numbers."""
+    """Whether a row is of a list without a header, and has `least` numbers or more."""
     return not row.column and len(row.labels) >= least
 
 
@@ -55,7 +57,7 @@ def _without_count(row: Row) -> Row:
 
 
 def _counts_frames(rows: Iterable[tuple[Row, Path]]) -> bool:
-    """Whether the first number is that of the frames: by the first files that are there."""
+    """Whether the first number after a path counts frames, judged by the first files that exist."""
     from softpool3d.datasets.video.decoder import DecodeError, open_video
 
     first, said = None, []
@@ -81,14 +83,14 @@ def _counts_frames(rows: Iterable[tuple[Row, Path]]) -> bool:
 
 
 class Labels:
-    """The classes, and which ones the labels of a row mean: names of classes, or numbers that count into them.
+    """The classes of a data set; reads labels as their names, or as their numbers from 0.
 
     Args:
-        rows: of all splits; "train" is among them.
-        classes: their names; without them they are the labels, names in order or 0, 1, ...
+        rows: split -> its rows; "train" is among the splits.
+        classes: names; if None, the classes are the labels themselves: sorted names, or the numbers 0, 1, ...
 
     Raises:
-        UsageError: if classes are called by numbers, and labels may be meant either way.
+        UsageError: if names of classes are numbers, and labels may be names or numbers.
     """
 
     def __init__(self, rows: dict[str, list[Row]], classes: tuple[str, ...] | None) -> None:
@@ -97,7 +99,7 @@ class Labels:
         self._by_name, self._by_number = self._readings(list(chain(*rows.values())))
 
     def of(self, row: Row) -> tuple[int, ...]:
-        """Numbers of a row's classes, ascending, each once.
+        """Returns the numbers of a row's classes, ascending, each once.
 
         Raises:
             UsageError: for a label that is none of the classes.
@@ -106,7 +108,7 @@ class Labels:
 
     @staticmethod
     def column(classes: tuple[str, ...], several: bool) -> str:
-        """What a column of these classes' names is called, so that none is taken for a number."""
+        """Returns the header of a column of these classes' names, so that no name is read as a number."""
         if _misnumbered(classes):
             return "class_names" if several else "class_name"
         return "labels" if several else "label"
@@ -123,7 +125,7 @@ class Labels:
         raise UsageError(f"{row.where}: {label!r} is none of the {len(self.classes)} classes")
 
     def _readings(self, rows: list[Row]) -> tuple[bool, bool]:
-        """Whether labels may be names, and numbers; both unless classes are called by other classes' numbers."""
+        """Returns whether labels may be names, and whether numbers; both unless a name is another class's number."""
         odd = _misnumbered(self.classes)
         labels = {label for row in rows if not row.named for label in row.labels}
         if not odd or not labels or all(self._numbers.get(label) == int(label) for label in filter(_is_number, labels)):
@@ -153,7 +155,7 @@ def _classes(rows: dict[str, list[Row]]) -> tuple[str, ...]:
 
 
 def _misnumbered(classes: tuple[str, ...]) -> list[str]:
-    """Names that are the number of another class, or of none."""
+    """Returns the names that are numbers, but not the number of their own class."""
     return [name for number, name in enumerate(classes) if _is_number(name) and int(name) != number]
 
 

@@ -1,14 +1,14 @@
-"""The one reader of lists of clips: training's, those of `classify --manifest` and `@list`, and standard input.
+"""Reads all lists of clips: those of training, of `classify --manifest` and `@list`, and standard input.
 
     path,label[,start,end]      CSV with a header: commas, semicolons or tabs, "quotes" around what holds one of them
-    path label                  without a header, a number behind each path; `path,label`, `path;label` too (PySlowFast)
+    path label                  without a header, a number after each path; `path,label`, `path;label` too (PySlowFast)
     path frames label           the same of folders of frames (mmaction2)
     path label label ...        the same with several labels (mmaction2)
     path                        no label: for `classify` alone
 
-Text is UTF-8, with or without a byte order mark, or UTF-16 with one. A cell that is no UTF-8 is taken for Windows-1252,
-unless a file of that name, byte by byte, is there. Lines that begin with # are comments. Rows are read one at a time: a
-million of them take no memory.
+Text is UTF-8, with or without a byte order mark, or UTF-16 with one. A cell that is not valid UTF-8 is read as
+Windows-1252, unless a file with exactly these bytes as its name exists. Lines that begin with # are comments. Rows are
+read one at a time: a million of them take no memory.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from softpool3d.text import legible, lines_of, opened, read_text, windows_1252
 
 # names of columns, the usual one first: it wins over others in the same header
 _PATHS = ("path", "file", "file_name", "filename", "video", "video_path")
-_LABELS = ("label", "class", "class_name")  # class_name: never a number that counts into classes
+_LABELS = ("label", "class", "class_name")  # class_name: always a name, never the number of a class
 _SEVERAL = ("labels", "class_names")  # any number of labels, separated by semicolons
 _KNOWN = {*_PATHS, *_LABELS, *_SEVERAL, "start", "end"}
 _WANTED = (
@@ -44,13 +44,13 @@ _NUMBER = re.compile(r"[ \t]*([,; \t])[ \t]*(-?[0-9]+)\Z")  # the last one of a 
 
 
 class Row(NamedTuple):
-    """What a list says of a clip.
+    """One row of a list: a clip as the list describes it.
 
     where: the list and the line, `train.csv:3`.
-    path: as the list has it, relative to wherever its paths begin.
-    labels: as text; of lists without a header all numbers behind the path.
+    path: as written in the list, relative to the folder where its paths begin.
+    labels: as text; in a list without a header, all numbers after the path.
     start, end: seconds.
-    column: that of the labels; empty without a header.
+    column: the header of the labels; empty in a list without a header.
     """
 
     where: str
@@ -63,23 +63,23 @@ class Row(NamedTuple):
 
     @property
     def several(self) -> bool:
-        """Whether its column is for any number of labels."""
+        """Whether the row may have any number of labels."""
         return self.column in _SEVERAL
 
     @property
     def named(self) -> bool:
-        """Whether its labels are names for sure."""
+        """Whether the labels can only be names, and not numbers of classes."""
         return self.column in ("class_name", "class_names")
 
 
 def read_rows(path: Path | None, folder: Path, labelled: bool) -> Iterator[Row]:
-    """The rows of a list, or with None of standard input, in order; a row is read when it is asked for.
+    """Yields the rows of a list, or with None of standard input, in order; each is read when it is asked for.
 
-    Standard input may be separated by NUL, as `find -print0` writes it.
+    Paths on standard input may be separated by NUL, as `find -print0` writes them.
 
     Args:
-        folder: where its relative paths begin, to look which files are there where a line can be read in two ways.
-        labelled: rows without a label are mistakes, as in training; else labels are not looked at.
+        folder: where relative paths begin. If a line can be read in two ways, the files that exist there decide.
+        labelled: whether each row has to have a label, as in training; otherwise labels are ignored.
 
     Raises:
         UsageError: naming file and line, for the first mistake.
@@ -106,7 +106,7 @@ def read_rows(path: Path | None, folder: Path, labelled: bool) -> Iterator[Row]:
 
 
 def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
-    """Columns of a CSV file's header in lower case, and its records with the line that each begins on.
+    """Returns the columns of a CSV file's header, in lower case, and its records, each with the line that it begins on.
 
     Raises:
         UsageError: if it cannot be read or a quote is not closed.
@@ -118,7 +118,7 @@ def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
 
 
 def format_seconds(time: float | None) -> str:
-    """All digits of a time, and no more: reading them gives the same number. Empty for None."""
+    """Returns a time in as few digits as read back as the same number; "" for None."""
     return "" if time is None else np.format_float_positional(time, trim="-")
 
 
@@ -135,9 +135,9 @@ def _between_nuls(file: BinaryIO) -> Iterator[bytes]:
 
 
 class _Lines(Iterator[str]):
-    """The lines of a text, counted; where a record begins, empty lines and comments are passed over.
+    """Yields the lines of a text and counts them; skips empty lines and comments before a record.
 
-    folder: where paths begin, because a file may be called as a comment begins; None if there are no comments.
+    folder: where paths begin, because the name of a file may begin with #, too; None if there are no comments.
     """
 
     def __init__(self, lines: Iterable[str], name: str, folder: str | None = None) -> None:
@@ -147,7 +147,7 @@ class _Lines(Iterator[str]):
 
     @property
     def where(self) -> str:
-        """Where the record begins that was read last."""
+        """The text and the line where the last record begins."""
         return f"{self.name}:{self.first}"
 
     def __next__(self) -> str:
@@ -166,7 +166,7 @@ class _Lines(Iterator[str]):
 
 
 def _records(lines: _Lines, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """The records that follow, and the line that each begins on; those of empty cells alone are left out."""
+    """Yields the line that each record begins on, and the record; those of empty cells alone are left out."""
     reader = csv.reader(lines, strict=True, delimiter=separator)
     while True:
         lines.begins = True
@@ -185,7 +185,7 @@ def _columns(line: str, separator: str) -> list[str]:
 
 
 def _header(line: str, folder: str) -> tuple[str, list[str]] | None:
-    """The separator and the columns, in lower case; None if this is the first row of a list without a header."""
+    """Returns the separator and the columns, in lower case; None if the line is a row and no header."""
     best, known = None, 0
     for separator in _CSV:
         columns = _columns(line, separator)
@@ -198,7 +198,7 @@ def _header(line: str, folder: str) -> tuple[str, list[str]] | None:
 
 
 def _table(lines: _Lines, separator: str, columns: list[str], folder: str, labelled: bool) -> Iterator[Row]:
-    """Rows of a list with a header."""
+    """Yields the rows of a list with a header."""
     path_at = _column(lines.where, columns, ("path",), _PATHS)
     labels_at = _column(lines.where, columns, ("labels", "label"), (*_LABELS, *_SEVERAL)) if labelled else None
     column = "" if labels_at is None else columns[labels_at]
@@ -219,7 +219,7 @@ def _table(lines: _Lines, separator: str, columns: list[str], folder: str, label
 
 
 def _column(where: str, columns: list[str], usual: tuple[str, ...], names: tuple[str, ...]) -> int:
-    """Where the column stands that has the first of the usual names, or else the only one that has another."""
+    """Returns the index of the column with the first usual name found, else of the only one with another name."""
     first = next((name for name in usual if name in columns), None)
     found = [name for name in columns if name == first or (first is None and name in names)]
     if not found:
@@ -230,7 +230,7 @@ def _column(where: str, columns: list[str], usual: tuple[str, ...], names: tuple
 
 
 def _bare(lines: _Lines, line: str | None, folder: str, labelled: bool) -> Iterator[Row]:
-    """Rows of a list without a header: a path, and numbers behind it."""
+    """Yields the rows of a list without a header: a path followed by numbers."""
     usual = first = None  # what stands before the last number, and the line where it was seen first
     while line is not None:
         where = lines.where
@@ -255,9 +255,10 @@ def _bare(lines: _Lines, line: str | None, folder: str, labelled: bool) -> Itera
 
 
 def _split(line: str, folder: str, least: int, where: str) -> tuple[str, tuple[str, ...], str]:
-    """The path, at least so many numbers behind it, and what separates them: a comma, a semicolon or space.
+    """Returns the path, the numbers after it, and what separates them: a comma, a semicolon or a space.
 
-    The path of a folder may end in a number itself: the longest one that is there is meant, else the shortest.
+    The path of a folder may end in a number itself. So the longest path that exists is taken, but without the last
+    `least` numbers; if none exists, the shortest.
     """
     found = _last_number(line)
     if found is None:
@@ -296,7 +297,7 @@ def _is_there(folder: str, path: str) -> bool:
 
 
 def _named(path: str, folder: str) -> str:
-    """The path as it stands there, unless only a file without the spaces around it, or as Windows-1252, is there."""
+    """Returns the path as written, or without spaces around it, or read as Windows-1252: the first that exists."""
     bare = path.strip()
     if path == bare and path.isascii():
         return path
@@ -311,10 +312,10 @@ def _named(path: str, folder: str) -> str:
 
 
 def parse_seconds(text: str, where: str) -> float | None:
-    """The cell of a list; None if it is empty.
+    """Returns the seconds in a cell of a list; None if it is empty.
 
     Raises:
-        UsageError: saying `where`, if it is no number, below 0 or infinite.
+        UsageError: if it is no number, below 0 or infinite; begins with `where`.
     """
     try:
         seconds = float(text) if text.strip() else None

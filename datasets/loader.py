@@ -1,7 +1,7 @@
-"""Batches of clips: data set and collation.
+"""Makes batches of clips: data sets, collation and loaders.
 
-A sample depends on the seed and its key alone, not on how many workers or processes there are: the sampler hands out
-keys of (epoch, index), and every random choice is drawn from a generator seeded with them.
+A sample depends on the seed and its key alone, not on the number of workers or processes. The sampler hands out keys
+of (epoch, index), and every random choice is drawn from a generator seeded with them.
 """
 
 from __future__ import annotations
@@ -36,14 +36,16 @@ _REPLACEMENTS = 20  # unreadable files in a row before a training sample is give
 
 @dataclass
 class Batch:
-    """Clips of one step, and the files that turned out unreadable while it was made.
+    """The clips of one step, and the files that could not be read while it was made.
 
-    video: uint8 (N, C, T, H, W) in training, (N, V, C, T, H, W) with V views in evaluation; None if there was no
-        readable file. With `data.transforms_on_device` what was decoded, a tensor for each clip, until `to_device`.
+    video: uint8 (N, C, T, H, W) in training, (N, V, C, T, H, W) with V views in evaluation; None if no file could be
+        read. With `data.transforms_on_device`, a list of tensors as decoded, which `to_device` transforms: (T, C, H, W)
+        for each clip in training, (K, T, C, H, W) for each video in evaluation.
     label: int64 (N,); float32 (N, classes), 0 or 1, where clips may have several.
     index: int64 (N,), into the manifest.
-    recipes: in training, what is still to be done to each clip.
-    damaged: path -> what is missing of it, for files that are used all the same.
+    bad: the files that could not be read.
+    recipes: in training, the transform of each clip.
+    damaged: path -> what is missing of the file, for files that are used all the same.
     """
 
     video: Tensor | list[Tensor] | None
@@ -62,9 +64,9 @@ class Batch:
 
 
 class TrainClips(Dataset):
-    """Random clips of a manifest: a key -> `repeats` augmented clips of one video, uint8 (N, C, T, H, W).
+    """Random clips of a manifest: for each key, `repeats` augmented clips of one video, uint8 (repeats, C, T, H, W).
 
-    An unreadable file is replaced by another one, so that batches keep their size, and reported.
+    An unreadable file is reported and replaced by another one, so that batches keep their size.
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class TrainClips(Dataset):
         return _nothing(bad)
 
     def _decode(self, clip: Clip, short_side: int, rng: np.random.Generator, frames: float) -> tuple[list[Tensor], str]:
-        """The clips, and what is missing of the video."""
+        """Returns the decoded clips, and what is missing of the video."""
         with _opened(clip, self.data, short_side, self.cache) as video:
             first, timeline = timeline_of(clip, video, self.data)
             indices = [first + train_indices(timeline, self.data, rng, frames) for _ in range(self.repeats)]
@@ -110,7 +112,7 @@ class TrainClips(Dataset):
 
 
 class EvalClips(Dataset):
-    """The views of each video: (epoch, index) -> uint8 (1, V, C, T, H, W) with V = num_clips * num_crops."""
+    """The views of each video: for a key (epoch, index), uint8 (1, V, C, T, H, W) with V = num_clips * num_crops."""
 
     def __init__(
         self,
@@ -140,10 +142,10 @@ class EvalClips(Dataset):
 
 
 def to_device(batch: Batch, data: DataConfig, device: torch.device, num_crops: int | None = None) -> Tensor:
-    """The batch's clips on the device, and there whatever `data.transforms_on_device` left to do.
+    """Moves the batch's clips to the device, and transforms them there if `data.transforms_on_device` asks for it.
 
     Args:
-        num_crops: of evaluation; None in training.
+        num_crops: crops of each clip in evaluation; None in training.
     """
     if isinstance(batch.video, Tensor):
         return batch.video.to(device, non_blocking=True)
@@ -154,24 +156,24 @@ def to_device(batch: Batch, data: DataConfig, device: torch.device, num_crops: i
 
 
 def augmented(transform: TrainTransform, clips: list[Tensor], recipes: list[Recipe]) -> Tensor:
-    """Clips as decoded, (T, C, H, W) each -> (N, C, T, crop, crop); all uint8."""
+    """Transforms decoded clips, (T, C, H, W) each, to (N, C, T, crop, crop); all uint8."""
     pairs = zip(clips, recipes, strict=True)
     return torch.stack([transform(clip, recipe).transpose(0, 1) for clip, recipe in pairs])
 
 
 def crop_views(clips: Tensor, data: DataConfig, num_crops: int) -> Tensor:
-    """Each clip's crops, one clip after another: uint8 (K, T, C, H, W) -> (V, C, T, size, size)."""
+    """Returns each clip's crops, one clip after another: uint8 (K, T, C, H, W) -> (V, C, T, size, size)."""
     crops = EvalTransform(data.short_side, data.tested_crop, num_crops)(clips)
     return torch.stack(crops, 1).flatten(0, 1).transpose(1, 2)
 
 
 def num_views(data: DataConfig, num_clips: int, num_crops: int) -> int:
-    """How many views of a video there are."""
+    """Returns the number of views of a video."""
     return num_crops * (1 if data.sampling == "uniform" else num_clips)
 
 
 def timeline_of(clip: Clip, video: Video, data: DataConfig) -> tuple[int, FrameTimes]:
-    """First frame, and the timeline, of the part of the video that belongs to the clip.
+    """Returns the first frame and the timeline of the clip's part of the video.
 
     Raises:
         DecodeError: if the video has no such part.
@@ -181,7 +183,9 @@ def timeline_of(clip: Clip, video: Video, data: DataConfig) -> tuple[int, FrameT
 
 
 def clips_of(clip: Clip, video: Video, data: DataConfig, num_clips: int) -> tuple[Tensor, FrameTimes]:
-    """The clips of evaluation, uint8 (K, T, C, H, W), each frame decoded once; and the timeline that they are of.
+    """Returns the clips of evaluation, uint8 (K, T, C, H, W), and the timeline that they are sampled from.
+
+    Each frame is decoded once.
 
     Raises:
         DecodeError: if the video has no such part, or it cannot be decoded.
@@ -193,7 +197,7 @@ def clips_of(clip: Clip, video: Video, data: DataConfig, num_clips: int) -> tupl
 
 
 def _read_clips(clip: Clip, data: DataConfig, num_clips: int, cache: FileCache | None = None) -> tuple[Tensor, str]:
-    """uint8 (K, T, C, H, W), and what is missing of the video."""
+    """Returns the clips, uint8 (K, T, C, H, W), and what is missing of the video."""
     with _opened(clip, data, data.short_side, cache) as video:
         return clips_of(clip, video, data, num_clips)[0], str(video.damage or "")
 
@@ -205,8 +209,8 @@ def _opened(clip: Clip, data: DataConfig, short_side: int, cache: FileCache | No
 
 @contextmanager
 def _naming(manifest: Manifest, index: int) -> Iterator[None]:
-    """Makes errors say which clip they are about: its own file, not a cached copy, its number in the manifest, and the
-    line of the list that names its times."""
+    """Makes errors name the clip: its own file instead of a cached copy, its number in the manifest, and the line of
+    the list if that gives it times."""
     clip = manifest.clips[index]
     try:
         yield
@@ -218,7 +222,7 @@ def _naming(manifest: Manifest, index: int) -> Iterator[None]:
 
 
 def _target(clip: Clip, manifest: Manifest) -> Tensor:
-    """int64 (), or where clips may have several labels float32 (classes,), 1 for each."""
+    """Returns the label as int64 (); where clips may have several, as float32 (classes,) with a 1 for each."""
     if not manifest.multi_label:
         return torch.tensor(clip.label)
     target = torch.zeros(len(manifest.classes))
@@ -232,7 +236,7 @@ def _nothing(bad: list[DecodeError]) -> Batch:
 
 
 def collate(samples: list[Batch]) -> Batch:
-    """One batch of several; unreadable ones are left out but stay reported."""
+    """Joins samples into one batch; unreadable ones are left out but stay reported."""
     good = [sample for sample in samples if sample.video is not None]
     bad = [error for sample in samples for error in sample.bad]
     damaged = {path: what for sample in samples for path, what in sample.damaged.items()}
@@ -251,6 +255,7 @@ def collate(samples: list[Batch]) -> Batch:
 
 
 def train_loader(manifest: Manifest, config: Config, rank: int = 0, world_size: int = 1) -> DataLoader:
+    """Returns the loader of training batches of this process, which is number `rank` of `world_size`."""
     repeats = config.train.repeats
     clips = TrainClips(manifest, config.data, config.seed, repeats, make_cache(config.data))
     update_size, accumulate = config.train.update(world_size)
@@ -267,8 +272,9 @@ def eval_loader(
     rank: int = 0,
     world_size: int = 1,
 ) -> DataLoader:
+    """Returns the loader of evaluation batches of this process, which is number `rank` of `world_size`."""
     clips = EvalClips(manifest, config.data, num_clips, num_crops, make_cache(config.data))
-    # whole videos with about as many views as the network sees at a time: more would only fill the memory
+    # as many videos as have about test.batch_size views, which the network sees at a time: more only fill the memory
     videos = max(config.test.batch_size // num_views(config.data, num_clips, num_crops), 1)
     batches = EvalBatches(len(manifest), videos, rank, world_size)
     return _loader(clips, batches, config.data)
@@ -290,16 +296,16 @@ def _loader(clips: Dataset, batches: Sampler, data: DataConfig) -> DataLoader:
 
 
 def start_worker(_: int) -> None:
-    """What every process that decodes does first."""
+    """Prepares a process that decodes: it leaves signals to its parent, and computes in one thread."""
     leave_to_parent()
     torch.set_num_threads(1)  # one core a worker: resizing must not fight the network for the others
 
 
 class Loader(DataLoader):
-    """torch's, whose workers end with the process.
+    """torch's DataLoader, whose workers end with the process.
 
-    Where an error keeps a loader alive to the end of the process, multiprocessing would send its workers SIGTERM, which
-    they ignore, and wait for them for ever.
+    If an error keeps a loader alive to the end of the process, multiprocessing sends its workers SIGTERM, which they
+    ignore, and would wait for them for ever.
     """
 
     _workers: ClassVar[WeakSet] = WeakSet()
@@ -316,13 +322,13 @@ class Loader(DataLoader):
 
 
 def worker_died(error: RuntimeError) -> bool:
-    """Whether it is what torch raises when a loader's worker crashed or was killed."""
+    """Whether this is the error that torch raises when a loader's worker crashed or was killed."""
     return "DataLoader worker (pid" in str(error)
 
 
 def _end_workers(owner: int) -> None:
-    """Kills what is left of the loaders' workers, and no other process of whoever uses us."""
-    if os.getpid() != owner:  # a copy of the process that has them
+    """Kills the loaders' workers that are left, and no other child of this process."""
+    if os.getpid() != owner:  # a forked copy of the process that has the workers
         return
     left = [worker for worker in Loader._workers if worker.is_alive()]
     if left and hasattr(signal, "SIGCHLD"):

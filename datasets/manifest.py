@@ -1,6 +1,6 @@
 """The manifest: the one list of clips that every data set becomes.
 
-On disk it is a list for each split (lists.py), and the class names in order beside it:
+On disk it is a list for each split (lists.py), with the names of the classes in order beside them:
 
     train.csv    path,label[,start,end]      label: a class name or its number; start, end: seconds
     classes.txt  one name a line
@@ -34,8 +34,8 @@ LISTS = (".csv", ".txt", ".list")
 class Clip:
     """One labelled video, or the part of it from `start` to `end` (seconds; None: from the beginning, to the end).
 
-    Where clips may have several labels, `label` is a tuple of them, of any length. `line` is the one of the list that
-    names it, 0 where none does; clips that differ in it alone are equal.
+    Where clips may have several labels, `label` is a tuple of them, of any length. `line` is the line of the list that
+    names the clip, 0 if none does; it does not count when clips are compared.
     """
 
     path: str
@@ -46,9 +46,10 @@ class Clip:
 
 
 class Clips(Sequence[Clip]):
-    """Clips in a few arrays.
+    """Clips stored in a few arrays.
 
-    Python objects would be counted, and so copied, page by page into the memory of every worker that looks at them.
+    Reading a Python object changes its reference count: a list of objects would be copied, page by page, into the
+    memory of every worker that reads it.
     """
 
     def __init__(self, clips: Iterable[Clip]) -> None:
@@ -82,11 +83,11 @@ class Clips(Sequence[Clip]):
         return int(self._labels[index])
 
     def class_counts(self, num_classes: int) -> np.ndarray:
-        """How many clips each class has: int64 (num_classes,)."""
+        """Returns the number of clips of each class: int64 (num_classes,)."""
         return np.bincount(self._labels, minlength=num_classes)
 
     def paths(self) -> list[str]:
-        """The path of each clip, without an object for each."""
+        """Returns the path of each clip, without making a `Clip` for each."""
         whole, ends = self._paths.tobytes(), self._ends.tolist()
         return [os.fsdecode(whole[begin:end]) for begin, end in pairwise(ends)]
 
@@ -105,9 +106,9 @@ class Clips(Sequence[Clip]):
 
 @dataclass(frozen=True)
 class Manifest:
-    """The clips of one split; `Clip.label` counts into `classes`.
+    """The clips of one split; `Clip.label` is an index into `classes`.
 
-    missing: clips that the data set names and that are not on the disk.
+    missing: clips that the data set names but that are not on the disk.
     source: the file or folder that it was read from.
     """
 
@@ -128,24 +129,24 @@ class Manifest:
         return self.clips.multi_label
 
     def class_counts(self) -> np.ndarray:
-        """How many clips each class has: int64 (C,)."""
+        """Returns the number of clips of each class: int64 (C,)."""
         return self.clips.class_counts(len(self.classes))
 
     def where(self, index: int) -> str:
-        """The list and the line that name a clip, `train.csv:3`; the clip's path where no list does."""
+        """Returns the list and the line that name a clip, as `train.csv:3`; the clip's path if no list does."""
         clip = self.clips[index]
         return f"{self.source}:{clip.line}" if clip.line else clip.path
 
     def without(self, paths: Container[str]) -> Manifest:
-        """The same, less the clips of these files."""
+        """Returns the manifest without the clips of these files."""
         return replace(self, clips=[clip for clip in self.clips if clip.path not in paths])
 
 
 def read_manifests_in(folder: str | Path, prefix: str | Path | None = None) -> dict[str, Manifest]:
-    """The lists train, val and test (.csv, .txt, .list) of a folder; "train" has to be there.
+    """Reads the lists train, val and test (.csv, .txt, .list) of a folder; "train" has to be there.
 
     Args:
-        prefix: the folder where relative paths begin, if not in that of the lists.
+        prefix: the folder where relative paths begin; None: the folder of the lists.
 
     Raises:
         UsageError: naming file and line of the first mistake.
@@ -158,16 +159,17 @@ def read_manifests_in(folder: str | Path, prefix: str | Path | None = None) -> d
 
 
 def find_list(folder: Path, split: str) -> Path | None:
-    """The split's list in the folder, if there is one."""
+    """Returns the path of the split's list in the folder, or None."""
     return next((p for ending in LISTS if (p := folder / f"{split}{ending}").is_file()), None)
 
 
 def read_lists(
     lists: dict[str, Path], classes: tuple[str, ...] | None = None, prefix: str | Path | None = None
 ) -> dict[str, Manifest]:
-    """Manifests from one list each. Without `classes`, they are the labels of the lists: names in order, or 0, 1, ...
+    """Reads a manifest from each list.
 
-    A clip may stand in a list several times, to be seen more often.
+    Without `classes`, the labels of the lists are the classes: sorted names, or 0, 1, ... A clip may be in a list
+    several times, to be seen more often.
 
     Raises:
         UsageError: naming file and line of the first mistake.
@@ -205,7 +207,7 @@ def write_manifests(folder: Path, manifests: dict[str, Manifest]) -> None:
     """Writes `classes.txt` and a list for each split; paths below the folder's own parent become relative.
 
     Raises:
-        UsageError: for a class whose name has a line break, or where clips have several labels a semicolon.
+        UsageError: for a class name with a line break, or with a semicolon where clips have several labels.
         WorkError: if the folder cannot be written.
     """
     classes = next(iter(manifests.values())).classes
@@ -226,7 +228,7 @@ def write_manifests(folder: Path, manifests: dict[str, Manifest]) -> None:
 
 
 def _written(manifest: Manifest, folder: Path) -> Iterator[str]:
-    """Lines of a list, which read_lists reads as the same manifest."""
+    """Yields the lines of a list that read_lists reads as the same manifest."""
     parent = os.path.abspath(folder.parent)
     timed = any(clip.start is not None or clip.end is not None for clip in manifest.clips)
     column = Labels.column(manifest.classes, manifest.multi_label)
@@ -246,7 +248,7 @@ def _cell(text: str) -> str:
 
 
 def read_classes(path: Path) -> tuple[str, ...] | None:
-    """Class names, one a line; None if there is no such file.
+    """Reads class names, one a line; returns None if there is no such file.
 
     Raises:
         UsageError: for a name that stands there twice.

@@ -1,4 +1,4 @@
-"""What a data set holds, and what is odd about it, in a handful of lines: said before training, and by `prepare`.
+"""Sums up what a data set holds, and what is odd about it, in a few lines; training and `prepare` print them.
 
 folder: 26 classes (A, B, C, ...), from letters/train.csv
   train  240 clips of 26 classes: 8 (K) to 10 (A)
@@ -32,20 +32,19 @@ _ARCHIVED = ("hmdb51", "ucf101")  # these come in archives, which lie beside the
 
 
 class Overview(NamedTuple):
-    """lines: what there is; notes: a sentence for each thing that is odd."""
+    """A summary of a data set. lines: what it holds; notes: a sentence for each thing that is odd."""
 
     lines: tuple[str, ...]
     notes: tuple[str, ...]
 
 
 def overview(manifests: dict[str, Manifest], data: DataConfig) -> Overview:
-    """What to say of the data before a training.
+    """Returns the summary of the data that a training prints first.
 
-    The root is looked through once, except for a user's own lists: they name what is wanted, and only that is looked
-    for.
+    The root is searched once. It is not searched for a user's own lists: only the files that they name are looked for.
 
     Raises:
-        UsageError: as `check_learnable`; or if more files are gone than may be bad.
+        UsageError: as `check_learnable`; or if more files are missing than `data.max_bad_fraction` allows.
     """
     check_learnable(manifests)
     if data.root is None or data.dataset == "motion":
@@ -68,7 +67,7 @@ def overview(manifests: dict[str, Manifest], data: DataConfig) -> Overview:
 
 
 def few(names: Sequence[str], most: int = 3) -> str:
-    """The first of the names, for a sentence."""
+    """Returns the first `most` names, joined for a sentence."""
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
@@ -91,7 +90,7 @@ def check_learnable(manifests: dict[str, Manifest]) -> None:
 
 
 def split_lines(manifests: dict[str, Manifest], data: DataConfig) -> tuple[str, ...]:
-    """A line for the data set and one for each split, the smallest and largest class named."""
+    """Returns a line for the data set and one for each split, which names its smallest and largest class."""
     train = manifests["train"]
     lines = [f"{data.dataset}: {len(train.classes)} classes ({few(train.classes)}), from {train.source}"]
     test_is_val = _test_is_val(manifests)
@@ -118,7 +117,7 @@ def _spread(manifest: Manifest) -> str:
 
 
 def odd_labels(manifests: dict[str, Manifest]) -> list[str]:
-    """Classes without clips: anywhere, in training, in the other splits."""
+    """Returns notes on classes without clips: in all splits, in training, or in another split."""
     classes = manifests["train"].classes
     counts = {split: manifest.class_counts() for split, manifest in manifests.items()}
     total = sum(counts.values())
@@ -135,7 +134,7 @@ def odd_labels(manifests: dict[str, Manifest]) -> list[str]:
 
 
 def absent_classes(split: str, classes: Sequence[str], absent: np.ndarray) -> str:
-    """A sentence on those classes of which a split has no clips; "" if there are none. absent: bool (C,)."""
+    """Returns a sentence on the classes of which a split has no clips; "" if there are none. absent: bool (C,)."""
     return f"{split} has no clips of {_some(np.flatnonzero(absent), classes)}" if absent.any() else ""
 
 
@@ -144,7 +143,7 @@ def _some(labels: np.ndarray, classes: Sequence[str]) -> str:
 
 
 def _unused_labels(classes: Sequence[str], unused: np.ndarray) -> list[str]:
-    """On classes without clips in any split, which have an output of the network all the same."""
+    """Returns notes on classes without clips in any split. The network has an output for them all the same."""
     if not unused.size:
         return []
     numbered = tuple(classes) == tuple(map(str, range(len(classes))))
@@ -162,7 +161,7 @@ def _unused_labels(classes: Sequence[str], unused: np.ndarray) -> list[str]:
 
 
 def odd_files(manifests: dict[str, Manifest]) -> list[str]:
-    """Files that are in two splits, and files that stand in one with two labels."""
+    """Returns notes on files that are in two splits, or in one split with two labels."""
     notes = []
     test_is_val = _test_is_val(manifests)
     paths = {
@@ -186,7 +185,7 @@ def odd_files(manifests: dict[str, Manifest]) -> list[str]:
 
 
 def _test_is_val(manifests: dict[str, Manifest]) -> bool:
-    """Whether the two are the same clips, as HMDB51 and UCF101 have it."""
+    """Whether test and val are the same clips, as in HMDB51 and UCF101."""
     return "test" in manifests and manifests["test"].clips == manifests["val"].clips
 
 
@@ -195,7 +194,7 @@ def _some_files(paths: Sequence[str]) -> str:
 
 
 def _two_labels(paths: list[str], manifest: Manifest) -> list[str]:
-    """Files of which the same part stands there with two labels, sorted."""
+    """Returns the files of which the same part is listed with two labels, sorted."""
     seen: set[str] = set()
     again = {path for path in paths if path in seen or seen.add(path)}
     found = []
@@ -209,7 +208,7 @@ def _two_labels(paths: list[str], manifest: Manifest) -> list[str]:
 
 
 def _clips_of(wanted: set[str], paths: list[str], manifest: Manifest) -> dict[str, list[Clip]]:
-    """Path -> its clips, of the wanted paths alone: a clip is an object, and a data set has a quarter of a million."""
+    """Returns the clips of the wanted paths; no others, because a data set has a quarter of a million."""
     found: dict[str, list[Clip]] = {path: [] for path in wanted}
     for index, path in enumerate(paths if wanted else ()):
         if path in found:
@@ -223,7 +222,7 @@ def _overlap(a: Clip, b: Clip) -> bool:
 
 
 def left_out_note(endings: dict[str, int], data: DataConfig) -> list[str]:
-    """On files that are no videos by their ending, and no texts beside them."""
+    """Returns a note on files that are left out: by their ending they are neither videos nor texts beside them."""
     counted = [
         f"{count} {ending}"
         for ending, count in endings.items()
@@ -239,12 +238,12 @@ def unused_videos(root: str | Path, videos: Iterable[str], manifests: dict[str, 
 
 
 def _gone(manifests: dict[str, Manifest], there: Iterable[str]) -> dict[str, list[str]]:
-    """Split -> paths of its clips that are not on the disk, where there are any.
+    """Returns the paths of clips that are not on the disk, by split; splits without any are left out.
 
-    Folders are listed rather than files asked for: there are a thousand times fewer of them.
+    Folders are listed, instead of each file looked up: there are a thousand times fewer of them.
 
     Args:
-        there: paths that are known to be.
+        there: paths that are known to exist.
     """
     known, listed = set(there), {}
     lost: dict[str, list[str]] = {}
@@ -297,7 +296,7 @@ def _paths_in(table: Path) -> set[str]:
 def _changes(
     manifests: dict[str, Manifest], data: DataConfig, videos: Iterable[str], gone: dict[str, list[str]]
 ) -> list[str]:
-    """On what came or went since `prepare` wrote its manifest."""
+    """Returns a note on the files that came or went since `prepare` wrote its manifest."""
     folder = prepared_folder(data)
     changes = []
     lost = sorted({path for some in gone.values() for path in some})

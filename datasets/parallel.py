@@ -1,4 +1,4 @@
-"""Work on many files with all cores: results as they come, a progress bar, and no file that stops the others."""
+"""Works on many files with all cores: results as they come, a progress bar, and no file that stops the others."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ Job = TypeVar("Job")
 
 
 class Crashed(Exception):
-    """The process that worked on a file died of it."""
+    """The result of a job whose process died."""
 
     def __init__(self) -> None:
         super().__init__("the process that decoded it died: the decoder crashed, memory ran out, or somebody killed it")
 
 
 def cores() -> int:
+    """Returns the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Spawned processes that end with this one, and when it is left."""
+    """Yields a pool of spawned processes; they end with this process, or when the block is left."""
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start)
     processes = pool._processes  # a dict that fills up; gone after shutdown
     try:
         yield pool
         pool.shutdown()
     except BaseException:
-        for process in list(processes.values()):  # do not wait for what they are at
+        for process in list(processes.values()):  # do not wait for their jobs
             process.terminate()
         raise
     finally:
@@ -45,7 +46,13 @@ def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 def each(
     work: Callable[[Job], Any], jobs: Sequence[Job], description: str, workers: int | None = None
 ) -> Iterator[tuple[Job, Any]]:
-    """(job, its result or the exception that it raised) as they are done; `work` is a function of a module."""
+    """Yields (job, its result or the exception that it raised), in the order in which jobs end.
+
+    Args:
+        work: a function of a module, as other processes have to import it. A job whose process dies gives `Crashed`.
+        description: what the progress bar says.
+        workers: the number of processes; None: one for each core.
+    """
     from rich.progress import track
 
     results = _results(work, list(jobs), workers or cores())
@@ -56,7 +63,7 @@ def _results(work: Callable[[Job], Any], jobs: list[Job], workers: int) -> Itera
     jobs = jobs[::-1]
     suspects: list[Job] = []
     while jobs or suspects:
-        # after a crash, those that were being worked on one at a time, to find the one that it was
+        # after a crash, the jobs that were running go one at a time, to find the one that caused it
         queue, alone = (suspects, True) if suspects else (jobs, False)
         running: dict[Future, Job] = {}
         with process_pool(1 if alone else workers) as pool:
@@ -68,7 +75,7 @@ def _results(work: Callable[[Job], Any], jobs: list[Job], workers: int) -> Itera
                     except BrokenProcessPool:
                         queue.append(job)
                         break
-                if not running:  # a worker died that had nothing to do: others go on
+                if not running:  # a worker died that had no job: go on with a new pool
                     break
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 broken = [f for f in done if isinstance(f.exception(), BrokenProcessPool)]

@@ -33,7 +33,12 @@ _CLOCK = Fraction(1, 90000)
 
 @dataclass(frozen=True)
 class Encoding:
-    """short_side: pixels, never enlarged; gop: frames between key frames; crf: x264's quality, the lower the better."""
+    """How copies are encoded.
+
+    short_side: pixels; frames are never enlarged.
+    gop: frames between key frames.
+    crf: x264's quality, the lower the better.
+    """
 
     short_side: int = 256
     gop: int = 16
@@ -50,20 +55,25 @@ def reencode(
     max_missing: float = MAX_MISSING,
     on_damage: Callable[[str, str], None] = lambda path, what: None,
 ) -> tuple[dict[str, Manifest], dict[str, str]]:
-    """Returns manifests of copies in `out`, which lie there as the originals below `root`, and path -> reason of those
-    of which some clip cannot be decoded: such clips are left out. Copies that are there and are newer than their
-    originals are not made again. One process at a time: what others left unfinished in `out` is removed.
+    """Makes copies of the clips in `out`, at the same relative paths as the originals have below `root`.
+
+    Copies that are newer than their originals are not made again. Only one process may write to `out` at a time: what
+    others left unfinished there is removed.
 
     Args:
         max_missing: the share of an original that may be missing (damage.py).
         on_damage: is called with the path of an original of which a part is missing, and a sentence.
+
+    Returns:
+        Manifests of the copies, and for each original with a clip that cannot be decoded: path -> reason. Such clips
+        are left out of the manifests.
 
     Raises:
         UsageError: if `out` holds copies of another encoding.
         WorkError: if it cannot be written.
     """
     settings = out / "reencoding.json"
-    wish = json.dumps(asdict(encoding) | {"colours": "BT.601"})  # copies of before kept no colours
+    wish = json.dumps(asdict(encoding) | {"colours": "BT.601"})  # earlier copies did not keep colours
     if settings.is_file() and settings.read_text(encoding="utf-8") != wish:
         raise UsageError(
             f"{out} holds copies made with {settings.read_text(encoding='utf-8')}, and {wish} is asked for; "
@@ -98,8 +108,8 @@ def reencode(
 
 @contextmanager
 def _without_leftovers(targets: Iterable[str]) -> Iterator[None]:
-    """Removes what processes that were killed left of their copies: those of an earlier run, and those of this one,
-    whose workers end with it in the middle of a file."""
+    """Removes the unfinished copies of processes that were killed: first those of an earlier run, afterwards those of
+    this run, whose workers end with it in the middle of a file."""
     folders = {Path(target).parent for target in targets}
     try:
         for folder in folders:
@@ -111,11 +121,13 @@ def _without_leftovers(targets: Iterable[str]) -> Iterator[None]:
 
 
 def encode_copy(clip: Clip, target: str, encoding: Encoding, max_missing: float = MAX_MISSING) -> str:
-    """Writes one copy, whole or not at all: H.264 in 4:2:0, upright, every frame at its own time. Returns what of the
-    original is missing, as a sentence; empty where nothing is known to be.
+    """Writes one copy, whole or not at all: H.264 in 4:2:0, upright, every frame at its own time.
 
-    Three B-frames that nothing refers to lie between any two other frames: a clip that takes every fourth frame leaves
-    most of them undecoded.
+    Between any two other frames lie three B-frames that nothing refers to, so most of them need not be decoded for a
+    clip that takes every fourth frame.
+
+    Returns:
+        What of the original is missing, as a sentence; "" if nothing is known to be.
 
     Raises:
         DecodeError: if the original cannot be decoded.
@@ -142,7 +154,7 @@ def encode_copy(clip: Clip, target: str, encoding: Encoding, max_missing: float 
 
 
 class _Upright:
-    """Frames as a copy holds them: upright, of its size, in its colours."""
+    """Turns frames into what a copy holds: upright, of its size, in its colours."""
 
     def __init__(self, width: int, height: int) -> None:
         from av.video.reformatter import Interpolation, VideoReformatter
@@ -178,7 +190,7 @@ def _add_stream(container, frame, encoding: Encoding):
 
 
 class _Part:
-    """The frames of the clip's part of its video, one after the other, as (seconds, PyAV's frame); afterwards, what of
+    """Yields the frames of the clip's part of its video as (seconds, PyAV's frame). Afterwards `damage` says what of
     the video is missing."""
 
     def __init__(self, clip: Clip, max_missing: float) -> None:
@@ -226,9 +238,10 @@ def _place(clip: Clip) -> Clip:
 
 
 def _targets(manifests: dict[str, Manifest], root: Path, out: Path) -> dict[Clip, str]:
-    """Each clip, without its label -> its copy: no two the same, on disks that do not tell a from A either.
+    """Returns the path of each clip's copy, by the clip without its label.
 
-    Two spellings of one original, as videos/a.mp4 and videos/../videos/a.mp4, have one copy.
+    No two paths are the same, even on disks that do not tell a from A. Two spellings of one original, as videos/a.mp4
+    and videos/../videos/a.mp4, have one copy.
     """
     places = sorted({_place(clip) for manifest in manifests.values() for clip in manifest.clips}, key=repr)
     originals = {clip: repr((os.path.relpath(clip.path, root), clip.start, clip.end)) for clip in places}
@@ -241,7 +254,7 @@ def _targets(manifests: dict[str, Manifest], root: Path, out: Path) -> dict[Clip
 
 
 def _shared(names: dict[Clip, str], originals: dict[Clip, str]) -> list[Clip]:
-    """The clips whose name another original has too."""
+    """Returns the clips whose name another original has, too."""
     owners: dict[str, set[str]] = {}
     for clip, name in names.items():
         owners.setdefault(_folded(name), set()).add(originals[clip])
@@ -249,10 +262,10 @@ def _shared(names: dict[Clip, str], originals: dict[Clip, str]) -> list[Clip]:
 
 
 def _name(clip: Clip, root: Path) -> str:
-    """The copy's path below the folder of copies: the original's, with the times of a part and .mp4 behind.
+    """Returns the copy's path below the folder of copies: the original's path, then the times of a part, then .mp4.
 
-    The original's ending stays in it, so that a name hardly ever depends on which other clips there are: a copy that
-    was made for one clip is not taken for another's when clips come or go.
+    The original's ending stays in the name, so that a name hardly ever depends on the other clips. When clips come or
+    go, a copy that was made for one clip is then not taken for another's.
     """
     name = os.path.relpath(clip.path, root)
     if name.split(os.sep)[0] == os.pardir:

@@ -1,4 +1,4 @@
-"""Which frames of a video make a clip: pure index arithmetic, no I/O.
+"""Chooses which frames of a video make a clip: pure index arithmetic, no I/O.
 
 A clip of `num_frames` at `rate` spans (num_frames - 1) * rate + 1 frames of the video; the rate need not be whole.
 Where the video is shorter, the indices "loop" (start again) or "hold" (stay on the last frame).
@@ -18,12 +18,12 @@ Short = Literal["loop", "hold"]
 
 
 def clip_span(num_frames: int, rate: float) -> int:
-    """Frames of the video from the clip's first to its last, both counted."""
+    """Returns the number of frames of the video from the clip's first to its last, both counted."""
     return int((num_frames - 1) * rate + 1e-6) + 1
 
 
 def frames_from(start: int, total: int, num_frames: int, rate: float, short: Short = "loop") -> np.ndarray:
-    """Indices start, start + rate, ...; those past the end of the video looped or held. int64, (num_frames,)."""
+    """Returns start, start + rate, ..., looped or held past the end of the video: int64 (num_frames,)."""
     return _fit(start + np.arange(num_frames) * rate, total, short)
 
 
@@ -35,7 +35,7 @@ def random_clip(
     short: Short = "loop",
     jitter: float = 0.0,
 ) -> np.ndarray:
-    """A clip that starts anywhere in the video where it fits; each frame moved by up to `jitter * rate / 2`."""
+    """Returns a clip that starts anywhere in the video where it fits; frames move by up to `jitter * rate / 2`."""
     start = int(rng.integers(max(total - clip_span(num_frames, rate), 0) + 1))
     if not jitter:
         return frames_from(start, total, num_frames, rate, short)
@@ -47,16 +47,16 @@ def random_clip(
 
 
 def spaced_clips(total: int, num_frames: int, rate: float, num_clips: int, short: Short = "loop") -> list[np.ndarray]:
-    """`num_clips` clips spaced evenly from the first possible start to the last; a single one is centred."""
+    """Returns `num_clips` clips spaced evenly from the first possible start to the last; a single one is centred."""
     room = max(total - clip_span(num_frames, rate), 0)
     starts = [room // 2] if num_clips == 1 else np.linspace(0, room, num_clips).round().astype(int)
     return [frames_from(int(start), total, num_frames, rate, short) for start in starts]
 
 
 def segment_frames(total: int, num_frames: int, rng: np.random.Generator | None = None) -> np.ndarray:
-    """One frame from each of `num_frames` equal segments of the whole video (TSN, arXiv 1608.00859).
+    """Returns one frame from each of `num_frames` equal segments of the whole video (TSN, arXiv 1608.00859).
 
-    A random frame of each segment with `rng`, else its middle. int64, (num_frames,), ascending.
+    With `rng` it is a random frame of the segment, else its middle: int64 (num_frames,), ascending.
     """
     offsets = rng.random(num_frames) if rng is not None else np.full(num_frames, 0.5)
     return _fit((np.arange(num_frames) + offsets) * total / num_frames, total, "hold")
@@ -64,13 +64,13 @@ def segment_frames(total: int, num_frames: int, rng: np.random.Generator | None 
 
 @dataclass(frozen=True)
 class FrameTimes:
-    """A video, or the part of it that is a clip's, as the sampling functions see it: `total` frames at one rate.
-
-    Sampled by time, the frames are those of a video that shows the same at a constant `fps`.
+    """A video, or a clip's part of it, as the sampling functions see it: `total` frames at a constant rate.
 
     Args:
         times: float64, ascending, seconds at which the frames are shown.
         fps: frames a second, on average.
+        by_time: whether the frames seen are those of a video that shows the same at a constant `fps`, instead of the
+            video's own frames.
     """
 
     times: np.ndarray
@@ -82,7 +82,7 @@ class FrameTimes:
         return round((self.times[-1] - self.times[0]) * self.fps) + 1 if self.by_time else len(self.times)
 
     def frames(self, indices: np.ndarray) -> np.ndarray:
-        """What the video shows when the frames asked for are due: its own frames, counted from the first of `times`."""
+        """Returns the frames of the video that are shown at these indices, counted from the first of `times`."""
         if not self.by_time:
             return indices
         # half a frame late, so that rounded timestamps do not show the frame before
@@ -91,10 +91,10 @@ class FrameTimes:
 
 
 def train_indices(timeline: FrameTimes, data: DataConfig, rng: np.random.Generator, share: float = 1.0) -> np.ndarray:
-    """A training clip, as `data` says: int64, counted from the first frame of the timeline.
+    """Returns the frames of a training clip, as `data` asks: int64, counted from the first frame of the timeline.
 
     Args:
-        share: of `data.num_frames` that the clip has, over the same time.
+        share: how much of `data.num_frames` the clip has, over the same time.
     """
     total, frames = timeline.total, share_of(data.num_frames, share)
     rate = _rate(timeline, data) * data.num_frames / frames
@@ -108,7 +108,7 @@ def train_indices(timeline: FrameTimes, data: DataConfig, rng: np.random.Generat
 
 
 def view_indices(timeline: FrameTimes, data: DataConfig, num_clips: int) -> list[np.ndarray]:
-    """The clips of evaluation. With `sampling: uniform` every clip would be the same one, so there is one."""
+    """Returns the frames of each evaluation clip. With `sampling: uniform` all would be the same, so there is one."""
     total = timeline.total
     if data.sampling == "uniform":
         clips = [segment_frames(total, data.num_frames)]
@@ -118,7 +118,7 @@ def view_indices(timeline: FrameTimes, data: DataConfig, num_clips: int) -> list
 
 
 def share_of(size: int, share: float) -> int:
-    """A share of frames or pixels, in whole ones."""
+    """Returns a share of a number of frames or pixels, rounded, and at least 1."""
     return max(round(size * share), 1)
 
 

@@ -1,6 +1,6 @@
-"""What happens to a clip after decoding. Clips are uint8 (T, C, H, W) until `normalize`, on the device, at the end.
+"""Transforms of decoded clips. Clips are uint8 (T, C, H, W) until `normalize`, the last step, on the device.
 
-Every random choice is drawn once for a clip, so that all its frames are treated alike, from a seed of its own.
+Every random choice is drawn once for a clip, from a seed of its own, so that all its frames are treated alike.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _DIRECTIONS = re.compile(r"\b(left|right|leftwards?|rightwards?|(counter|anti)?-
 
 
 def resize_short_side(clip: Tensor, size: int) -> Tensor:
-    """(T, C, H, W) uint8 with its shorter side `size` pixels, aspect ratio kept (bilinear, antialiased)."""
+    """Returns (T, C, H, W) uint8 with its shorter side `size` pixels, aspect ratio kept (bilinear, antialiased)."""
     height, width = clip.shape[-2:]
     if min(height, width) == size:
         return clip
@@ -38,8 +38,11 @@ def resize_short_side(clip: Tensor, size: int) -> Tensor:
 
 
 def crop_boxes(height: int, width: int, size: int, count: int) -> list[tuple[int, int]]:
-    """(top, left) of square crops: the centre (1), or along the longer side left, centre and right, or top, centre and
-    bottom (3): PySlowFast's `uniform_crop`, to the pixel (arXiv 1812.03982)."""
+    """Returns (top, left) of `count` square crops: the centre (1), or three along the longer side (3).
+
+    The three are left, centre and right of a wide picture, and top, centre and bottom of a high one, to the pixel as in
+    PySlowFast's `uniform_crop` (arXiv 1812.03982).
+    """
     top, left = math.ceil((height - size) / 2), math.ceil((width - size) / 2)
     if count == 1:
         return [(top, left)]
@@ -49,8 +52,8 @@ def crop_boxes(height: int, width: int, size: int, count: int) -> list[tuple[int
 
 
 class Recipe(NamedTuple):
-    """How one clip is treated: its short side before cropping, the crop's side, whether it may be flipped, and a seed
-    for the rest."""
+    """The transform of one clip: its short side before cropping and the crop's side, in pixels, whether it may be
+    flipped, and a seed for the rest."""
 
     short_side: int
     crop_size: int
@@ -59,10 +62,10 @@ class Recipe(NamedTuple):
 
 
 class TrainTransform:
-    """Random scale, crop, flip, colour, policy and erasing, as `data` and `data.augment` say.
+    """Random scale, crop, flip, colour, policy and erasing, as `data` and `data.augment` ask.
 
     Args:
-        classes: names, of which some may not be flipped.
+        classes: names; some of them forbid flipping.
 
     Raises:
         UsageError: if `data.no_flip_classes` names a class that is not there.
@@ -88,10 +91,10 @@ class TrainTransform:
         self._steps = steps
 
     def recipe(self, label: int | tuple[int, ...], rng: np.random.Generator, share: float = 1.0) -> Recipe:
-        """Drawn before decoding, so that frames are decoded at the size that they need.
+        """Draws the transform of a clip, before decoding, so that frames are decoded at the size that they need.
 
         Args:
-            share: of the side of the usual crop, for the same part of the picture.
+            share: the crop's side as a share of the usual one; it shows the same part of the picture.
         """
         low, high = self.data.train_short_side
         augment = self.data.augment
@@ -108,7 +111,7 @@ class TrainTransform:
         return Recipe(short_side, crop_size, may_flip, int(rng.integers(2**63)))
 
     def __call__(self, clip: Tensor, recipe: Recipe) -> Tensor:
-        """(T, C, H, W) uint8 -> (T, C, recipe.crop_size, recipe.crop_size) uint8, on the clip's own device."""
+        """Turns uint8 (T, C, H, W) into uint8 (T, C, recipe.crop_size, recipe.crop_size), on the clip's own device."""
         clip = resize_short_side(clip, recipe.short_side)
         augment = self.data.augment
         if augment.crop == "area":
@@ -125,7 +128,7 @@ class TrainTransform:
 
 
 class EvalTransform:
-    """Resize, then the centre crop or three crops: the same in validation, testing and classification."""
+    """Resizes, then takes the centre crop or three crops: the same in validation, testing and classification."""
 
     def __init__(self, short_side: int, crop_size: int, num_crops: int = 1) -> None:
         self.short_side = short_side
@@ -133,7 +136,7 @@ class EvalTransform:
         self.num_crops = num_crops
 
     def __call__(self, clip: Tensor) -> list[Tensor]:
-        """(T, C, H, W) uint8 -> `num_crops` clips (T, C, crop_size, crop_size) uint8."""
+        """Turns uint8 (T, C, H, W) into `num_crops` clips, uint8 (T, C, crop_size, crop_size) each."""
         clip = resize_short_side(clip, self.short_side)
         size = self.crop_size
         boxes = crop_boxes(*clip.shape[-2:], size, self.num_crops)
@@ -141,10 +144,10 @@ class EvalTransform:
 
 
 class BatchMix:
-    """Mixup (arXiv 1710.09412) or CutMix (arXiv 1905.04899) of a batch; with both, each batch draws one of them.
+    """Mixes a batch by Mixup (arXiv 1710.09412) or CutMix (arXiv 1905.04899); with both, each batch draws one.
 
     Args:
-        mixup, cutmix: alpha of the beta distribution that the share is drawn from; 0 leaves it out.
+        mixup, cutmix: alpha of the beta distribution from which the share is drawn; 0 turns it off.
     """
 
     def __init__(self, num_classes: int, mixup: float, cutmix: float) -> None:
@@ -155,8 +158,12 @@ class BatchMix:
         ]
 
     def __call__(self, clips: Tensor, label: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """float (N, C, T, H, W) and int64 (N,) -> the same, and targets: float32 (N, classes), or the labels themselves
-        where nothing is mixed."""
+        """Returns mixed clips of the same shape, and targets: float32 (N, classes). Without mixing, returns its inputs.
+
+        Args:
+            clips: float (N, C, T, H, W).
+            label: int64 (N,).
+        """
         if not self._mixes:
             return clips, label
         with seeded(seed):
@@ -166,7 +173,7 @@ class BatchMix:
 
 
 def normalize(clips: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 (N, C, T, H, W) in [0, 255] -> float32 of the same shape: (x / 255 - mean) / std, channel by channel."""
+    """Turns uint8 (N, C, T, H, W) into float32 of the same shape: (x / 255 - mean) / std, channel by channel."""
     shape = (1, -1, 1, 1, 1)
     scale = 1 / (255 * torch.tensor(std, device=clips.device).view(shape))
     offset = torch.tensor(mean, device=clips.device).view(shape) * 255
@@ -175,7 +182,7 @@ def normalize(clips: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """torchvision draws from torch's own state on the CPU; inside, from a seed, and afterwards it is as it was."""
+    """Seeds torch's generator of the CPU, from which torchvision draws, and afterwards restores its state."""
     state = torch.default_generator.get_state()
     torch.default_generator.manual_seed(seed)
     try:
@@ -185,7 +192,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 class _AugMix(v2.AugMix):
-    """For a clip: torchvision would mix each of its frames differently, and draw on the clip's device."""
+    """AugMix of a clip: torchvision would mix each of its frames differently, and draw on the clip's device."""
 
     def forward(self, clip: Tensor) -> Tensor:
         return super().forward(tv_tensors.Video(clip)).as_subclass(Tensor)

@@ -1,4 +1,4 @@
-"""Whether the files of a data set can be decoded, all of them and to the end."""
+"""Checks whether all files of a data set can be decoded to the end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from softpool3d.errors import WorkError
 
 
 def obviously_bad(paths: Iterable[str]) -> dict[str, str]:
-    """Path -> what is wrong with it, as far as it shows without decoding."""
+    """Returns path -> what is wrong with the file, as far as it shows without decoding."""
     bad = {}
     for path in sorted(paths):
         try:
@@ -34,11 +34,11 @@ def bad_files(
     max_missing: float = MAX_MISSING,
     on_damage: Callable[[str, str], None] = lambda path, what: None,
 ) -> dict[str, str]:
-    """Path -> what is wrong with it, of those that cannot be decoded, or of which too much is missing.
+    """Decodes all files, and returns path -> what is wrong for those that are unreadable or miss too much.
 
     Args:
         log: a CSV file (path, size, modified, missing seconds, seconds, what) that gets a line for each file as soon as
-            it is done; files that stand there already, and have not changed since, are not decoded again.
+            it is done. Files that are in it already, and have not changed since, are not decoded again.
         max_missing: the share of a file that may be missing (damage.py).
         on_damage: is called with the path of a file of which a part is missing, and a sentence.
 
@@ -58,7 +58,7 @@ def bad_files(
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file, lineterminator="\n")
-            file.write("\n" if file.tell() else "")  # after what a killed run left of its last line
+            file.write("\n" if file.tell() else "")  # a killed run may have left a part of its last line
             for path, checked in each(decode_whole, todo, "Decoding every file", workers):
                 if isinstance(checked, Crashed):
                     checked = _unreadable(str(checked))
@@ -82,9 +82,9 @@ Checked = tuple[float, float, str]  # seconds that are missing, seconds in all (
 
 
 def decode_whole(path: str) -> Checked:
-    """Decodes every frame, one after the other."""
+    """Decodes every frame of a file, and returns what is missing of it."""
     try:
-        # the limit is the caller's: what is logged here holds for any
+        # no limit here: what is logged has to hold for any limit of the caller
         with open_video(path, short_side=32, max_missing=1.0) as video:
             if video.decoder == "pictures":
                 for number in range(video.num_frames):

@@ -1,4 +1,4 @@
-"""The views of a video that a network looks at in testing: clips along time, crops across the picture."""
+"""Reads the views of a video that a network is tested on: clips along time, crops across the picture."""
 
 from __future__ import annotations
 
@@ -19,8 +19,12 @@ from softpool3d.datasets.video.remote import fetched
 
 @dataclass
 class Views:
-    """clips: uint8 (V, C, T, crop_size, crop_size). duration: of the video, or the part of it, in seconds. damage: what
-    is missing of the video, as a sentence; empty where nothing is known to be."""
+    """The views of one video.
+
+    clips: uint8 (V, C, T, crop_size, crop_size).
+    duration: seconds of the video, or of the clip's part of it.
+    damage: what is missing of the video, as a sentence; "" if nothing is known to be.
+    """
 
     clips: Tensor
     duration: float
@@ -32,7 +36,7 @@ class Views:
 
 
 def read_views(clip: Clip, data: DataConfig, num_clips: int, num_crops: int) -> Views:
-    """The views of a video file, a folder of pictures, or a file at an http(s) address; each frame is decoded once.
+    """Reads the views of a video file, a folder of pictures, or a file at an http(s) address; decodes frames once.
 
     Raises:
         DecodeError: if it cannot be read.
@@ -45,14 +49,14 @@ def read_views(clip: Clip, data: DataConfig, num_clips: int, num_crops: int) -> 
 
 
 def sample_views(frames: Tensor, data: DataConfig, num_clips: int, num_crops: int, fps: float = 25.0) -> Views:
-    """The same of frames at hand, uint8 (T, C, H, W), shown at `fps`."""
+    """Returns the views of frames in memory, uint8 (T, C, H, W), shown at `fps`."""
     timeline = FrameTimes(np.arange(len(frames)) / fps, fps, by_time=False)
     clips = torch.stack([frames[indices] for indices in view_indices(timeline, data, num_clips)])
     return Views(crop_views(clips, data, num_crops), len(frames) / fps)
 
 
 def as_frames(pictures: Tensor | np.ndarray | Sequence) -> Tensor:
-    """Frames in memory as uint8 (T, 3, H, W).
+    """Turns frames in memory into uint8 (T, 3, H, W).
 
     Args:
         pictures: such a tensor; or a list of images of one size: PIL images, arrays (H, W, 3), tensors (3, H, W).
@@ -80,7 +84,7 @@ def as_frames(pictures: Tensor | np.ndarray | Sequence) -> Tensor:
 
 
 def _picture(picture: object, number: int) -> Tensor:
-    """uint8 (3, H, W)."""
+    """Turns an image into uint8 (3, H, W)."""
     if hasattr(picture, "convert"):  # PIL
         picture = np.array(picture.convert("RGB"))
     channels_first = isinstance(picture, Tensor)

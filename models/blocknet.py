@@ -26,14 +26,14 @@ from softpool3d.models.pools.basic import AvgPool
 from softpool3d.models.pools.geometry import Window, per_dimension
 
 _X3D_STEM_WIDTH = 24  # 12 channels times the width factor 2 of the paper's networks
-_ALPHA = 4  # SlowFast: the fast pathway has so many times the frames of the slow one
+_ALPHA = 4  # SlowFast: frames of the fast pathway for each of the slow one
 
 
 class BlockNet(Staged):
     """pytorchvideo's `Net`, whose blocks are a stem, residual stages, perhaps poolings between them, and a head.
 
-    Its head averages over windows of the published clip's size, and then over what these give. For smaller clips the
-    windows shrink; for others it is pytorchvideo's own.
+    Its head averages over windows of the published clip's size, and then over the windows. If a clip is smaller than a
+    window, the window shrinks; otherwise the head is pytorchvideo's own.
     """
 
     def __init__(self, blocks: nn.ModuleList) -> None:
@@ -74,7 +74,7 @@ class BlockNet(Staged):
 
 
 class SlowFast(BlockNet):
-    """Takes one clip, or the list [slow, fast]: the slow pathway sees every fourth frame or so, as in PySlowFast."""
+    """Takes one clip, or the list [slow, fast]. The slow pathway sees a quarter of the frames, as in PySlowFast."""
 
     def enter(self, clip: Tensor | list[Tensor]) -> list[Tensor]:
         if not isinstance(clip, Tensor):

@@ -1,8 +1,8 @@
-"""Files of weights as others wrote them: the network's tensors found in them, under the names of the layers.
+"""Finds a network's tensors in the weights files of other programs, and names them by the network's layers.
 
     {"epoch": 3, "state_dict": {"module.stem.0.weight": ...}}  ->  {"stem.0.weight": ...}, and notes of what was done
 
-No pickled code is run: torch.load with weights_only=True, and what is allowed beside torch's own types is never made.
+No pickled code is run: torch.load has weights_only=True, and stand-ins replace what is allowed beside torch's types.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from softpool3d.models.layouts import FIRST_LAYERS, State
 
 @dataclass
 class Found:
-    """The tensors of a network, and what was seen through to get at them.
+    """The tensors of a network that were found in a file.
 
     Attributes:
+        notes: how they were found: the key that they were under, the prefixes that were taken off.
         metadata: of a safetensors file.
     """
 
@@ -39,7 +40,7 @@ class Found:
 
 
 def read_state(path: Path) -> Found:
-    """The network's tensors in a file of torch.save or safetensors, by what it is and not by its name.
+    """Reads the network's tensors from a file of torch.save or safetensors; its content tells which it is.
 
     Raises:
         UsageError: if it is something else, damaged, needs code to be run, or holds no network or several.
@@ -55,13 +56,13 @@ def read_state(path: Path) -> Found:
 
 
 def tensors_of(path: Path, blamed: str = "") -> tuple[State, dict[str, str]]:
-    """Tensors and metadata of a safetensors file.
+    """Reads the tensors and metadata of a safetensors file.
 
     Args:
         blamed: what goes before the file's name in the error.
 
     Raises:
-        UsageError: if it is none, or damaged; says what it is instead.
+        UsageError: if it is no such file, or damaged; says what it is instead.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -72,7 +73,7 @@ def tensors_of(path: Path, blamed: str = "") -> tuple[State, dict[str, str]]:
 
 
 def read_safetensors(path: Path) -> Found:
-    """What a safetensors file holds; wrappers are left on where it is a run's own."""
+    """Reads a safetensors file; takes wrappers off the names, unless the file is of a run of ours."""
     state, metadata = tensors_of(path, "weights: ")
     found = Found(state, [], metadata)
     return found if "softpool3d" in metadata else _without_wrappers(found, path)
@@ -82,7 +83,7 @@ def read_safetensors(path: Path) -> Found:
 
 
 class _Beside:
-    """A stand-in for an object beside the tensors: whatever it was to be made of is thrown away."""
+    """A stand-in for an object beside the tensors, whose content is thrown away."""
 
     def __new__(cls, *_: Any) -> _Beside:
         return object.__new__(cls)
@@ -93,7 +94,7 @@ class _Beside:
 
 
 class _Entries:
-    """A stand-in for a kind of dict: a plain one is filled in its place."""
+    """A stand-in for a kind of dict: makes an OrderedDict instead."""
 
     def __new__(cls, *_: Any) -> OrderedDict:
         return OrderedDict()
@@ -125,10 +126,10 @@ _HARMLESS = {
 
 
 def read_pickle(path: Path) -> Any:
-    """The content of a file of torch.save, of before its zip files too.
+    """Reads the content of a file of torch.save, and of its format from before zip files.
 
     Raises:
-        UsageError: if it is none, it is damaged, or it needs an object that is not allowed; names that.
+        UsageError: if it is no such file, is damaged, or needs an object that is not allowed; names the object.
     """
     allowed = [(stand_in, name) for stand_in, names in _HARMLESS.items() for name in names]
     try:
@@ -160,7 +161,7 @@ _KEYS = (
 
 
 def _network_in(content: Any, path: Path) -> Found:
-    """The dict of tensors of a checkpoint: itself, or under one of the usual keys, or the only one in it."""
+    """Finds the dict of tensors in a checkpoint: itself, or under one of the usual keys, or the only one in it."""
     states = dict(_states(content))
     if not states:
         names = ", ".join(map(str, list(content)[:4])) if isinstance(content, Mapping) else ""
@@ -179,7 +180,7 @@ def _network_in(content: Any, path: Path) -> Found:
 
 
 def _states(content: Any, key: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], State]]:
-    """Every dict of tensors in nested ones, and the keys to it."""
+    """Yields the keys to every dict of tensors in nested ones, and the dict."""
     if not isinstance(content, Mapping) or len(key) > 3:
         return
     names_tensors = all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
@@ -202,7 +203,7 @@ _AVERAGED = "n_averaged"  # torch.optim.swa_utils.AveragedModel counts its updat
 
 
 def _without_wrappers(found: Found, path: Path) -> Found:
-    """Names as the network itself has them, and notes of what stood before them and beside."""
+    """Renames tensors as the network itself does; notes say what stood before the names, and what was no part of it."""
     bare = {_INSIDE.sub("", name): tensor for name, tensor in found.state.items()}
     if len(bare) < len(found.state):
         raise UsageError(f"weights: {path} holds a network twice, compiled and not; save the state_dict() of one alone")
@@ -224,7 +225,7 @@ def _without_wrappers(found: Found, path: Path) -> Found:
 
 
 def _prefix(state: State, path: Path) -> str:
-    """What stands before the first layer of a network that is known here."""
+    """Returns what stands before the name of the first layer, by the layers of the networks that are known here."""
     matches = (re.match(rf"((?:[^.]+\.)*?)(?:{FIRST_LAYERS})", name) for name in state)
     starts = {match[1] for match in matches if match}
     # layer1.0.conv1.weight is no first layer where there is a conv1.weight

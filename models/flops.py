@@ -1,4 +1,4 @@
-"""Counting operations with fvcore, SoftPool included."""
+"""Counts operations with fvcore, SoftPool included."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ with warnings.catch_warnings():
 
 
 def count_flops(network: nn.Module, clip: Tensor | list[Tensor]) -> FlopCountAnalysis:
-    """fvcore's count for one forward in eval mode; `.total()` multiply-adds, as papers count FLOPs.
+    """Returns fvcore's count for one forward in eval mode; `.total()` is multiply-adds, as papers count FLOPs.
 
     SoftPool counts two for each element of each window: its weight, and the multiply-add with it. fvcore counts
     nothing for average and max pooling.
@@ -34,13 +34,13 @@ def count_flops(network: nn.Module, clip: Tensor | list[Tensor]) -> FlopCountAna
 
 
 def published_part(counted: FlopCountAnalysis) -> int:
-    """What papers count: convolutions and matrix products, without norms and poolings."""
+    """Returns what papers count: convolutions and matrix products, without norms and poolings."""
     operators = counted.by_operator()
     return sum(operators[name] for name in ("conv", "linear", "matmul", "einsum", "bmm", "addmm"))
 
 
 def training_total(counted: FlopCountAnalysis) -> int:
-    """The total in training mode: fvcore counts five operations for each element of a batch norm then, not two."""
+    """Returns the total in training mode, where an element of a batch norm is five operations, and not two."""
     return counted.total() + counted.by_operator()["batch_norm"] * 3 // 2
 
 

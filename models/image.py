@@ -21,7 +21,7 @@ from softpool3d.models.network import Options, Staged
 
 
 class ResNet(Staged, TorchvisionResNet):
-    """torchvision's ResNet with the input, width and dropout that it fixes; images (N, C, H, W) to logits."""
+    """torchvision's ResNet, whose input channels, width and dropout can be chosen; images (N, C, H, W) to logits."""
 
     dims = 2
     head_pools = ("avgpool",)
@@ -60,7 +60,7 @@ class ResNet(Staged, TorchvisionResNet):
 
 
 class DenseNet(Staged, TorchvisionDenseNet):
-    """torchvision's DenseNet with its head's pooling as a layer, which torchvision calls as a function."""
+    """torchvision's DenseNet; its head's pooling is a layer, where torchvision calls a function."""
 
     dims = 2
     head_pools = ("avgpool",)

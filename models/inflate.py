@@ -13,18 +13,18 @@ from softpool3d.ops.modules import AdaptiveSoftPool2d, AdaptiveSoftPool3d, SoftP
 
 
 def inflate(network: nn.Module, temporal_kernel: int | None = None) -> nn.Module:
-    """A copy of a 2-D network that takes clips: (N, C, T, H, W) for (N, C, H, W).
+    """Returns a copy of a 2-D network that takes clips (N, C, T, H, W) instead of images (N, C, H, W).
 
-    A kernel of k x k becomes t x k x k, its weights repeated t times over time and divided by t, so that a clip of one
-    picture repeated gives in its middle what the picture gave (section 2.4.1). Time is neither padded away nor strided:
-    poolings and strides stay spatial, and `pool.temporal` halves time where that is wanted. Names stay.
+    A kernel of k x k becomes t x k x k: its weights are repeated t times over time and divided by t. So if all frames
+    of a clip are one picture, the middle ones give what the picture gave (section 2.4.1). The number of frames stays:
+    poolings and strides are spatial, and `pool.temporal` halves time where that is wanted. Names of parameters stay.
 
     Args:
         network: its layers are torch's and softpool3d's two-dimensional ones.
-        temporal_kernel: t, odd, for kernels above 1x1; their own size if not given (the I3D way).
+        temporal_kernel: t, odd, for kernels above 1x1; None: as large as k, or k + 1 if that is even, as in I3D.
 
     Raises:
-        UsageError: the network has no two-dimensional layer, or t is even.
+        UsageError: if the network has no two-dimensional layer, or t is even.
     """
     if temporal_kernel is not None and (temporal_kernel < 1 or temporal_kernel % 2 == 0):
         raise UsageError(f"temporal_kernel: an odd number keeps the number of frames, {temporal_kernel} does not")
@@ -45,12 +45,12 @@ def inflate(network: nn.Module, temporal_kernel: int | None = None) -> nn.Module
 
 
 def inflate_weight(weight: Tensor, time: int) -> Tensor:
-    """(O, I, H, W) -> (O, I, T, H, W), the same response to what does not move."""
+    """Turns (O, I, H, W) into (O, I, T, H, W), with the same response to what does not move."""
     return (weight / time).unsqueeze(2).repeat(1, 1, time, 1, 1)
 
 
 def _inflated(module: nn.Module, temporal_kernel: int | None) -> nn.Module | None:
-    """The three-dimensional counterpart of a layer, or None for layers that have none and need none."""
+    """Returns the three-dimensional counterpart of a layer, or None for a layer that needs none."""
     if isinstance(module, nn.Conv2d):
         return _conv(module, temporal_kernel)
     if isinstance(module, nn.BatchNorm2d):

@@ -1,4 +1,4 @@
-"""The layouts of published weights: each is one function, from its names to ours.
+"""The layouts of published weights: each has a function that turns its names into ours.
 
 layout         files                                       networks
 torchvision    by name (`model.weights=r3d_18`) or a .pth  r3d_18, mc3_18, r2plus1d_18, s3d, mvit_v2_s, images
@@ -19,7 +19,7 @@ from torch import Tensor
 State = dict[str, Tensor]
 Layout = tuple[str, Callable[[State], State]]
 
-# How the name of a network's first layer begins, in any of the layouts: what stands before it is a wrapper's.
+# How the name of a network's first layer begins in any of the layouts. What stands before that is a wrapper's.
 FIRST_LAYERS = (
     r"stem\.0\.|conv1\.weight$|features\.0\.|features\.conv0\.|conv_proj\.|"  # torchvision's, and Hara's conv1
     r"blocks\.0\.|s1\.pathway0_stem\."  # PyTorchVideo's, PySlowFast's
@@ -27,17 +27,17 @@ FIRST_LAYERS = (
 
 
 def from_torchvision(state: State) -> State:
-    """Names are ours, but for DenseNets' of before 2018: norm.1 for norm1, and so on (torchvision renames them too)."""
+    """Renames norm.1 of DenseNets from before 2018 to norm1, and so on, as torchvision does. Other names are ours."""
     return {re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", name): t for name, t in state.items()}
 
 
 def from_pytorchvideo(state: State) -> State:
-    """Names are ours."""
+    """Renames nothing: the names are ours."""
     return state
 
 
 def from_hara(state: State) -> State:
-    """conv1, bn1 -> stem.0, stem.1; layerL.B.convK, bnK -> layerL.B.convK.0, .1."""
+    """Renames conv1, bn1 to stem.0, stem.1, and layerL.B.convK, bnK to layerL.B.convK.0, .1."""
     renamed = {}
     for name, tensor in state.items():
         name = re.sub(r"^conv1\.", "stem.0.", name)
@@ -48,7 +48,7 @@ def from_hara(state: State) -> State:
 
 
 def from_pyslowfast(state: State) -> State:
-    """s1.pathway0_stem, s2.pathway1_res0.branch2.a, head.projection -> pytorchvideo's blocks.
+    """Renames s1.pathway0_stem, s2.pathway1_res0.branch2.a, head.projection to pytorchvideo's blocks.
 
     A network of one pathway has no pathway in pytorchvideo's names; X3D's stem and head have names of their own.
     """
@@ -60,10 +60,13 @@ def from_pyslowfast(state: State) -> State:
 
 
 def fold_shortcut_norm(state: State) -> tuple[tuple[str, str], ...]:
-    """PySlowFast's X3D normalises the first stage's shortcut, pytorchvideo's does not: folds that norm away, in place.
+    """Folds away, in place, the norm of X3D's first shortcut, which PySlowFast has and pytorchvideo lacks.
 
-    Its scale goes into the shortcut's convolution, its shift into the bias of the norm at the other branch's end, which
-    is added to it: in evaluation the network is the same.
+    Its scale goes into the shortcut's convolution. Its shift goes into the bias of the norm at the other branch's end,
+    whose output is added to the shortcut's. In evaluation the network is the same.
+
+    Returns:
+        (name, how) of the tensor that was changed; () if there is no such norm.
     """
     block = "blocks.1.res_blocks.0"
     names = {key: f"{block}.branch1_norm.{key}" for key in ("weight", "bias", "running_mean", "running_var")}
@@ -75,11 +78,11 @@ def fold_shortcut_norm(state: State) -> tuple[tuple[str, str], ...]:
     scale = norm["weight"] / (norm["running_var"] + 1e-5).sqrt()
     state[f"{block}.branch1_conv.weight"] = state[f"{block}.branch1_conv.weight"] * scale.view(-1, 1, 1, 1, 1)
     state[end] = state[end] + norm["bias"] - norm["running_mean"] * scale
-    return ((f"{block}.branch1_conv.weight", "the norm that PySlowFast has behind it folded in"),)
+    return ((f"{block}.branch1_conv.weight", "the norm that PySlowFast has after it is folded in"),)
 
 
 def _pools_after_stage1(state: State) -> bool:
-    """C2D and I3D: no temporal kernel anywhere, or one already in the first stage; Slow: from the third stage on."""
+    """Whether it is C2D (no temporal kernels) or I3D (from the first stage on), and not Slow (from the third on)."""
     weights = [state.get(f"s{stage}.pathway0_res0.branch2.a.weight") for stage in (2, 4)]
     return [w.shape[2] for w in weights if w is not None] in ([1, 1], [3, 3])
 
@@ -118,7 +121,7 @@ def _pyslowfast_name(name: str, pathways: int, is_x3d: bool, has_pool: bool) -> 
 
 
 def layout_of(state: State) -> Layout:
-    """Which of the layouts a state dict has, by its names."""
+    """Returns the layout of a state dict, by its names."""
     if any(".pathway0_" in name for name in state):
         return "pyslowfast", from_pyslowfast
     if any(name.startswith("blocks.") and ("res_blocks" in name or ".proj." in name) for name in state):

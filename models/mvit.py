@@ -66,7 +66,7 @@ class MViT(Staged, TorchvisionMViT):
 
 
 def mvit_blocks(width: int) -> list[MSBlockConfig]:
-    """Table 1 of the paper: stages of 1, 2, 4 and 8 heads of `width` channels."""
+    """Returns the blocks of table 1 of the paper: stages of 1, 2, 4 and 8 heads of `width` channels."""
     settings = []
     for stage, depth in enumerate(_DEPTHS):
         for block in range(depth):

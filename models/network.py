@@ -1,7 +1,7 @@
 """What all networks here share: a stem and four stages that run one after the other, then a head.
 
-The classes of r3d.py, blocknet.py and so on are the original libraries' networks with this mixed in: parameter names
-and values of the outputs are theirs.
+The classes of r3d.py, blocknet.py and so on are the original libraries' networks with `Staged` mixed in. They have the
+same parameter names and outputs as the originals.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 @dataclass(frozen=True)
 class Options:
-    """What every builder is told."""
+    """The settings that every builder gets."""
 
     num_classes: int
     in_channels: int
@@ -29,11 +29,11 @@ class Options:
 
 
 class Staged(nn.Module):
-    """A network as stages: what features_only, gradient checkpointing and temporal pooling go by.
+    """A network in stages. These are what features_only, gradient checkpointing and temporal pooling work with.
 
     Attributes:
-        features_only: forward returns the outputs of the stem and the four stages instead of logits.
-        checkpointing: in training, the activations of each block are computed again in the backward.
+        features_only: whether forward returns the outputs of the stem and the four stages instead of logits.
+        checkpointing: whether, in training, the activations of each block are computed again in the backward.
     """
 
     dims = 3
@@ -45,11 +45,11 @@ class Staged(nn.Module):
     checkpointing = False
 
     def stages(self) -> dict[str, list[nn.Module]]:
-        """stem, stage1, ... stage4: for each the blocks that run one after the other."""
+        """Returns for each of stem, stage1, ... stage4 the blocks that run one after the other."""
         raise NotImplementedError
 
     def classify(self, x: Any) -> Tensor:
-        """From the last stage's output to logits (N, num_classes)."""
+        """Turns the last stage's output into logits (N, num_classes)."""
         raise NotImplementedError
 
     def logits_layer(self) -> str:
@@ -57,11 +57,11 @@ class Staged(nn.Module):
         raise NotImplementedError
 
     def enter(self, clip: Tensor) -> Any:
-        """What the stem takes."""
+        """Turns the clip into what the stem takes."""
         return clip
 
     def leave(self, x: Any) -> Any:
-        """A stage's output, as features_only gives it away."""
+        """Turns a stage's output into what features_only returns."""
         return x
 
     def forward(self, clip: Tensor) -> Tensor | list[Any]:
@@ -77,7 +77,7 @@ class Staged(nn.Module):
         return features if self.features_only else self.classify(x)
 
     def call(self, block: nn.Module, x: Any) -> Any:
-        """One block on what the block before it gave."""
+        """Runs one block on the output of the block before it."""
         return block(x)
 
     def _run(self, block: nn.Module, x: Any) -> Any:
@@ -93,7 +93,7 @@ class Staged(nn.Module):
 
 @contextmanager
 def _frozen_statistics(block: nn.Module) -> Iterator[None]:
-    """The second computation of a block must not count its batch into the running statistics once more."""
+    """Keeps the second computation of a block from counting its batch into the running statistics once more."""
     norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     before = [(m.momentum, None if m.num_batches_tracked is None else m.num_batches_tracked.clone()) for m in norms]
     for norm in norms:
@@ -109,7 +109,7 @@ def _frozen_statistics(block: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """eval() for a while; each module's own mode comes back."""
+    """Puts a network into eval mode for a while, and then each module back into its own mode."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:

@@ -2,11 +2,19 @@
 
     existing     each pooling layer that the network has, its head's included: the paper's rule; kernel, stride,
                  padding and ceil_mode are kept
-    downsample   each strided convolution: it gets stride 1 and the pooling takes over the stride,
-                 behind the convolution in the main path, before the 1x1 convolution of a shortcut
+    downsample   each strided convolution: it gets stride 1 and a pooling takes over the stride
     temporal     before the stages that `model.pool.temporal` names: time is halved
     head         the global pooling before the classifier
     attention    the depthwise convolutions by which MViT pools queries, keys and values; their weights go
+
+In a residual block, the pooling of `downsample` comes after the convolution in the main path, and before the 1x1
+convolution of the shortcut:
+
+    as it was     x -+-> conv, stride 2 -> conv ---------------+-> sum
+                     +-> 1x1 conv, stride 2 -------------------+
+
+    downsample    x -+-> conv -> pooling, stride 2 -> conv ----+-> sum
+                     +-> pooling, stride 2 -> 1x1 conv --------+
 
 The kinds are in models/pools/, the layers and their swap in models/sites.py.
 """
@@ -27,7 +35,7 @@ from softpool3d.models.sites import ATTENTION, Change, PoolingReport, Site, find
 
 
 def places(network: nn.Module) -> tuple[str, ...]:
-    """The places that a network has."""
+    """Returns the places that a network has."""
     has = {site.place for site in find_sites(network)[0]} | {"existing"}
     if isinstance(network, Staged) and network.pools_time:
         has.add("temporal")
@@ -40,8 +48,8 @@ def place_pooling(
     """Puts `options.kind` into each place of `options.where`, in place.
 
     Args:
-        clip: (N, C, T, H, W) or (N, C, H, W) that the network can be run on, with the frames that it is made for.
-        step: its frames come in multiples of it.
+        clip: a shape that the network can run on, (N, C, T, H, W) or (N, C, H, W), with the frames it is made for.
+        step: the network takes frames in multiples of this.
 
     Raises:
         UsageError: for a place that the network does not have, or a kind that has no form for it.
@@ -55,8 +63,8 @@ def place_pooling(
     if KINDS[options.kind].windows_only and "head" not in options.where:
         where.discard("head")
     if options.kind == "conv":
-        where.discard("downsample")  # strided convolutions, as the network was
-    if "attention" in where:  # what goes there takes the stride along
+        where.discard("downsample")  # kind conv: strided convolutions stay as they are
+    if "attention" in where:  # the pooling there takes over the stride, too
         sites = [site for site in sites if not (site.place == "downsample" and site.name.endswith(ATTENTION))]
         where.discard("attention" if options.kind == "conv" else "")
     sites = [site for site in sites if site.place in where]
@@ -124,7 +132,7 @@ def _pool_time(network: Staged, options: PoolConfig, name: str, clip: tuple[int,
 
 
 def _has_time(network: Staged, clip: tuple[int, ...], frames: int) -> bool:
-    """Whether each temporal pooling sees two frames, and the network's own layers behind them find enough."""
+    """Whether each temporal pooling sees two frames at least, and the network's own layers after it find enough."""
     seen: list[int] = []
     hooks = [
         pool.register_forward_pre_hook(lambda _, inputs: seen.extend(p.shape[2] for p in _parts(inputs[0])))

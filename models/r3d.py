@@ -1,7 +1,7 @@
 """3D-ResNets on torchvision's blocks.
 
 r3d_18, mc3_18, r2plus1d_18    torchvision's (Tran et al., arXiv 1711.11248)
-r3d_34, r3d_50, r3d_101        Hara et al. (arXiv 1711.09577, 2004.04968): 7x7x7 stem and a max pooling behind it
+r3d_34, r3d_50, r3d_101        Hara et al. (arXiv 1711.09577, 2004.04968): 7x7x7 stem and a max pooling after it
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from softpool3d.models.network import Options, Staged
 
 
 class R3D(Staged, VideoResNet):
-    """torchvision's VideoResNet with the input, width and dropout that it fixes.
+    """torchvision's VideoResNet, whose input channels, width and dropout can be chosen.
 
     ::
 

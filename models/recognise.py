@@ -1,4 +1,4 @@
-"""Which network weights belong to, by the names and shapes of their layers."""
+"""Recognises the network that weights belong to, by the names and shapes of their layers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from softpool3d.models.weights import Source, classifier_of, fit
 
 
 def recognise(source: Source) -> tuple[tuple[str, ...], str]:
-    """The networks for clips that have just these layers; where there is none, how the nearest one differs, if any is.
+    """Returns the networks for clips that have just these layers, and how the nearest other differs, if any is near.
 
-    Several have the same layers where they differ in the clips that they are given: X3D XS, S and M.
+    Networks that differ only in the clips they are given have the same layers: X3D XS, S and M.
     """
     in_blocks = source.layout in ("pytorchvideo", "pyslowfast")
     found, nearest, why = [], 0.5, ""
@@ -39,7 +39,7 @@ def recognise(source: Source) -> tuple[tuple[str, ...], str]:
 
 
 def _other_input(network: Staged, source: Source) -> str:
-    """What `fit` would make fit by changing the network's input: weights for flow, for pictures."""
+    """Returns how the weights' input differs where `fit` would adapt it, as for flow or pictures; "" if it does not."""
     own, head = network.state_dict(), f"{network.logits_layer()}."
     for key, tensor in source.state.items():
         if tensor.dim() >= 4 and key in own and tensor.shape != own[key].shape and not key.startswith(head):
@@ -49,12 +49,12 @@ def _other_input(network: Staged, source: Source) -> str:
 
 @cache
 def _shapes(name: str) -> Staged:
-    """A network without values, which takes a tenth of a second and no memory."""
+    """Makes a network without values, which takes a tenth of a second and no memory."""
     with torch.device("meta"):
         return create(name, 1)
 
 
 def count_classes(name: str, source: Source) -> int:
-    """Outputs of the weights' classifier; 0 where they have none that the network could take."""
+    """Returns the number of outputs of the weights' classifier; 0 if they have none that the network could take."""
     weight = classifier_of(source.state, _shapes(name))
     return 0 if weight is None else len(weight)

@@ -52,7 +52,7 @@ class Spec:
         return self.frames is None
 
     def clip_shape(self, num_frames: int | None = None, crop_size: int | None = None, channels: int = 3) -> tuple:
-        """(1, C, T, H, W) of one clip, or (1, C, H, W) of one image; the published size if none is given."""
+        """Returns (1, C, T, H, W) of one clip, or (1, C, H, W) of one image; the published size if none is given."""
         crop = crop_size or self.crop
         time = () if self.is_image and num_frames is None else (num_frames or self.frames,)
         return (1, channels, *time, crop, crop)
@@ -128,12 +128,12 @@ SPECS: dict[str, Spec] = {
 
 
 def names() -> tuple[str, ...]:
-    """The networks that `create` knows."""
+    """Returns the names of the networks that `create` knows."""
     return tuple(SPECS)
 
 
 def spec(name: str) -> Spec:
-    """The registry's entry.
+    """Returns the registry's entry of a network.
 
     Raises:
         UsageError: for an unknown name, with the nearest ones.
@@ -162,30 +162,31 @@ def create(
     checkpointing: bool = False,
     features_only: bool = False,
 ) -> Staged:
-    """A network by name, on random or public weights.
+    """Makes a network by name, with random or public weights.
 
         model = create("slowfast_r50", num_classes=51, pool="soft")
         model = create("x3d_m", 101, pool=PoolConfig(kind="soft", where=["downsample"]), weights="X3D_M.pyth")
         print(model.pooling)           # what was swapped
         print(model.loaded_weights)    # what of the weights was loaded
 
-    It takes float clips (N, C, T, H, W), image networks (N, C, H, W), and returns logits (N, num_classes). With `pool`
-    None it is the original library's own network: same parameter names, same outputs for the same weights.
+    It takes float clips (N, C, T, H, W), or images (N, C, H, W) if it is an image network, and returns logits
+    (N, num_classes). With `pool` None it is the original library's own network: it has the same parameter names, and
+    gives the same outputs for the same weights.
 
     Args:
         pool: a kind, which goes where the network pools already (`where: [existing]`); or a PoolConfig; or None.
-        in_channels: of the clip; 3 for RGB, 2 for flow. Public weights are fitted, and the report says how.
-        num_frames, crop_size: of the clips that it is made for, in frames and pixels; the published ones if not given.
+        in_channels: channels of the clip: 3 for RGB, 2 for flow. Public weights are fitted, and the report says how.
+        num_frames, crop_size: frames and pixels of the clips that it is made for; the published ones if not given.
         width: channels of the stem, which the others are proportional to; the published one if not given.
-        dropout: before the last layer.
-        head: "classifier", or "none": what is pooled goes out as it is, (N, features).
+        dropout: the probability before the last layer.
+        head: "classifier"; or "none", which returns the pooled features, (N, features), instead of logits.
         weights: a file, or a name; see softpool3d.models.weights.
-        inflate: an image network, turned into a video network by repeating its weights over time.
-        checkpointing: in training, compute activations again in the backward instead of keeping them.
+        inflate: turns an image network into a video network by repeating its weights over time.
+        checkpointing: in training, computes activations again in the backward instead of keeping them.
         features_only: forward returns five feature maps, of the stem and four stages, instead of logits.
 
     Raises:
-        UsageError: an unknown network, a place that it does not have, clips too small for it, weights of another one.
+        UsageError: for an unknown network, a place that it lacks, clips too small for it, or weights of another one.
     """
     entry = spec(name)
     if inflate and not entry.is_image:
@@ -229,7 +230,7 @@ def load_pretrained(network: Staged, config: Config) -> WeightsReport:
 
 
 def check_clip(name: str, num_frames: int, crop_size: int) -> None:
-    """Raises UsageError for clips too small for the network, or frames in other multiples than its own."""
+    """Raises UsageError if clips are too small for the network, or have frames in other multiples than it takes."""
     entry = spec(name)
     least_frames, least_crop = entry.least
     if num_frames < least_frames:
@@ -241,7 +242,7 @@ def check_clip(name: str, num_frames: int, crop_size: int) -> None:
 
 
 def build_model(config: Config, num_classes: int) -> Staged:
-    """The network that `config.model` describes, for clips as `config.data` describes them, with random weights.
+    """Makes the network that `config.model` describes, for clips as `config.data` describes them, with random weights.
 
     Raises:
         UsageError: as `create`, naming the key of the configuration.

@@ -1,6 +1,6 @@
-"""Layers where pooling can go, and the swap.
+"""Finds the layers where pooling can go, and swaps them.
 
-Names and shapes of the other parameters stay as they are in all of it, so weights fit with or without.
+Names and shapes of the other parameters stay as they are, so weights fit a network with or without the swap.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Change:
 
 @dataclass(frozen=True)
 class PoolingReport:
-    """What a swap of poolings did, layer by layer, and which it left alone and why."""
+    """What a swap of poolings changed, layer by layer, and which layers it left alone and why."""
 
     changes: tuple[Change, ...]
     left: tuple[tuple[str, str], ...] = ()
@@ -124,7 +124,7 @@ class Site:
 
 
 def find_sites(network: nn.Module) -> tuple[list[Site], list[tuple[str, str]]]:
-    """All places of a network, and the layers that look like one and are none, with the reason."""
+    """Returns all sites of a network, and the layers that look like one and are none, with the reason."""
     staged = isinstance(network, Staged)
     head = network.head_pools if staged else ()
     untouched = network.untouched if staged else ()
@@ -170,7 +170,7 @@ def swap(
     left: Iterable[tuple[str, str]] = (),
     run: Callable[[], object] | None = None,
 ) -> PoolingReport:
-    """Puts a pooling of `options.kind` into each of `sites`; all of them, or none where one raises.
+    """Puts a pooling of `options.kind` into each of `sites`, or into none if one raises.
 
     Args:
         run: runs the network once, for kinds that need to know the channels of each layer.
@@ -190,7 +190,7 @@ def swap(
     parameter = next(network.parameters(), torch.empty(0))
     layers: dict[int, nn.Module] = {}
     for site in sites:
-        if id(site.layer) in layers:  # one layer at two places stays one
+        if id(site.layer) in layers:  # a layer that is at two places stays one layer
             continue
         if needs_channels(options) and id(site.layer) not in channels:
             raise UsageError(f"{site.name}: the example input does not reach it, so its channels are not known")
@@ -212,7 +212,7 @@ def swap(
 
 
 def channels_at(network: nn.Module, sites: Iterable[Site], run: Callable[[], object]) -> dict[int, int]:
-    """id of a site's layer -> the channels that its pooling will see."""
+    """Returns, by the id of each site's layer, the channels that its pooling will see."""
     seen: dict[int, int] = {}
     hooks = []
     for site in sites:

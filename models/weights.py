@@ -1,7 +1,7 @@
-"""Weights that others published: their files read, loaded into a network, and a report of what was loaded.
+"""Loads weights that others published into a network, and reports what was loaded.
 
-Files are read by checkpoints.py, without running pickled code. The layouts that they may have, and how those become
-ours, are in layouts.py.
+checkpoints.py reads the files, without running pickled code. layouts.py has the layouts that they may have, and turns
+their names into ours.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Source:
     origin: str  # the file or the name, for messages
     layout: str
     adapted: tuple[tuple[str, str], ...] = ()  # (name, how) of what the translation changed
-    notes: tuple[str, ...] = ()  # of what was seen through: prefixes, an average of weights
+    notes: tuple[str, ...] = ()  # how the network was found: prefixes, an average of weights
     classes: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
 
@@ -53,11 +53,11 @@ class WeightsReport:
 
     Attributes:
         loaded: how many tensors were loaded.
-        left_out: tensors of the file that were not, and why: the classifier where the number of classes differs.
+        left_out: tensors of the file that were not, and why: as the classifier if the number of classes differs.
         missing: tensors of the network that keep their initial values: such a classifier, parameters of poolings.
         adapted: tensors whose size was fitted, and how.
-        notes: what was seen through to get at the network: prefixes of names, an average of weights.
-        classes, preprocessing: of the weights, where their library or run tells them.
+        notes: how the network was found in the file: prefixes that were taken off, an average of weights.
+        classes, preprocessing: those of the weights, if their library or run tells them.
     """
 
     origin: str
@@ -89,11 +89,11 @@ class WeightsReport:
 
 
 def read_weights(source: str | Path, name: str) -> Source:
-    """Weights for the network `name`: a file of any layout above, a run's folder, or the name of torchvision's.
+    """Reads weights for the network `name`: from a file of any layout, a run's folder, or by torchvision's name.
 
     Raises:
-        UsageError: there is no such file or name, or it holds no weights.
-        WorkError: torchvision could not fetch its file.
+        UsageError: if there is no such file or name, or it holds no weights.
+        WorkError: if torchvision could not fetch its file.
     """
     path = Path(source).expanduser()
     for file in (path, path / "best.safetensors"):
@@ -113,7 +113,7 @@ def read_weights(source: str | Path, name: str) -> Source:
 
 
 def read_file(path: Path) -> Source:
-    """Weights of a file, whatever network they are of, under our names.
+    """Reads the weights of a file, whatever network they are of, under our names.
 
     Raises:
         UsageError: if it holds no weights, or those of several networks.
@@ -128,7 +128,7 @@ def read_file(path: Path) -> Source:
 
 
 def _of_a_run(metadata: dict[str, str]) -> dict[str, Any]:
-    """Classes and preprocessing, which training writes into its weights files; files of others say nothing."""
+    """Returns the classes and preprocessing that our training writes into weights files; {} for files of others."""
     try:
         data, classes = json.loads(metadata["config"])["data"], tuple(json.loads(metadata["classes"]))
         preprocessing = Preprocessing(tuple(data["mean"]), tuple(data["std"]), data["short_side"], data["crop_size"])
@@ -147,7 +147,7 @@ TORCHVISION = (
 
 
 def torchvision_weights(name: str) -> Any | None:
-    """torchvision's default weights of a network, by its name."""
+    """Returns torchvision's default weights of a network, by its name; None if it has none."""
     if name not in TORCHVISION:
         return None
     from torchvision.models import get_model_weights
@@ -156,7 +156,7 @@ def torchvision_weights(name: str) -> Any | None:
 
 
 def _torchvision_file(name: str) -> dict[str, Any]:
-    """Classes and preprocessing of a file that is named as torchvision's own, such as r3d_18-b3b3357e.pth."""
+    """Returns classes and preprocessing of a file that is named as torchvision's own, such as r3d_18-b3b3357e.pth."""
     from torchvision.models import get_model_weights
 
     published = (weights for network in TORCHVISION for weights in get_model_weights(network))
@@ -164,7 +164,7 @@ def _torchvision_file(name: str) -> dict[str, Any]:
 
 
 def preprocessing_of(published: Any) -> Preprocessing:
-    """What torchvision's own weights expect."""
+    """Returns the preprocessing that torchvision's own weights expect."""
     transforms = published.transforms()
     (crop, *_), (side, *_) = transforms.crop_size, transforms.resize_size
     return Preprocessing(tuple(transforms.mean), tuple(transforms.std), side, crop)
@@ -181,7 +181,7 @@ def load_public(network: Staged, source: Source, name: str) -> WeightsReport:
     """Loads weights into a network: all of its body, and its classifier where that has the same size.
 
     Raises:
-        UsageError: a layer of the body is missing or has another shape; names the layer and both shapes.
+        UsageError: if a layer of the body is missing or has another shape; names the layer and both shapes.
     """
     state, report = fit(network, source, name)
     network.load_state_dict(state, strict=False)
@@ -189,7 +189,7 @@ def load_public(network: Staged, source: Source, name: str) -> WeightsReport:
 
 
 def fit(network: Staged, source: Source, name: str) -> tuple[State, WeightsReport]:
-    """What `load_public` loads, and its report; the network may be without values, on the device `meta`."""
+    """Returns what `load_public` loads, and its report. The network may be without values, on the device `meta`."""
     own, path = network.state_dict(), network.logits_layer()
     logits = (f"{path}.weight", f"{path}.bias")
     theirs, wrapped, left_out = _plain_head(source.state, own, path)
@@ -232,7 +232,7 @@ def fit(network: Staged, source: Source, name: str) -> tuple[State, WeightsRepor
 
 
 def classifier_of(theirs: State, network: Staged) -> Tensor | None:
-    """The weight of the classifier that `fit` would load, with an output for each class."""
+    """Returns the weight of the classifier that `fit` would load, with an output for each class; or None."""
     path = network.logits_layer()
     return _plain_head(theirs, network.state_dict(), path)[0].get(f"{path}.weight")
 
@@ -240,10 +240,11 @@ def classifier_of(theirs: State, network: Staged) -> Tensor | None:
 def _plain_head(
     theirs: State, own: Mapping[str, Tensor], path: str
 ) -> tuple[State, list[tuple[str, str]], list[tuple[str, str]]]:
-    """A state dict whose classifier has our name, what was renamed, and what was left out.
+    """Returns a state dict whose classifier has our name, what was renamed, and what was left out.
 
-    torchvision's users put nn.Sequential(Dropout, Linear) in the classifier's place: fc.1.weight, ours fc.weight; or a
-    single layer in that of such a sequence: head.weight, ours head.1.weight. Several layers are another head.
+    Users of torchvision's networks put nn.Sequential(Dropout, Linear) in the classifier's place: fc.1.weight for our
+    fc.weight. Or they put a single layer in the place of such a sequence: head.weight for our head.1.weight. A head of
+    several layers is another one, and is left out.
     """
     root = re.sub(r"\.\d+$", "", path)
     head = [key for key in theirs if re.fullmatch(rf"{re.escape(root)}(\.\d+)*\.(weight|bias)", key) and key not in own]
@@ -274,7 +275,7 @@ def _of_replaced_attention(network: Staged, key: str) -> bool:
 
 
 def _fit(key: str, tensor: Tensor, wanted: Tensor) -> tuple[Tensor | None, str]:
-    """A tensor of the wanted shape where there is an established way, and what that was."""
+    """Returns the tensor in the wanted shape, and how it was fitted; (None, "") if there is no established way."""
     shape = tuple(wanted.shape)
     if ".rel_pos_" in key and tensor.dim() == 2 and tensor.shape[1] == shape[1]:
         fitted = F.interpolate(tensor.t()[None], size=shape[0], mode="linear")[0].t()

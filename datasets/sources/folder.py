@@ -5,9 +5,10 @@
     root/train.csv  root/val.csv  root/test.csv  root/classes.txt                 lists (manifest.py), or
     root/train/metadata.csv  root/train/*.mp4  root/val/...                       as on Hugging Face: file_name,label
 
-Splits go by any of their usual names (`SPLIT_NAMES`) in any case. A folder of pictures counts as a video, its frames in
-the order of the numbers in their names. Without val the validation clips are split off from train; without test there
-is no test split. Class names are the folders' names, in sorted order, or in that of a classes.txt.
+Splits may have any of their usual names (`SPLIT_NAMES`), in upper or lower case. A folder of pictures counts as a
+video, its frames in the order of the numbers in their names. Without val, the validation clips are split off from
+train; without test, there is no test split. Class names are the folders' names, sorted, or in the order of a
+classes.txt.
 """
 
 from __future__ import annotations
@@ -44,13 +45,13 @@ def read_folder(
     seed: int = 0,
     prefix: str | Path | None = None,
 ) -> dict[str, Manifest]:
-    """The splits that the folder holds: "train", "val" and, where there is one, "test".
+    """Returns the splits that the folder holds: "train", "val" and, where there is one, "test".
 
     Args:
         root: the folder.
         split: parts of train, val and test where the folder is not split on disk.
         seed: of that split; each class is split by itself.
-        prefix: the folder where relative paths of lists begin, if not in that of the lists.
+        prefix: the folder where relative paths of lists begin; None: the folder of the lists.
 
     Raises:
         UsageError: if there is no such folder, no video in it, fewer than two classes, or a class without training; if
@@ -102,7 +103,7 @@ def _manifests(
 
 
 def _classes(root: Path, train: Videos, ordered: tuple[str, ...] | None) -> tuple[str, ...]:
-    """Sorted, or as classes.txt orders them."""
+    """Returns the names of the classes: sorted, or in the order of classes.txt."""
     classes = tuple(sorted(train))
     if ordered and classes:
         if sorted(ordered) != list(classes):
@@ -132,7 +133,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _named_as_splits(paths: list[Path], root: Path) -> dict[str, Path]:
-    """Split -> the folder, or the list, that has one of its names."""
+    """Returns for each split the folder, or the list, that has one of its names."""
     found: dict[str, Path] = {}
     for path in sorted(paths, key=lambda path: LISTS.index(path.suffix.lower()) if path.is_file() else 0):
         stem = path.stem if path.is_file() else path.name
@@ -148,7 +149,7 @@ def _named_as_splits(paths: list[Path], root: Path) -> dict[str, Path]:
 
 
 def _split_folders(root: Path, classes: tuple[str, ...]) -> dict[str, Path]:
-    """Split -> its folder; of classes that are called so, as classes.txt says, there are none.
+    """Returns the folder of each split. A folder that classes.txt names is a class, whatever its name.
 
     Raises:
         UsageError: if there is no training split, or class folders lie beside split folders that hold none.
@@ -212,7 +213,7 @@ def _read_tables(
 
 
 def _read_table_of_all(root: Path, classes: tuple[str, ...] | None, prefix: str | Path | None) -> dict[str, Manifest]:
-    """One table for all: its splits are the folders of its files, where they are named so."""
+    """Reads one table for all splits: they are the folders of its files, where these are named as splits."""
     whole = read_lists({"train": root / _TABLE}, classes, prefix)["train"]
     splits: dict[str, list[Clip]] = {}
     for clip in whole.clips:
@@ -232,7 +233,7 @@ def _read_table_of_all(root: Path, classes: tuple[str, ...] | None, prefix: str 
 
 
 def _with_validation(manifests: dict[str, Manifest], parts: Parts, seed: int) -> dict[str, Manifest]:
-    """With validation clips split off from the training clips where there are none."""
+    """Returns the manifests, with validation clips split off from the training clips if there are none."""
     if "val" in manifests:
         return manifests
     train = manifests["train"]
@@ -252,7 +253,7 @@ def _with_validation(manifests: dict[str, Manifest], parts: Parts, seed: int) ->
 
 
 def _videos(folder: Path) -> Videos:
-    """Class name -> its videos, sorted; folders without videos, and videos outside of class folders, are named."""
+    """Returns the sorted videos of each class; notes name folders without videos, and videos outside of them."""
     found, empty = {}, []
     for directory in _folders(folder):
         paths = sorted(map(Path, find_videos(directory)))
@@ -269,7 +270,7 @@ def _videos(folder: Path) -> Videos:
 
 
 def _astray(folder: Path) -> str:
-    """What lies one folder too high, for a sentence; empty if nothing does."""
+    """Returns what lies one folder too high, for a sentence; "" if nothing does."""
     videos = _videos_astray(folder)
     return f", but {len(videos)} in no class folder ({videos[0]} first)" if videos else _pictures_astray(folder)
 
@@ -293,7 +294,7 @@ def _check_name(directory: Path) -> None:
 
 
 def _divide(videos: dict[str, list[T]], parts: Parts, seed: int) -> list[dict[str, list[T]]]:
-    """Each class's videos in three disjoint parts; a part above 0 gets one video at least while train keeps one."""
+    """Divides each class's videos into three parts. One above 0 gets a video at least, as long as train keeps one."""
     divided: list[dict[str, list[T]]] = [{}, {}, {}]
     for label, paths in videos.items():
         shuffled = sorted(paths, key=str)

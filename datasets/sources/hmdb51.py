@@ -27,7 +27,7 @@ ARCHIVES = [  # as archives.py takes them: a RAR of RARs, and the splits
 
 
 def read_hmdb51(root: str | Path | None, split: int = 1) -> dict[str, Manifest]:
-    """The splits "train", "val" and "test" (the same clips) of official split 1, 2 or 3.
+    """Returns the splits "train", "val" and "test" (the same clips) of official split 1, 2 or 3.
 
     Raises:
         UsageError: if split files or videos are missing altogether, or a line of a split file is wrong.
@@ -72,7 +72,7 @@ def official_splits(
     test: list[Clip],
     test_missing: list[str],
 ) -> dict[str, Manifest]:
-    """Manifests of a data set whose test split is its validation split too."""
+    """Returns the manifests of a data set whose test split is its validation split, too."""
     for name, clips, missing in (("train", train, train_missing), ("test", test, test_missing)):
         if not clips:
             raise UsageError(

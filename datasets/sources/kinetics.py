@@ -29,16 +29,16 @@ from softpool3d.errors import UsageError
 
 
 def read_kinetics(root: str | Path | None, classes: int = 400, path_prefix: str | None = None) -> dict[str, Manifest]:
-    """The splits "train", "val" and, where its labels are there, "test".
+    """Returns the splits "train", "val" and, where its labels are there, "test".
 
-    Videos that are named and not there are normal: they are counted in `Manifest.missing`. CSV goes before JSON.
+    It is normal that some videos are not there: `Manifest.missing` holds their names. CSV goes before JSON.
 
     Args:
-        classes: 400, 600 or 700: which of several lists below the folder.
-        path_prefix: the folder where relative paths of PySlowFast's lists begin, if not in that of the lists.
+        classes: 400, 600 or 700; tells which lists to read if there are several below the folder.
+        path_prefix: the folder where relative paths of PySlowFast's lists begin; None: the folder of the lists.
 
     Raises:
-        UsageError: if the lists are missing, or wrong in some line, or there is none of the videos.
+        UsageError: if the lists are missing, or wrong in some line, or none of the videos is there.
     """
     root = data_root(root, f"kinetics{classes}")
     found = {split: find_lists(root, LISTS, classes, word) for split, word in SUBSETS.items()}
@@ -98,7 +98,7 @@ class _Videos:
                 self._cut.setdefault(key, []).extend(paths)
 
     def find(self, entry: Entry, label: int) -> Clip | None:
-        """The clip; with its times, where they may have to be cut out of a longer video."""
+        """Returns the clip, or None. It has times where it may have to be cut out of a longer video."""
         if entry.start is not None:
             for times in ((entry.start, entry.end), (int(entry.start), int(entry.end))):
                 if paths := self._cut.get((entry.identity, *times)):
@@ -109,7 +109,7 @@ class _Videos:
 
 
 def _cut_where_whole(clips: list[Clip]) -> list[Clip]:
-    """`<id>.mp4` is the clip itself in some downloads and the whole video in others; its length tells."""
+    """Removes the times of clips whose file is the clip itself, and not the whole video; its length tells."""
 
     def cut(clip: Clip) -> Clip:
         if clip.start is None:
@@ -126,7 +126,7 @@ def _cut_where_whole(clips: list[Clip]) -> list[Clip]:
 
 
 def _seconds(path: str) -> float | None:
-    """From the file's header; None where it cannot be read."""
+    """Returns the length in the file's header; None if it cannot be read."""
     import av
 
     try:

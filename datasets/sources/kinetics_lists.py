@@ -1,4 +1,4 @@
-"""What lists of Kinetics name: the official CSV files, or JSON as ActivityNet, DeepMind and Hara's 3D-ResNets have it.
+"""Reads the lists of Kinetics: the official CSV files, or JSON as ActivityNet, DeepMind and Hara's 3D-ResNets have it.
 
 label,youtube_id,time_start,time_end,split
 {"<id>": {"subset": "train", "annotations": {"label": "abseiling", "segment": [95.0, 105.0]}}}
@@ -23,7 +23,12 @@ _ID_LENGTH = 11  # of YouTube: shorter ones may end in two numbers themselves
 
 @dataclass(frozen=True)
 class Entry:
-    """where: the list and the place in it. start, end: seconds; None of what is no part of a longer video."""
+    """A clip in a list.
+
+    where: the list and the place in it, for messages.
+    identity: the id of the video, or the name of the clip's own file.
+    start, end: seconds; None if the clip is not a part of a longer video.
+    """
 
     where: str
     label: str
@@ -33,13 +38,18 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """What its file is called in the official way."""
+        """The official name of its file, without the ending."""
         return self.identity if self.start is None else f"{self.identity}_{int(self.start):06d}_{int(self.end):06d}"
 
 
 @dataclass(frozen=True)
 class Lists:
-    """sources: split -> its file. entries: split -> what it names. classes: in order, where the file orders them."""
+    """The lists of a data set.
+
+    sources: split -> its file.
+    entries: split -> its clips.
+    classes: names in order, if the file orders them.
+    """
 
     sources: dict[str, Path]
     entries: dict[str, list[Entry]]
@@ -47,14 +57,16 @@ class Lists:
 
 
 def timed(name: str) -> tuple[str, float, float] | None:
-    """Id, start and end of `<id>_000010_000020`, `<id>_10_20`, `<id>_10.0_20.0`; None of another name."""
+    """Returns id, start and end of `<id>_000010_000020`, `<id>_10_20`, `<id>_10.0_20.0`; None for another name."""
     match = _TIMED.fullmatch(name)
     return (match[1], float(match[2]), float(match[3])) if match else None
 
 
 def find_lists(root: Path, endings: tuple[str, ...], classes: int, pattern: str) -> list[Path]:
-    """Files in a folder or its folders whose name has the word, and no number of classes but the right one; the best
-    first."""
+    """Returns the files in a folder and its folders whose name has the word that `pattern` matches.
+
+    Files that are named for another number of classes are left out; those named for the right one come first.
+    """
     word = re.compile(rf"(^|[^a-z]){pattern}([^a-z]|$)", re.IGNORECASE)
     other = {"400", "600", "700"} - {str(classes)}
     folders = (p for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith("manifest"))
@@ -69,7 +81,7 @@ def find_lists(root: Path, endings: tuple[str, ...], classes: int, pattern: str)
 
 
 def read_official(paths: dict[str, Path], tables: dict[str, tuple]) -> Lists:
-    """The official CSV files; a split without labels is left out.
+    """Reads the official CSV files; a split without labels is left out.
 
     Raises:
         UsageError: naming file and line of the first mistake.
@@ -102,7 +114,7 @@ def _entry(path: Path, line: int, record: list[str], columns: dict[str, int]) ->
 
 
 def read_annotations(root: Path, classes: int) -> Lists | None:
-    """The splits of JSON files: each split from the first file that holds labelled clips of it. None without training.
+    """Reads JSON files: each split from the first file with labelled clips of it; None without a training split.
 
     Raises:
         UsageError: if one is no JSON, or an entry has no label or times where it should.
@@ -122,7 +134,7 @@ def read_annotations(root: Path, classes: int) -> Lists | None:
 
 
 def _by_split(path: Path, database: dict[str, dict]) -> dict[str, list[Entry]]:
-    """Labelled clips by their split. Segments that all begin at 1 count frames, as Hara's do: of clips already cut."""
+    """Returns labelled clips by split. If all segments begin at 1, they count frames of cut clips, as Hara's do."""
     splits: dict[str, list[tuple[str, dict]]] = {}
     for key, value in database.items():
         split = next((name for name, words in SUBSETS.items() if re.fullmatch(words, str(value["subset"]), re.I)), None)
@@ -141,7 +153,7 @@ def _by_split(path: Path, database: dict[str, dict]) -> dict[str, list[Entry]]:
 
 
 def _annotations(path: Path, key: str, value: dict) -> Iterator[dict]:
-    """One, as of Kinetics, or several, as of ActivityNet; clips of the test split have none, or no label."""
+    """Yields the labelled parts of a video: one in Kinetics, any number in ActivityNet, none without labels."""
     annotations = value.get("annotations") or []
     for part in annotations if isinstance(annotations, list) else [annotations]:
         if not isinstance(part, dict):

@@ -2,9 +2,9 @@
 
 A textured object over a textured background: it moves left, right, up or down, rotates one way or the other, or grows
 or shrinks, while the background drifts by itself. Appearance, start, speed and lighting are random. Position, angle and
-size go round in circles (an object that leaves on the left comes in again on the right, one that has grown to the
-largest starts again at the smallest) from a random phase, so a single frame is distributed in the same way for all
-eight classes; and class 2k played backwards is class 2k + 1.
+size go round in circles: an object that leaves on the left comes in again on the right, and one that has grown to the
+largest size starts again at the smallest. Each circle starts at a random phase, so a single frame is distributed in the
+same way for all eight classes. Class 2k played backwards is class 2k + 1.
 
 The videos are H.264, 32 frames of 112x112 at 25 fps, made once and kept in the cache folder.
 """
@@ -47,10 +47,10 @@ def opposite(label: int) -> int:
 
 
 def read_motion(clips: tuple[int, int, int] = (400, 80, 80), seed: int = 0) -> dict[str, Manifest]:
-    """The manifests "train", "val" and "test" of `motion`, generated into the cache folder if they are not there.
+    """Returns the manifests "train", "val" and "test"; makes the videos in the cache folder if they are not there.
 
     Args:
-        clips: how many of each split; the classes take turns.
+        clips: the number of clips of train, val and test; the classes take turns.
         seed: the same seed gives the same pixels, whatever the number of clips.
 
     Raises:
@@ -70,7 +70,7 @@ def read_motion(clips: tuple[int, int, int] = (400, 80, 80), seed: int = 0) -> d
 
 
 def cache_folder() -> Path:
-    """$SOFTPOOL3D_HOME, else `softpool3d` in the user's cache folder."""
+    """Returns $SOFTPOOL3D_HOME, else `softpool3d` in the user's cache folder."""
     home = os.environ.get("SOFTPOOL3D_HOME")
     if home:
         return Path(home).expanduser()
@@ -78,7 +78,7 @@ def cache_folder() -> Path:
 
 
 def render(label: int, rng: np.random.Generator) -> np.ndarray:
-    """One clip of class `label`: uint8 (32, 112, 112, 3)."""
+    """Renders one clip of class `label`: uint8 (32, 112, 112, 3)."""
     y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
     # The middle of the clip is the origin of time, so that a clip and its reversal are drawn alike.
     time = (np.arange(NUM_FRAMES, dtype=np.float32) - (NUM_FRAMES - 1) / 2)[:, None, None]
@@ -97,7 +97,7 @@ def render(label: int, rng: np.random.Generator) -> np.ndarray:
 def _draw_object(picture, x, y, time, label: int, rng: np.random.Generator) -> None:
     """Draws one object that moves as `label` says into float32 (32, 112, 112, 3)."""
     x0, y0, angle, phase = _draw(rng, (0, SIZE), (0, SIZE), (0, 2 * np.pi), (0, 1))
-    # a frame: pixels, radians, part of the circle of sizes
+    # from frame to frame: pixels, radians, part of the circle of sizes
     pixels, radians, growth = _draw(rng, (0.7, 1.5), (0.04, 0.09), (0.8 / NUM_FRAMES, 1 / NUM_FRAMES))
     pair, sign = (
         label // 2,
@@ -154,7 +154,7 @@ def _texture(rng: np.random.Generator, contrast: float) -> np.ndarray:
 
 
 def _generate(root: Path, clips: tuple[int, int, int], seed: int) -> None:
-    """Writes the set into a folder beside `root` and renames it: it is there as a whole or not at all."""
+    """Writes the set into a folder beside `root` and renames that, so that `root` is there as a whole or not at all."""
     root.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(root)
     partial = root.with_name(f"{root.name}.partial-{secrets.token_hex(8)}")
@@ -171,7 +171,7 @@ def _generate(root: Path, clips: tuple[int, int, int], seed: int) -> None:
     try:
         for _, failure in each(_render_to_file, jobs, "Generating the data set `motion`"):
             if failure is not None:
-                raise failure if isinstance(failure, OSError) else WorkError(f"a process died: {failure!r}")
+                raise failure if isinstance(failure, OSError) else WorkError(f"cannot make `motion`: {failure}")
         disown(partial)
         try:
             partial.rename(root)
@@ -189,7 +189,7 @@ def _render_to_file(job: tuple[str, int, tuple[int, int, int]]) -> None:
 
 
 def _remove_abandoned(root: Path) -> None:
-    """Removes what processes left behind that were killed."""
+    """Removes the unfinished folders of processes that were killed."""
     for partial in root.parent.glob(f"{root.name}.partial-*"):
         if is_abandoned(partial):
             shutil.rmtree(partial, ignore_errors=True)

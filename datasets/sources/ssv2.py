@@ -4,7 +4,7 @@
     root/**/labels.json  train.json  validation.json  test.json       with or without "something-something-v2-" before
     root/**/test-answers.csv                                          <id>;<label>, if there is one
 
-Left and right are classes here: `Manifest`'s names of such classes say so, and clips of theirs are not flipped.
+Some classes differ in left and right alone. Their names say so, and their clips are not flipped (transforms.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _FILES = {"train": "train", "val": "validation", "test": "test"}
 
 
 def read_ssv2(root: str | Path | None) -> dict[str, Manifest]:
-    """The splits "train", "val" and, where its labels are there, "test".
+    """Returns the splits "train", "val" and, where its labels are there, "test".
 
     Raises:
         UsageError: if label files or videos are missing altogether, or an entry of a label file is wrong.
@@ -64,7 +64,7 @@ def read_ssv2(root: str | Path | None) -> dict[str, Manifest]:
 
 
 def _test_entries(root: Path) -> tuple[list[dict[str, str]], Path]:
-    """The official test split came without labels; they were published later."""
+    """Returns the entries of the test split, and their file; none without its labels, which were published later."""
     path = next(iter(find_named(root, "*test-answers.csv")), root)
     lines = legible(read_text(path), path).splitlines() if path != root else []
     pairs = (line.partition(";") for line in lines if line.strip())

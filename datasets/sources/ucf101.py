@@ -28,7 +28,7 @@ ARCHIVES = [  # as archives.py takes them
 
 
 def read_ucf101(root: str | Path | None, split: int = 1) -> dict[str, Manifest]:
-    """The splits "train", "val" and "test" (the same clips) of official split 1, 2 or 3.
+    """Returns the splits "train", "val" and "test" (the same clips) of official split 1, 2 or 3.
 
     Raises:
         UsageError: if a split file is missing or one of its lines is wrong, or there are no videos.

@@ -1,4 +1,4 @@
-"""One file, read or written.
+"""Reads and writes single video files.
 
 decoder.py      frames of a file, whatever reads them: pyav_reader.py, decord_reader.py (what decord_files.py lets it
                 read), picture_folder.py (pictures.py)
@@ -7,5 +7,5 @@ packets.py      what is in it undecoded; h264.py           rate.py        frames
 orientation.py  which side is up                           damage.py      what is missing
 stream.py       a file, camera or address read once, from its beginning
 encoder.py      frames to a file                           find.py        videos in a folder
-remote.py       a file behind an address
+remote.py       a file at an address
 """

@@ -1,4 +1,4 @@
-"""Files and addresses as PyAV opens them, held to what they are: a file reaches no network, an address no file.
+"""Opens files and addresses with PyAV, safely: no file leads to the network, and no address to a file.
 
 Videos come from strangers, and FFmpeg follows what it finds in them: a playlist named clip.mp4 would show other files.
 """
@@ -26,12 +26,12 @@ def is_address(path: str | os.PathLike) -> bool:
 
 
 def open_place(place: str, timeout_s: float | None = None) -> Any:
-    """An address, or a file: `open_address` or `open_file`."""
+    """Opens an address or a file, with `open_address` or `open_file`."""
     return open_address(place, timeout_s) if is_address(place) else open_file(place, timeout_s)
 
 
 def open_file(path: str | os.PathLike, timeout_s: float | None = None) -> Any:
-    """PyAV's container of a file on this machine, whatever its name looks like to FFmpeg (12:30.mp4, http:x.mp4).
+    """Opens a file on this machine with PyAV, whatever its name looks like to FFmpeg (12:30.mp4, http:x.mp4).
 
     Raises:
         ValueError: if it is a list of other files.
@@ -44,7 +44,7 @@ def open_file(path: str | os.PathLike, timeout_s: float | None = None) -> Any:
     options = {"protocol_whitelist": _FROM_FILES, "format_whitelist": _videos()}
     try:
         return av.open(whole, options=options, metadata_errors="replace", timeout=timeout_s)
-    except av.error.ArgumentError:  # also for a format that is not among them
+    except av.error.ArgumentError:  # also raised for a format that is not allowed
         with open(whole, "rb") as file:
             if file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(_LISTS_BEGIN):
                 text = "it is no video but a list of other files, which are not read for it; name them instead"
@@ -54,17 +54,17 @@ def open_file(path: str | os.PathLike, timeout_s: float | None = None) -> Any:
 
 @functools.cache
 def _videos() -> str:
-    """The formats that a file may have. A list of files is not opened at all: one that names itself never ends."""
+    """Returns the formats that a file may have. No list of files is among them: one that names itself never ends."""
     import av
 
     return ",".join(name for name in sorted(av.formats_available) if name not in _LISTS)
 
 
 def open_address(address: str, timeout_s: float | None = None) -> Any:
-    """PyAV's container of what lies at an address: scheme://...
+    """Opens with PyAV what lies at an address: scheme://...
 
     Raises:
-        ValueError: if it is no address of a network: file://..., pipe://...
+        ValueError: if its scheme is none of a network's, as file://... or pipe://...
         av.error.FFmpegError: if it cannot be opened.
     """
     import av
@@ -77,7 +77,7 @@ def open_address(address: str, timeout_s: float | None = None) -> Any:
 
 
 def open_camera(number: int, timeout_s: float | None = None) -> Any:
-    """PyAV's container of a camera of this machine.
+    """Opens a camera of this machine with PyAV.
 
     Raises:
         av.error.FFmpegError: if it cannot be opened.
@@ -89,7 +89,7 @@ def open_camera(number: int, timeout_s: float | None = None) -> Any:
 
 
 def _camera(number: int) -> tuple[str, str]:
-    """FFmpeg's name of a camera, and of what reads it."""
+    """Returns FFmpeg's name of a camera, and of the format that reads it."""
     if sys.platform == "darwin":
         return str(number), "avfoundation"
     if sys.platform == "win32":

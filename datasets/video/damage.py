@@ -1,7 +1,7 @@
-"""What is missing of a video file, and whether so much is that the file is bad. One rule for every reader.
+"""Measures what is missing of a video file, and decides whether the file is bad. All readers follow this rule.
 
-What decodes is used: a moment whose frame is missing shows the frame before it, as players do. How much was left out is
-said, in seconds. A file with a larger share missing than `data.max_missing` is bad.
+What decodes is used: at a moment whose frame is missing, the frame before it is shown, as players do. The missing
+seconds are reported. A file with a larger share missing than `data.max_missing` is bad.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from dataclasses import dataclass
 
 from softpool3d.datasets.video.rate import Rate
 
-MAX_MISSING = 0.1  # the share of a file that may be missing, where nothing else is asked for
+MAX_MISSING = 0.1  # the default of the share of a file that may be missing
 
 
 @dataclass(frozen=True)
 class Damage:
-    """length_s: what the file promises, in seconds.
+    """What is missing of a file.
 
-    cut_s: how much of that is missing at its end. undecodable_s: how much is there and cannot be decoded.
+    length_s: what the file promises, in seconds.
+    cut_s: how much of that is missing at its end.
+    undecodable_s: how much is there and cannot be decoded.
     is_unfinished: its last part is not whole, and nobody knows how much followed (transport streams, fragments).
     """
 
@@ -64,15 +66,14 @@ class Count:
 
 
 def is_too_much(missing_s: float, length_s: float, max_missing: float) -> bool:
-    """Whether a file is bad, by the seconds that are missing of it."""
+    """Whether so many missing seconds make a file of this length bad."""
     return missing_s > max_missing * length_s + 1e-9
 
 
 def is_cut_off(path: str, container_name: str) -> bool:
-    """Whether a file ends in the middle of one of its parts, by the sizes that the parts name.
+    """Whether a file ends in the middle of one of its parts, by the sizes that the parts state.
 
-    For containers that do not tell their length: transport streams, MP4 in fragments, and ASF, whose header then
-    contradicts the size of the file.
+    This is for containers that do not state their length: transport streams and MP4 in fragments. Others give False.
     """
     if container_name == "mpegts":
         return _is_cut_transport_stream(path)
@@ -91,7 +92,7 @@ def _is_cut_transport_stream(path: str) -> bool:
 
 
 def _is_cut_in_a_fragment(path: str) -> bool:
-    """Walks over the boxes of an MP4 file: 4 bytes of size, 4 of type; a size of 1 has 8 more bytes of it behind."""
+    """Walks over the boxes of an MP4 file: 4 bytes of size, 4 of type; after a size of 1, the size is in the next 8."""
     fragments, at = False, 0
     with open(path, "rb") as file:
         end = os.fstat(file.fileno()).st_size

@@ -1,4 +1,4 @@
-"""Frames of a video file, or of a folder of pictures, exactly those asked for.
+"""Reads exactly the frames asked for, from a video file or a folder of pictures.
 
     with open_video("clip.mp4", short_side=128) as video:
         frames = video.frames([0, 8, 16])        # uint8 (3, C, H, W), upright
@@ -8,7 +8,7 @@ pyav_reader.py      PyAV: reads nearly everything, leaves out B-frames that nobo
 decord_reader.py    decord: the files that it is known to read exactly (decord_files.py); never faster where we measured
 picture_folder.py   pictures: a folder of frames, or a moving WebP (pictures.py)
 
-Frames count in the order in which they are shown. Open videos inside the worker that reads them.
+Frames are numbered in the order in which they are shown. Open videos inside the worker that reads them.
 """
 
 from __future__ import annotations
@@ -75,18 +75,18 @@ class Video:
 
     @property
     def damage(self) -> Damage | None:
-        """What is missing of the file, as far as it was met so far; None where all that was looked at is there."""
+        """What is missing of the file, as far as it is known yet; None if nothing is."""
         index = getattr(self._reader, "index", self._index)
         return index.damage if index is not None and index.damage else None
 
     def part(self, start: float | None, end: float | None) -> tuple[int, int]:
-        """The numbers of the first frame from `start` on, and of the one after the last before `end`.
+        """Returns the number of the first frame from `start` on, and of the first one from `end` on.
 
         Args:
             start, end: seconds; None: from the beginning, to the end.
 
         Raises:
-            DecodeError: if the video is over before `start`, or more than two frames before `end`.
+            DecodeError: if the video ends before `start`, or more than two frames before `end`.
         """
         frame_s = 1 / self.fps
         over = float(self.times[-1]) + frame_s
@@ -99,7 +99,7 @@ class Video:
         return first, max(stop, first + 1)
 
     def frames(self, indices: Sequence[int] | np.ndarray) -> Tensor:
-        """The frames asked for, in the order asked for, repeats included: uint8 (T, C, H, W), RGB.
+        """Returns the frames asked for, in the order asked for, repeats included: uint8 (T, C, H, W), RGB.
 
         Raises:
             IndexError: for an index outside [0, num_frames).
@@ -146,7 +146,7 @@ class Video:
         return PyAVReader(self.path, self._index, self._short_side, self._timeout_s)
 
     def _decord(self, index: FrameIndex) -> DecordReader | None:
-        """None where decord would give other frames, or none."""
+        """Returns decord's reader; None where decord would give other frames, or none."""
         if not index.decord_is_exact or self.path in _given_up:
             return None
         if not self._is_plain():
@@ -160,15 +160,17 @@ class Video:
             return None
 
     def _is_plain(self) -> bool:
-        """Neither turned, mirrored nor interlaced: decord turns some wrongly and others not at all, and mixes the lines
-        of two fields where it scales."""
+        """Whether the video is neither turned, mirrored nor interlaced.
+
+        decord turns some videos wrongly and others not at all, and mixes the lines of two fields where it scales.
+        """
         with opened(self.path, self._timeout_s) as container:
             frame = next(container.decode(video_stream(container)), None)
             return frame is not None and orientation_of(frame) == UPRIGHT and not frame.interlaced_frame
 
 
-_timed_out: dict[tuple[str, float], str] = {}  # files, with the limit that they broke, and the reason: not tried again
-_given_up: set[str] = set()  # files on which decord failed, hung or miscounted: nobody waits for it twice
+_timed_out: dict[tuple[str, float], str] = {}  # (file, its time limit) -> the reason: not tried again
+_given_up: set[str] = set()  # files on which decord failed, hung or miscounted: not tried again
 
 
 def open_video(
@@ -207,7 +209,7 @@ def check_damage(path: str | Path, damage: Damage, max_missing: float) -> None:
 
 
 def check_file(path: str | Path) -> None:
-    """Raises DecodeError for what is no file, cannot be opened, or is empty; a folder may be."""
+    """Raises DecodeError if there is no such file, or it cannot be opened or is empty; a folder passes."""
     path = Path(path)
     try:
         if not path.is_dir():

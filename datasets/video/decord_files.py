@@ -1,13 +1,13 @@
-"""Which files decord 0.6 is known to read exactly: what was compared with PyAV, and found the same.
+"""Lists the files that decord 0.6 reads exactly: those whose frames were found to be the same as PyAV's.
 
-decord answers with wrong frames, and says nothing, in many kinds of files. So this lists what is allowed, and PyAV
-reads everything else. What was tried and is not on the list:
+For many kinds of files decord returns wrong frames, and says nothing. So this lists what it may read, and PyAV reads
+everything else. What was tried and is not on the list:
 
 open GOPs, intra refresh                it loses count after a seek
 H.264 and B-frames in AVI               without presentation times it loses count where frames are stored out of order
 edit lists, frames only referred to     it shows them
 WMV, MPEG, MPEG-TS, FLV                 it miscounts, or hangs at the first seek
-HEVC                                    frames that cannot be decoded move those behind them
+HEVC                                    frames that cannot be decoded shift the frames after them
 odd sizes, more than 8 bits, fields     other colours
 AV1                                     it has no decoder
 """
@@ -31,8 +31,8 @@ class VideoFacts:
     container, codec, pixel_format: FFmpeg's names.
     is_interlaced: whether the container says so.
     video_streams: how many there are; decord has its own idea of which is the default one.
-    shows_all_packets: none is hidden by an edit list, and none holds a frame that is only referred to.
-    has_closed_gops: decoding can begin at each key frame, and no frame that is shown before one is stored behind it.
+    shows_all_packets: no packet is hidden by an edit list, and none holds a frame that is only referred to.
+    has_closed_gops: decoding can begin at each key frame, and no frame that is shown before it is stored after it.
     """
 
     container: str
@@ -60,7 +60,7 @@ def reads_exactly(facts: VideoFacts) -> bool:
 
 
 def facts_of(container, stream, shows_all_packets: bool, has_closed_gops: bool) -> VideoFacts:
-    """Returns the facts of a PyAV container and its video stream; the packets have told the last two."""
+    """Returns the facts of a PyAV container and its video stream; the last two were found in the packets."""
     context = stream.codec_context
     return VideoFacts(
         container=container.format.name,

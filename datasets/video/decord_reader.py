@@ -1,12 +1,12 @@
-"""Frames through decord, in a process of its own.
+"""Reads frames with decord, in a process of its own.
 
-decord can hang on odd files (its issue 269) and crash, and nothing can stop a call into it but the end of its process.
-So each process that reads clips has one helper process, started when decord is first needed, and killed and forgotten
-when it does not answer in time. A request says all that it needs, the file too: whichever files the helper has open,
-and however often it had to be started anew, an answer is that of the file asked for.
+decord can hang on odd files (its issue 269) and crash, and only the end of its process stops a call into it. So each
+process that reads clips has one helper process. It is started when decord is first needed, and killed when it does not
+answer in time. Every request names its file, so each answer is of that file, whichever files the helper has open and
+however often it was started anew.
 
-It reads the files of decord_files.py, and of those the ones in which it sees the same times and key frames as PyAV and
-finds nothing damaged.
+decord reads those files of decord_files.py in which it sees the same times and key frames as PyAV, and finds nothing
+damaged.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _STDERR = 2
 
 
 class DecordFailed(Exception):
-    """decord could not, or took too long: PyAV's turn."""
+    """decord failed or took too long, so PyAV has to read the file."""
 
 
 class DecordReader:
@@ -41,10 +41,10 @@ class DecordReader:
         size: width and height that frames are scaled to (bilinear); None keeps their size.
         timeout_s: seconds that a call may take.
         times: seconds from the first frame, for each frame as PyAV counts them.
-        keys: which of them are key frames.
+        keys: the indices of the key frames.
 
     Raises:
-        DecordFailed: if decord is not there, cannot open the file, counts other frames, or hangs. Nothing else.
+        DecordFailed: if decord is not there, cannot open the file, counts other frames, or hangs; nothing else.
     """
 
     name = "decord"
@@ -64,18 +64,18 @@ class DecordReader:
             raise DecordFailed("it counts other frames")
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """uint8 (T, H, W, 3) of ascending indices without repeats."""
+        """Returns uint8 (T, H, W, 3) of ascending indices without repeats."""
         return _helper().call("read", (self._file, indices.tolist()), self._timeout_s)
 
     def close(self) -> None:
-        """Never raises: a helper that is gone has closed its files."""
+        """Closes the file. Never raises: a helper that is gone has closed its files."""
         if _current is not None and _current.running:
             with suppress(DecordFailed):
                 _current.call("close", (self._file, None), self._timeout_s)
 
 
 class _Helper:
-    """One process that runs `serve`; a call that does not come to its end ends the process."""
+    """A process that runs `serve`; a call that times out or is interrupted kills it."""
 
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair()
@@ -120,7 +120,7 @@ class _Helper:
         self._socket.close()
 
     def forget(self) -> None:
-        """Without ending it: in a forked process, whose parent goes on with it."""
+        """Lets go of the helper without ending it: in a forked process, whose parent goes on with it."""
         self._socket.close()
         self._process.returncode = 0  # not this process's child: it is neither waited for nor warned of
 
@@ -169,7 +169,7 @@ def _same_times(its_times: np.ndarray, times: np.ndarray) -> bool:
 
 
 def _identity(path: str) -> tuple[int, ...]:
-    """Changes when another file takes the path."""
+    """Returns numbers that change when another file takes the path."""
     file = os.stat(path)
     return file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns
 
@@ -200,7 +200,7 @@ def _exactly(connection: socket.socket, length: int) -> bytearray:
 
 
 def serve(descriptor: int) -> None:
-    """The helper's whole life: answers until its parent is gone."""
+    """Answers requests until the parent is gone; this is all that the helper does."""
     import decord
 
     # Where FFmpeg finds a packet damaged, decord shows some other frame and only FFmpeg's own words on stderr tell.
@@ -251,7 +251,7 @@ def _answer(readers: OrderedDict[tuple, object], verb: str, file: tuple, indices
 def _opened(path: str, identity: tuple[int, ...], size: tuple[int, int]):
     import decord
 
-    # fault_tol: it raises, rather than to give the nearest frame for one that does not come
+    # fault_tol: it raises instead of returning the nearest frame for one that does not come
     reader = decord.VideoReader(path, decord.cpu(0), width=size[0], height=size[1], num_threads=1, fault_tol=1e-6)
     if _identity(path) != identity:
         raise RuntimeError("another file took its place")

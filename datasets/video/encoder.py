@@ -1,4 +1,4 @@
-"""Frames to a video file, through PyAV.
+"""Writes video files with PyAV.
 
 Whatever is written is BT.601 in limited range and says so. Players that read what a file says about its colours, and
 programs that take every file for BT.601 (as OpenCV does), then show the same colours.
@@ -20,12 +20,12 @@ _BT601, _LIMITED = 6, 1  # AVCOL_SPC_SMPTE170M, AVCOL_RANGE_MPEG
 def write_video(
     path: str | Path, frames: Iterable[np.ndarray], fps: float, crf: int = 20, gop: int | None = None
 ) -> None:
-    """Writes uint8 (H, W, 3), one after the other, as H.264, in the container that the name's ending asks for.
+    """Writes frames, uint8 (H, W, 3) each, as H.264 in the container that the name's ending asks for.
 
     H.264 in 4:2:0 needs an even height and width: an odd one is made even by repeating the last row or column.
 
     Args:
-        gop: a key frame every so many frames and no B-frames, for players that jump about; None: as the encoder likes.
+        gop: frames between key frames, without B-frames, for players that seek; None: the encoder's default.
     """
     import av
 
@@ -46,11 +46,11 @@ def write_video(
 
 
 def h264_stream(container, rate, like=None):
-    """A new stream of H.264 in 4:2:0 that says what the colours of `ToBT601` are.
+    """Returns a new stream of H.264 in 4:2:0 that declares the colours of `ToBT601`.
 
     Args:
-        like: a frame of the original, whose primaries and transfer function are named, as the pixels keep them; what it
-            does not name, and without it, is BT.709's.
+        like: a frame of the original. Its primaries and transfer function are declared, as the pixels keep them. What
+            it does not name is declared as BT.709's, and so is all without it.
     """
     from av.video.reformatter import ColorPrimaries, ColorTrc
 
@@ -91,5 +91,5 @@ class ToBT601:
 
 
 def _named(value: int | None, kinds):
-    """`value` if it is one that an encoder knows."""
+    """Returns `value` if encoders know it, else BT.709's."""
     return value if value in list(kinds) and value != kinds.UNSPECIFIED else kinds.BT709

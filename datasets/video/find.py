@@ -1,4 +1,4 @@
-"""Video files, and folders of frames, as they lie on a disk."""
+"""Finds video files, and folders of frames, on a disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EXTENSIONS = frozenset(
     + [".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogg", ".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob", ".webm"]
     + [".wmv", ".y4m"]
 )
-_ENDINGS = EXTENSIONS | {".webp"}  # which is a video where it moves
+_ENDINGS = EXTENSIONS | {".webp"}  # a .webp is a video if it moves
 # what lies beside videos and is none: lists, labels, subtitles, notes
 _COMPANIONS = frozenset(
     [".ass", ".csv", ".htm", ".html", ".ini", ".json", ".jsonl", ".list", ".log", ".md", ".nfo", ".py", ".sh", ".srt"]
@@ -28,7 +28,7 @@ _SYSTEM = frozenset(["__macosx", "@eadir", "#recycle", "$recycle.bin", "system v
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is none of the user's: hidden, or of macOS (`._clip.mp4`), Windows or a network disk."""
+    """Whether a file or folder is hidden, or made by macOS (`._clip.mp4`), Windows or a network disk."""
     return name.startswith(".") or name.casefold() in _SYSTEM
 
 
@@ -38,26 +38,26 @@ def is_video(name: str) -> bool:
 
 
 def find_videos(folder: str | Path) -> Iterator[str]:
-    """Paths of the videos below a folder, in no order: files by their ending, folders that hold pictures.
+    """Yields the paths of the videos below a folder, in no order: files by their ending, folders that hold pictures.
 
-    Each is there once, however many links lead to its folder. A folder named like a video that holds none is there too:
-    whoever reads it says what is wrong with it. Hidden files and folders are left out.
+    Each comes once, however many links lead to its folder. A folder that is named like a video and holds none comes,
+    too: reading it says what is wrong. Hidden files and folders are left out.
     """
     for paths, _, _ in _walk(folder):
         yield from paths
 
 
 def left_out(folder: str | Path) -> dict[str, int]:
-    """How many files below a folder are no videos, by their ending (".zip"; "no ending"), the most first.
+    """Returns how many files below a folder are no videos, by their ending (".zip"; "no ending"), the most first.
 
-    Pictures that are no frames, but lie beside frames, go by what they are called ("flow_x_*.jpg", "flow_x/*.jpg").
+    Pictures that lie beside frames and are none go by the pattern of their names ("flow_x_*.jpg", "flow_x/*.jpg").
     Hidden files and texts are not counted.
     """
     return survey(folder)[1]
 
 
 def survey(folder: str | Path) -> tuple[list[str], dict[str, int]]:
-    """What `find_videos` and `left_out` say, from one look through the folder."""
+    """Returns what `find_videos` and `left_out` give, from one pass through the folder."""
     videos: list[str] = []
     counts: Counter[str] = Counter()
     for paths, pictures, others in _walk(folder):
@@ -69,8 +69,10 @@ def survey(folder: str | Path) -> tuple[list[str], dict[str, int]]:
 
 
 def videos_in(folder: str | Path) -> list[str]:
-    """Sorted paths of the videos below a folder that a user names, or its own where it is one; what is left out is
-    said."""
+    """Returns the sorted paths of the videos below a folder that a user names.
+
+    Without any it returns the folder's own path, as it may be a folder of frames. A note says what is left out.
+    """
     videos, kinds = survey(folder)
     if not videos:
         pictures = [name for name in os.listdir(folder) if is_picture(name)]
@@ -81,8 +83,8 @@ def videos_in(folder: str | Path) -> list[str]:
 
 
 def _walk(folder: str | Path) -> Iterator[tuple[list[str], tuple[str, list[str]] | None, list[str]]]:
-    """Yields for each folder: paths of its videos, or its own where it is one; its name and pictures then; its other
-    files."""
+    """Yields for each folder the paths of its videos, or its own path if it is a folder of frames; its name and its
+    pictures, if it holds pictures and no videos; and its other files."""
     seen = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
@@ -104,24 +106,24 @@ def _walk(folder: str | Path) -> Iterator[tuple[list[str], tuple[str, list[str]]
 
 
 def _beside(folder: str, pictures: list[str]) -> dict[str, int]:
-    """How many pictures of a folder of frames are no frames: optical flow and thumbnails."""
+    """Returns how many pictures of a folder are no frames, by pattern: optical flow and thumbnails."""
     ending = os.path.splitext(pictures[0])[1].lower()
     if is_beside_frames(folder):
         return {f"{folder}/*{ending}": len(pictures)}
     try:
         return {f"{pattern}{ending}": count for pattern, count in frames_among(pictures)[1].items()}
-    except ValueError:  # of several kinds, as whoever reads the folder will say
+    except ValueError:  # of several kinds, as reading the folder will say
         return {}
 
 
 def _kinds(names: Iterable[str]) -> list[str]:
-    """The endings of files that are no videos; without those of texts."""
+    """Returns the endings of files that are no videos, without those of texts."""
     endings = [os.path.splitext(name)[1].lower() or "no ending" for name in names]
     return [ending for ending in endings if ending not in _COMPANIONS]
 
 
 def index_videos(folder: str | Path) -> dict[str, list[str]]:
-    """Name without its ending -> the videos of that name below the folder."""
+    """Returns the videos below the folder by their names without ending."""
     index: dict[str, list[str]] = {}
     for path in find_videos(folder):
         name = os.path.basename(path)
@@ -138,7 +140,7 @@ def index_videos(folder: str | Path) -> dict[str, list[str]]:
 
 
 def find_named(folder: Path, pattern: str) -> list[Path]:
-    """Files below a folder whose name is like `pattern`, sorted; none that is hidden, or in a hidden folder."""
+    """Returns the files below a folder whose name matches `pattern`, sorted; without any in hidden folders."""
     found = folder.rglob(pattern)
     return sorted(path for path in found if not any(map(is_hidden, path.relative_to(folder).parts)))
 
@@ -154,7 +156,7 @@ def in_folder(paths: list[str], folder: str) -> str:
 
 
 def data_root(root: str | Path | None, dataset: str) -> Path:
-    """The data set's folder.
+    """Returns the data set's folder.
 
     Raises:
         UsageError: if it is not set, or not there.

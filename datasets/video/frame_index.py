@@ -1,10 +1,11 @@
-"""Which frames a video file holds and when each is shown, from its packets: a few milliseconds, nothing is decoded.
+"""Finds which frames a video file holds, and when each is shown. Reading its packets takes a few milliseconds.
 
     index = frame_index("clip.mp4")
     index.num_frames, index.times          # in the order in which they are shown
 
-Where packets do not tell (AVI stores no presentation times, MPEG-4 part 2 has packets without a frame), the whole file
-is decoded once instead. Time is what the timestamps say: a pause of 30 seconds is 30 seconds.
+Nothing is decoded, unless the packets do not tell: AVI stores no presentation times, and MPEG-4 part 2 has packets
+without a frame. Then the whole file is decoded once. Time is what the timestamps say: a pause of 30 seconds is 30
+seconds.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from softpool3d.datasets.video.packets import Packets
 from softpool3d.datasets.video.rate import PROBED, Rate, stream_rate
 from softpool3d.errors import DEBUG, SoftPool3dError, WorkError
 
-_COUNTS = ("avi", "asf", "dv", "mxf", "nut", "ogg")  # of frames in order: after a seek, too, each has its time
+_COUNTS = ("avi", "asf", "dv", "mxf", "nut", "ogg")  # their timestamps count frames in order, after a seek, too
 _KEPT = 4096  # indices of files read last; one of 300 frames takes 5 KB
 
 
 class DecodeError(WorkError):
-    """A file that cannot be decoded, as one sentence: `path`, `reason` and, if known, its `index` in the manifest."""
+    """A file cannot be decoded. Holds its `path`, the `reason` and, if known, its `index` in the manifest."""
 
     def __init__(self, path: str | Path, reason: str, index: int | None = None) -> None:
         which = "" if index is None else f" (clip {index})"
@@ -56,12 +57,12 @@ class FrameIndex:
     times: float64 (num_frames,), seconds from the first frame.
     rate: frames a second, and whether they are evenly spaced.
     height, width: as stored, before any rotation.
-    pts: int64 (num_frames,), the presentation timestamps by which decoded frames are recognised, ascending and each
-        there once; None where frames have to be counted from the beginning.
+    pts: int64 (num_frames,), the presentation timestamps by which decoded frames are recognised, ascending, without
+        repeats; None if frames have to be counted from the beginning.
     key_pts: int64, presentation timestamps of the key frames at which decoding can begin, ascending.
     decord_is_exact: whether decord 0.6 is known to read such a file as PyAV does (decord_files.py).
     damage: what is missing of the file, as far as it is known.
-    shown: int64 (num_frames,), the frame that each shows, counted among those that can be decoded; None: itself.
+    shown: int64 (num_frames,), what is shown for each frame, counted among those that can be decoded; None: itself.
     """
 
     times: np.ndarray
@@ -109,8 +110,8 @@ def index_by_decoding(path: str, timeout_s: float = 30.0, promised: FrameIndex |
     """Returns the index of a file whose packets do not tell its frames, or told them wrong; all of it is decoded.
 
     Args:
-        promised: what the packets told. Where frames of it cannot be decoded it stays, and each of those shows the
-            frame before it.
+        promised: what the packets told. If some of its frames cannot be decoded, they stay in the index, and each shows
+            the frame before it.
     """
     with opened(path, timeout_s) as container:
         stream = video_stream(container)
@@ -131,7 +132,7 @@ def index_by_decoding(path: str, timeout_s: float = 30.0, promised: FrameIndex |
 
 
 def _of_what_decodes(promised: FrameIndex, damage: Damage, stamps: np.ndarray, stream) -> FrameIndex:
-    """Each promised frame with the decoded one that is shown at its time."""
+    """Returns the promised index, each frame of which shows the frame that can be decoded at its time."""
     due = promised.pts * float(stream.time_base) + 0.25 / promised.fps
     order = np.argsort(np.nan_to_num(stamps, nan=-np.inf))  # frames around damage may come late
     shown = order[np.searchsorted(stamps[order], due, "right").clip(1) - 1]
@@ -140,10 +141,10 @@ def _of_what_decodes(promised: FrameIndex, damage: Damage, stamps: np.ndarray, s
 
 @contextmanager
 def errors_of(path: str) -> Iterator[None]:
-    """Turns whatever a reader raises into a DecodeError that names the file: no file's fault ends the work on others.
+    """Turns whatever a reader raises into a DecodeError that names the file, so that work on other files goes on.
 
-    FFmpeg's and PyAV's own errors speak for themselves. What else is raised may be a mistake of ours: its type is
-    named, and `--debug` shows where it came from.
+    FFmpeg's and PyAV's own errors speak for themselves. Any other error may be a mistake of ours: its type is named,
+    and `--debug` shows where it came from.
     """
     import av
 
@@ -163,18 +164,18 @@ def errors_of(path: str) -> Iterator[None]:
 
 @contextmanager
 def opened(path: str, timeout_s: float):
-    """The file as a PyAV container with a video stream."""
+    """Yields the file as a PyAV container with a video stream, and closes it."""
     with errors_of(path), open_container(path, timeout_s) as container:
         yield container
 
 
 def open_container(path: str, timeout_s: float):
-    """The same, to be closed by the caller."""
+    """Returns the file as a PyAV container with a video stream, which the caller closes."""
     return with_video(path, open_file(path, timeout_s))
 
 
 def with_video(name: str, container):
-    """The container; raises DecodeError if it holds no video."""
+    """Returns the container; raises DecodeError if it holds no video."""
     if not container.streams.video:
         container.close()
         raise DecodeError(name, "it has no video stream")
@@ -182,7 +183,7 @@ def with_video(name: str, container):
 
 
 def video_stream(container):
-    """The default video stream, decoded in one thread: workers are the parallelism, and frames come one by one."""
+    """Returns the default video stream, decoded in one thread: workers are the parallelism, frames come one by one."""
     stream = container.streams.best("video") or container.streams.video[0]
     if stream.codec_context is None:
         raise DecodeError(container.name, "its codec is unknown here")
@@ -200,7 +201,7 @@ def probed_rate(path: str, timeout_s: float = 30.0) -> Rate:
 
 
 def _from_packets(path: str, container) -> FrameIndex | None:
-    """None where the packets do not tell."""
+    """Returns the index, or None if the packets do not tell."""
     stream = video_stream(container)
     packets = Packets(path, container, stream)
     context, container_name = stream.codec_context, container.format.name
@@ -251,7 +252,7 @@ def _from_packets(path: str, container) -> FrameIndex | None:
 
 
 def _seconds(stamps: list[float | None], fps: float) -> np.ndarray:
-    """From the first frame; counted at `fps` where a time is missing or goes back."""
+    """Returns seconds from the first frame; counted at `fps` if a time is missing or goes back."""
     if None not in stamps:
         times = np.array(stamps, np.float64)
         if (np.diff(times) > 0).all():

@@ -1,4 +1,4 @@
-"""Where decoding of H.264 can begin: what the first slice of a key frame says."""
+"""Tells where decoding of H.264 can begin, by the first slice of a key frame."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def key_frame_kind(packet: memoryview, extradata: bytes | None) -> Literal["idr"
 
 
 def _units(packet: memoryview, extradata: bytes | None):
-    """The kind and first byte of each unit."""
+    """Yields the kind and the first byte of each unit."""
     if extradata and len(extradata) > 4 and extradata[0] == 1:  # MP4, Matroska, FLV: its length stands before each
         size, at = (extradata[4] & 3) + 1, 0
         while at + size + 1 < len(packet):

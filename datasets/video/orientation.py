@@ -1,4 +1,4 @@
-"""How a decoded frame has to be turned and mirrored so that it is shown upright.
+"""Tells how a decoded frame has to be turned and mirrored to be shown upright.
 
 A container stores this as a display matrix, which the decoder attaches to each frame. PyAV's `frame.rotation` is the
 angle of that matrix alone and knows no mirrors, so the matrix itself is read here.
@@ -13,7 +13,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Orientation:
-    """turns: quarter turns counter-clockwise, 0 to 3. mirrored: left and right are exchanged, after the turns."""
+    """What brings a frame upright.
+
+    turns: quarter turns counter-clockwise, 0 to 3.
+    mirrored: whether left and right are exchanged, after the turns.
+    """
 
     turns: int = 0
     mirrored: bool = False
@@ -24,7 +28,7 @@ class Orientation:
         return self.turns % 2 == 1
 
     def upright(self, picture: np.ndarray) -> np.ndarray:
-        """The picture (H, W, ...) as it is to be shown; a view where nothing has to be moved."""
+        """Returns the picture (H, W, ...) as it is to be shown; a view where nothing has to be moved."""
         picture = np.rot90(picture, self.turns) if self.turns else picture
         return picture[:, ::-1] if self.mirrored else picture
 

@@ -14,10 +14,10 @@ _CUT_S = 0.25  # a file that is shorter than it says by no more than this, or by
 
 
 class Packets:
-    """The packets of a container's video stream, from the beginning; afterwards, how whole the file is.
+    """Yields the packets of a container's video stream, from the beginning; afterwards `damage` says what is missing.
 
     Args:
-        is_live: an error of reading is the source's end, and raised. In a file it is where the file breaks off.
+        is_live: whether a read error is raised, as the end of the source. In a file, it is where the file breaks off.
     """
 
     def __init__(self, path: str, container, stream, is_live: bool = False) -> None:
@@ -55,8 +55,10 @@ class Packets:
         return [float(p.pts * p.time_base) for p in self._probed if p.pts is not None and self.promises_a_frame(p)]
 
     def promises_a_frame(self, packet) -> bool:
-        """Whether a frame is to be shown for a packet: not where it is only referred to (VP8), hidden by an edit list,
-        or where it may be empty (MPEG-4)."""
+        """Whether a frame is to be shown for a packet.
+
+        It is not if others only refer to it (VP8), if an edit list hides it, or if the packet may be empty (MPEG-4).
+        """
         if not packet.size or packet.is_discard:
             return False
         if self.codec == "vp8":
@@ -64,16 +66,16 @@ class Packets:
         return self.codec != "mpeg4" or packet.size >= 20
 
     def time(self, frame) -> float | None:
-        """When a frame is shown, in seconds; None where the container does not say."""
+        """Returns when a frame is shown, in seconds; None if the container does not say."""
         return None if self._hides_times else frame.time
 
     @property
     def _hides_times(self) -> bool:
-        """AVI has the order of decoding alone. Where frames are shown in another one, times go back and forth."""
+        """Whether times are of no use: AVI stores the order of decoding alone, and frames are shown in another."""
         return self._container.format.name == "avi" and self.stream.codec_context.has_b_frames > 0
 
     def decoded(self) -> Iterator:
-        """The frames, as PyAV decodes them; what cannot be decoded is left out and counted."""
+        """Yields the frames as PyAV decodes them; what cannot be decoded is left out and counted."""
         import av
 
         for packet in self:
@@ -87,7 +89,7 @@ class Packets:
                 yield frame
 
     def damage(self, rate: Rate) -> Damage:
-        """What is missing, once all packets are out."""
+        """Returns what is missing of the file, once all packets were read."""
         there = max(self._end - self._first, 1 / rate.fps)
         promised = self.length_s or 0.0
         container_name = self._container.format.name

@@ -1,4 +1,4 @@
-"""Pictures as a video: a folder of frames, or a moving WebP."""
+"""Reads pictures as a video: a folder of frames, or a moving WebP."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from softpool3d.datasets.video.frame_index import DecodeError
 from softpool3d.datasets.video.pictures import MovingWebP, is_moving_webp, is_picture, read_picture
 from softpool3d.datasets.video.pyav_reader import scaled
 
-FPS = 25.0  # a folder does not say
+FPS = 25.0  # a folder states no rate
 # names of pictures, and of folders of pictures, that lie beside frames and are none
 _BESIDE = re.compile(
     r"[xyuv][_-]?\*|(.*[^a-z])?(flow[_-]?[xyuv]?|thumb(nail)?s?|cover|folder|poster|preview)([^a-z].*)?"
@@ -22,7 +22,7 @@ _FOLDER_BESIDE = re.compile(r"((opt|optical|tvl1)[_-]?)?flow([_-]?[xyuv])?|thumb
 
 
 def open_pictures(path: str, short_side: int | None = None) -> PictureFolderReader | MovingWebP | None:
-    """A reader of a folder of frames or a moving WebP; None of anything else.
+    """Returns a reader of a folder of frames or a moving WebP; None for anything else.
 
     Raises:
         DecodeError: if it cannot be read.
@@ -33,7 +33,7 @@ def open_pictures(path: str, short_side: int | None = None) -> PictureFolderRead
 
 
 def frames_among(names: list[str]) -> tuple[list[str], dict[str, int]]:
-    """Names of the frames among those of pictures, in order; and how many others lie beside them, by their pattern.
+    """Returns the names of the frames among pictures, in order, and how many pictures are none, by their pattern.
 
     `img_00001.jpg` and `flow_x_00001.jpg` are of two patterns, img_* and flow_x_*. Optical flow (also x_*, y_*, u_*,
     v_*), thumbnails and covers are no frames where one other pattern is there.
@@ -89,7 +89,7 @@ class PictureFolderReader:
         self._size: tuple[int, int] | None = None
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """uint8 (T, H, W, 3), all of the size of the first one read."""
+        """Returns uint8 (T, H, W, 3); all frames get the size of the first one read."""
         return np.stack([self._picture(self._names[i]) for i in indices.tolist()])
 
     def close(self) -> None:

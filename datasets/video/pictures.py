@@ -1,4 +1,4 @@
-"""One picture of a file as 8-bit RGB, whatever the file stores: 16 bits, a palette, CMYK; and moving WebP."""
+"""Reads a picture as 8-bit RGB, whatever the file stores: 16 bits, a palette, CMYK; and moving WebP as videos."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def is_moving_webp(path: str | Path) -> bool:
 
 
 def read_picture(path: str | Path) -> Image:
-    """A picture, upright, in 8-bit RGB. 16 bits are scaled to 8; how transparent it is does not count.
+    """Returns a picture, upright, in 8-bit RGB. 16 bits are scaled to 8; transparency is ignored.
 
     Raises:
         DecodeError: if it cannot be read, holds several pictures, or its pixels are numbers without a known range.
@@ -90,7 +90,7 @@ class MovingWebP:
         self.fps = rate_of(self.times, tick=1e-3).fps
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """uint8 (T, H, W, 3) of ascending indices without repeats."""
+        """Returns uint8 (T, H, W, 3) of ascending indices without repeats."""
         from PIL import Image
 
         wanted, pictures = set(indices.tolist()), []
@@ -106,7 +106,7 @@ class MovingWebP:
         """Nothing stays open between reads."""
 
     def _frames(self) -> Iterator[tuple[float, Image]]:
-        """Seconds and picture of each frame."""
+        """Yields the seconds and the picture of each frame."""
         from PIL import Image
 
         with errors_of(self._path), Image.open(self._path) as moving:

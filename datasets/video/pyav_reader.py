@@ -1,6 +1,6 @@
-"""Frames through PyAV: from the key frame before each, recognised by their presentation timestamps.
+"""Reads frames with PyAV: decodes from the key frame before each, and knows frames by their presentation timestamps.
 
-Frames that are not asked for and that no other frame refers to are not decoded: in H.264 and HEVC with B-frames that is
+Frames that are neither asked for nor referred to by others are not decoded: in H.264 and HEVC with B-frames these are
 up to every second one.
 """
 
@@ -24,7 +24,7 @@ from softpool3d.datasets.video.frame_index import (
 )
 from softpool3d.datasets.video.orientation import orientation_of
 
-_GAP = 8  # frames up to the next key frame from which on a seek to it pays
+_GAP = 8  # a seek pays if the next key frame is more than so many frames ahead
 
 
 class PyAVReader:
@@ -45,7 +45,7 @@ class PyAVReader:
             self._open()
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """uint8 (T, H, W, 3), upright, of ascending indices without repeats.
+        """Returns uint8 (T, H, W, 3), upright, of ascending indices without repeats.
 
         Raises:
             DecodeError: if one of them cannot be decoded, or it takes too long.
@@ -71,7 +71,7 @@ class PyAVReader:
         self._at_start = True
 
     def _by_pts(self, indices: np.ndarray) -> dict[int, np.ndarray] | None:
-        """None if some frame is not there."""
+        """Returns pictures by index; None if some frame is not there."""
         index = self.index
         wanted = index.pts[indices]
         # Everything that is shown from a key frame on can be decoded from that key frame on.
@@ -89,13 +89,13 @@ class PyAVReader:
         return pictures
 
     def _group(self, key: int, wanted: list[int]) -> list[np.ndarray] | None:
-        """Pictures of ascending timestamps, none before the key frame's; None if one does not come."""
+        """Returns the pictures of ascending timestamps from a key frame on; None if one does not come."""
         found: dict[int, np.ndarray] = {}
         missing = set(wanted)
         back, latest = 0, int(self.index.key_pts[key])
         while True:
-            # Where decoding cannot begin here (intra refresh: the decoder holds back what is not whole), at an earlier
-            # key frame; at last, at the beginning.
+            # If decoding cannot begin here (intra refresh: the decoder holds back what is not whole), it begins at an
+            # earlier key frame, and at last at the beginning.
             start = int(self.index.key_pts[key - back]) if key >= back else None
             for frame in self._frames(start, missing, latest):
                 if frame.pts in missing:
@@ -108,9 +108,9 @@ class PyAVReader:
             back = 2 * back + 1
 
     def _frames(self, start: int | None, wanted: set[int] | None, latest: int = 0) -> Iterator:
-        """Decoded frames from a seek point on (None: the beginning), as long as some of the timestamps are wanted.
+        """Yields decoded frames from a seek point on (None: the beginning), as long as some timestamps are wanted.
 
-        With `wanted` None it is all frames. None come where the seek leads behind the key frame `latest`.
+        With `wanted` None, it yields all frames. It yields none if the seek leads past the key frame `latest`.
         """
         from av.error import InvalidDataError
 
@@ -127,7 +127,7 @@ class PyAVReader:
                 needed = "DEFAULT" if packet.pts is None or packet.pts in wanted else "NONREF"
                 if needed != skipping:
                     context.skip_frame = skipping = needed
-            with suppress(InvalidDataError):  # what cannot be decoded is missed by whoever wants it
+            with suppress(InvalidDataError):  # a wanted frame that cannot be decoded stays missing
                 for frame in packet.decode():
                     yield frame
                     if wanted is not None and (not wanted or frame.pts is not None and frame.pts > last):
@@ -171,7 +171,7 @@ class PyAVReader:
 
 
 class Scaler:
-    """Decoded frames -> uint8 (H, W, 3), upright, all of the size that the first one has.
+    """Turns decoded frames into uint8 (H, W, 3), upright, all of the size that the first one has.
 
     Args:
         short_side: pixels that they are scaled to (bilinear); None keeps the first one's size.
@@ -213,7 +213,7 @@ def convert(reformatter, frame, width: int, height: int, **options):
 
 
 def scaled(width: int, height: int, short_side: int | None) -> tuple[int, int]:
-    """Width and height with the shorter one given and the other one rounded down, as PySlowFast has it."""
+    """Returns width and height scaled to a shorter side; the longer one is rounded down, as in PySlowFast."""
     if short_side is None or min(width, height) == short_side:
         return width, height
     if width < height:

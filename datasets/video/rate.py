@@ -1,10 +1,10 @@
-"""How many frames a second a video stream has: asked here by whatever needs to know.
+"""Finds how many frames a second a video stream has.
 
     rate = stream_rate(stream, times)
     rate.fps, rate.is_even
 
 What a container says of its rate can be missing (live recordings of browsers), a unit of its clock (1000 in Matroska,
-60000 in DV) or an average over a pause. So its word counts where the timestamps agree with it, and else theirs does.
+60000 in DV) or an average over a pause. So it counts if the timestamps agree with it; else they give the rate.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ _GAP_S, _GAP = 1.0, 5.0  # a longer interval, and so many times the usual one, i
 
 @dataclass(frozen=True)
 class Rate:
-    """fps: frames a second, without pauses. is_even: whether each frame is shown as long as the next one."""
+    """The frame rate of a video stream.
+
+    fps: frames a second, without pauses.
+    is_even: whether each frame is shown as long as the next one.
+    """
 
     fps: float
     is_even: bool = True
@@ -58,7 +62,7 @@ def rate_of(times: Sequence[float] | np.ndarray, claims: Sequence[float] = (), t
     # Rounded timestamps are off by a tick at both ends.
     tolerance = 0.02 + 2 * tick * measured / len(intervals)
     even = next((claim for claim in claims if _is_even(intervals, claim, tick)), None)
-    if even is not None:  # with a frame missing here and there, perhaps: that does not make another rate
+    if even is not None:  # a frame missing here and there makes no other rate
         return Rate(even)
     fps = next((claim for claim in claims if abs(claim / measured - 1) <= tolerance), measured)
     return Rate(fps, _is_even(intervals, fps, tick))

@@ -16,12 +16,12 @@ from contextlib import contextmanager
 from softpool3d.datasets.video.containers import is_address
 from softpool3d.datasets.video.frame_index import DecodeError
 
-_TIMEOUT_S = 30.0  # without a byte
+_TIMEOUT_S = 30.0  # seconds without a byte
 _PLAYLISTS = (".m3u8", ".mpd")
 
 
 def _web() -> urllib.request.OpenerDirector:
-    """Reads http and https, through the user's proxy, and nothing else: no redirection leads to a file or to FTP."""
+    """Returns an opener of http and https alone, through the user's proxy: no redirection leads to a file or to FTP."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,
@@ -38,7 +38,7 @@ def _web() -> urllib.request.OpenerDirector:
 
 @contextmanager
 def fetched(path: str) -> Iterator[str]:
-    """The path itself, or a temporary copy of what lies at the address.
+    """Yields the path itself, or that of a temporary copy of what lies at the address.
 
     Raises:
         DecodeError: if it cannot be fetched, would take half of what is free on the disk, or the address is that of a

@@ -1,4 +1,4 @@
-"""A video read once, from its beginning, in constant memory: files of any length, streams, cameras.
+"""Reads a video once, from its beginning, in constant memory: files of any length, streams, cameras.
 
 stream, picture = FrameStream("match.mp4"), Scaler(128)
 for number, frame in steady(stream):    # a frame for each 1 / stream.fps seconds
@@ -27,7 +27,7 @@ Item = TypeVar("Item")
 _LEAP_S = 10.0  # a pause longer than this of a live stream is a clock that was set, not a picture that stood still
 _LATE_S = 1.0  # a frame whose time lies less than this before the last one's comes late, as after damage
 _PROBED = 64  # packets that the rate of a live stream is taken from
-_CLOSING_S = 1.0  # that closing waits for a thread that reads
+_CLOSING_S = 1.0  # closing waits so long for a thread that reads
 
 
 class FrameStream:
@@ -41,7 +41,7 @@ class FrameStream:
         max_missing: the share of a file that may be missing (damage.py).
 
     Attributes:
-        is_live: whether it has no end that is known: a camera, or an address without a duration.
+        is_live: whether its end is unknown: a camera, or an address without a duration.
         duration: seconds, where that is known.
         damage: what was missing, once all frames are out; None before, and for live sources.
 
@@ -81,7 +81,7 @@ class FrameStream:
         return self.rate.fps
 
     def __iter__(self) -> Iterator[tuple[float, Any]]:
-        """(seconds from the first frame, PyAV's frame), in the order in which they are shown.
+        """Yields (seconds from the first frame, PyAV's frame), in the order in which frames are shown.
 
         Raises:
             DecodeError: at the end, where too much of a file was missing; for a live source also when it breaks off.
@@ -103,12 +103,14 @@ class FrameStream:
         with self._lock, errors_of(self.name):
             if not self._is_closed:
                 return next(frames, None)
-            self._container.close()  # whoever wanted to close it did not wait
+            self._container.close()  # `close` did not wait for this thread
             return None
 
     def close(self) -> None:
-        """Closes the source: not under a thread that reads it, which would crash the interpreter. Where that one waits
-        for a camera that says nothing, it closes the source itself when it wakes up."""
+        """Closes the source, but not while another thread reads it, which would crash the interpreter.
+
+        If that thread waits for a silent camera, it closes the source itself when it wakes up.
+        """
         self._is_closed = True
         if self._lock.acquire(timeout=_CLOSING_S):
             try:
@@ -124,20 +126,20 @@ class FrameStream:
 
 
 class _Clock:
-    """Timestamps -> seconds from the first frame, ascending.
+    """Turns timestamps into seconds from the first frame, ascending.
 
-    In a file time is what the timestamps say, a long pause too; only a live stream's clock may have been set anew. In
-    both it goes on where timestamps begin again, as in files that were joined.
+    In a file, time is what the timestamps say, long pauses included; only a live stream's clock may have been set anew.
+    In both, time goes on if timestamps begin again, as in files that were joined.
     """
 
     def __init__(self, fps: float, is_live: bool, duration: float | None) -> None:
         self._frame_s = 1 / fps
-        self._leap_s = _LEAP_S if is_live else (duration or 3600.0) + _LEAP_S  # further on nothing of a file can be
+        self._leap_s = _LEAP_S if is_live else (duration or 3600.0) + _LEAP_S  # no frame of a file can be further on
         self._offset = 0.0
         self.last: float | None = None
 
     def read(self, stamp: float | None) -> float | None:
-        """None for a frame that comes too late to be shown."""
+        """Returns the time of a frame; None for one that comes too late to be shown."""
         if self.last is None:
             self._offset, self.last = stamp or 0.0, 0.0
             return self.last
@@ -152,7 +154,7 @@ class _Clock:
 
 
 def steady(stream: FrameStream, fps: float | None = None) -> Iterator[tuple[int, Any]]:
-    """(n, the frame that is shown n / fps seconds after the first): each once where the rate is constant.
+    """Yields (n, the frame shown n / fps seconds after the first); each comes once if the rate is constant.
 
     Args:
         fps: the stream's own rate if None.
@@ -171,10 +173,10 @@ def steady(stream: FrameStream, fps: float | None = None) -> Iterator[tuple[int,
 
 
 def ahead(items: Iterable[Item], count: int, drop: bool = False) -> Iterator[Item]:
-    """The items, made in a thread of their own, up to `count` ahead.
+    """Yields the items, which another thread makes up to `count` ahead.
 
     Args:
-        drop: where they are not taken in time, the oldest of those that are ready are left out.
+        drop: whether the oldest ready items are left out if they are not taken in time.
     """
     ready: queue.Queue = queue.Queue(count)
     end, stop = object(), threading.Event()

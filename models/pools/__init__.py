@@ -111,14 +111,15 @@ KINDS: dict[str, Kind] = {
 
 
 def needs_channels(options: PoolConfig) -> bool:
+    """Whether a pooling with these options has to know the number of channels."""
     return KINDS[options.kind].per_channel or (options.kind == "soft" and options.beta == "learnable")
 
 
 def make_pool(options: PoolConfig, geometry: Geometry, channels: int | None = None) -> nn.Module:
-    """A pooling layer of kind `options.kind`: (N, C, *sizes) -> (N, C, *output sizes) of that geometry.
+    """Makes a pooling layer of kind `options.kind`: (N, C, *sizes) -> (N, C, *output sizes) of that geometry.
 
     Raises:
-        UsageError: for a kind that has no such form, or needs to know the number of channels.
+        UsageError: if the kind has no form for the geometry, or `channels` is None and the kind needs it.
     """
     kind = KINDS[options.kind]
     whole = isinstance(geometry, Bins) or geometry.shrinks

@@ -16,7 +16,7 @@ class AvgPool(Pool):
 
 
 class MaxPool(Pool):
-    """The maximum."""
+    """The maximum of each window."""
 
     def forward(self, x: Tensor) -> Tensor:
         return maximum(x, self.geometry)
@@ -25,8 +25,8 @@ class MaxPool(Pool):
 class LpPool(Pool):
     """(mean |x|^p)^(1/p), the normalised Lp norm (arXiv 1311.1780, equation 1).
 
-    p=1 is the mean of |x|, large p its maximum. A window of nothing but zeros, which is common behind a
-    ReLU, gives 0 and passes no gradient.
+    p=1 is the mean of |x|, large p its maximum. A window of nothing but zeros, which is common after a ReLU, gives 0
+    and passes no gradient.
     """
 
     def __init__(self, geometry: Geometry, p: float) -> None:
@@ -43,6 +43,7 @@ class LpPool(Pool):
 
 
 def avg_pool(geometry: Geometry) -> nn.Module:
+    """Makes an average pooling: torch's own for bins, `AvgPool` for windows."""
     if isinstance(geometry, Bins):
         kinds = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
         return kinds[geometry.dims - 1](geometry.output_size if geometry.dims > 1 else geometry.output_size[0])
@@ -50,6 +51,7 @@ def avg_pool(geometry: Geometry) -> nn.Module:
 
 
 def max_pool(geometry: Geometry) -> nn.Module:
+    """Makes a maximum pooling: torch's own, or `MaxPool` for windows that shrink."""
     if isinstance(geometry, Bins):
         kinds = (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)
         return kinds[geometry.dims - 1](geometry.output_size if geometry.dims > 1 else geometry.output_size[0])

@@ -1,4 +1,4 @@
-"""What a pooling looks at: windows that slide, or the bins of an adaptive pooling; and its mean and maximum there."""
+"""The geometry of poolings: sliding windows or the bins of adaptive pooling, and the mean and maximum over them."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ Ints = tuple[int, ...]
 class Window:
     """Sliding windows; each size is one int per dimension. Padding lies outside of the window, as in max pooling.
 
-    `shrinks`: the kernel is cut to the input where that is smaller, as a network's head wants it.
-    `after_max`: a max pooling stood here; only `blur` asks.
+    `shrinks`: whether the kernel is cut to the input if that is smaller, as a network's head needs it.
+    `after_max`: whether this replaces a max pooling; only `blur` asks.
     """
 
     kernel: Ints
@@ -45,14 +45,14 @@ class Window:
         return len(self.kernel)
 
     def on(self, x: Tensor) -> Window:
-        """These windows on an input of this size: shrunk, where they shrink."""
+        """Returns the windows for an input of this size: shrunk, if they shrink."""
         if not self.shrinks:
             return self
         sizes = zip(self.kernel, x.shape[2:], self.padding, strict=True)
         return replace(self, kernel=tuple(min(k, n + 2 * p) for k, n, p in sizes))
 
     def covers(self, x: Tensor) -> bool:
-        """Whether they shrink to one window over all of this input: an adaptive pooling to 1, without its sizes."""
+        """Whether they shrink to one window over all of this input: then they are an adaptive pooling to 1."""
         sizes = zip(x.shape[2:], self.kernel, strict=True)
         return self.shrinks and not any(self.padding) and all(n <= k for n, k in sizes)
 
@@ -67,7 +67,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Bins:
-    """The bins of an adaptive pooling; None keeps a size."""
+    """The bins of an adaptive pooling: their number in each dimension; None keeps the input's size."""
 
     output_size: tuple[int | None, ...]
 
@@ -93,14 +93,14 @@ def _x(sizes: Ints) -> str:
 
 
 def per_dimension(value, dims: int) -> tuple:
-    """One value per dimension from one for all of them, or from that many; numpy's integers become ints."""
+    """Returns one value per dimension, given one for all or one for each; numpy's integers become ints."""
     values = value if isinstance(value, (tuple, list)) else (value,)
     values = tuple(None if v is None else int(v) for v in values)
     return values * dims if len(values) == 1 else values
 
 
 class Pool(nn.Module):
-    """Base of the poolings that torch has not: they know their geometry, and mean and maximum over it.
+    """Base of the poolings that torch lacks: it holds their geometry, and computes the mean over it.
 
     Input (N, C, *sizes) with as many sizes as the geometry has dimensions; output (N, C, *output sizes).
     """
@@ -119,7 +119,7 @@ class Pool(nn.Module):
 
 
 def mean(x: Tensor, geometry: Geometry) -> Tensor:
-    """The mean over each window's positions inside the input."""
+    """Returns the mean over each window's positions inside the input."""
     index = geometry.dims - 1
     if geometry.dims == 3 and x.device.type == "cpu" and x.dtype in (torch.float16, torch.bfloat16):
         return mean(x.float(), geometry).to(x.dtype)  # torch has no such kernel
@@ -144,7 +144,7 @@ def mean(x: Tensor, geometry: Geometry) -> Tensor:
 
 
 def maximum(x: Tensor, geometry: Geometry, return_indices: bool = False):
-    """The maximum over each window; with `return_indices` also where in the flattened input it stands."""
+    """Returns the maximum over each window; with `return_indices` also its index in the flattened input."""
     index = geometry.dims - 1
     if isinstance(geometry, Bins):
         adaptive = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)[index]
@@ -156,7 +156,7 @@ def maximum(x: Tensor, geometry: Geometry, return_indices: bool = False):
 
 
 def taps(x: Tensor, window: Window) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each position of the kernel, what stands there in each window, and whether that lies inside the input.
+    """Yields for each position of the kernel its value in every window, and whether it lies inside the input.
 
     Yields:
         (N, C, *output sizes) and a mask that broadcasts to it.
@@ -185,7 +185,7 @@ _ADAPTIVE = (
 
 
 def geometry_of(layer: nn.Module) -> Geometry | None:
-    """What a pooling layer looks at, torch's or ours; None for any other layer, and for one that returns indices."""
+    """Returns the geometry of a pooling layer, torch's or ours; None for other layers, and if it returns indices."""
     if isinstance(layer, Pool):
         return layer.geometry
     if getattr(layer, "return_indices", False):
@@ -207,6 +207,6 @@ def geometry_of(layer: nn.Module) -> Geometry | None:
 
 
 def strided(stride: Ints) -> Window:
-    """Disjoint windows that reach as far as a convolution of that stride: ceil(n / stride) of n positions."""
+    """Returns disjoint windows with as many outputs as a convolution of that stride: ceil(n / stride) for n inputs."""
     nothing, ones = (0,) * len(stride), (1,) * len(stride)
     return Window(stride, stride, nothing, ones, ceil_mode=True)

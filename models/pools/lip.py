@@ -25,10 +25,10 @@ class LipPool(Pool):
         self.norm = nn.GroupNorm(channels, channels)  # one group per channel: instance normalisation
 
     def forward(self, x: Tensor) -> Tensor:
-        # shifted by the middle of its range, which the quotient does not see and half precision does
+        # less the middle of its range: it cancels in the quotient, and without it exp overflows in half precision
         weights = (_GATE * self._normalized(self.logit(x)).sigmoid() - _GATE / 2).exp()
         return self.mean(weights * x) / self.mean(weights)
 
     def _normalized(self, x: Tensor) -> Tensor:
-        # the function itself: its Python front refuses a single position, which then is its own mean
+        # not F.group_norm, which refuses a single position; here that is its own mean
         return torch.group_norm(x, self.norm.num_groups, self.norm.weight, self.norm.bias, self.norm.eps)

@@ -24,7 +24,7 @@ from softpool3d.ops.modules import (
 
 
 class ShrinkingSoftPool(Pool):
-    """SoftPool whose kernel is cut to the input where that is smaller: for heads."""
+    """SoftPool for heads: its kernel is cut to the input if that is smaller."""
 
     def __init__(self, geometry: Geometry, layer: nn.Module) -> None:
         super().__init__(geometry)
@@ -40,7 +40,7 @@ class ShrinkingSoftPool(Pool):
 
 
 def soft_pool(geometry: Geometry, channels: int | None, beta: float | str) -> nn.Module:
-    """`beta` is a number, or "learnable": one value for each of `channels`, from 1 on."""
+    """Makes a SoftPool layer. `beta` is a number, or "learnable": a value for each of `channels` that starts at 1."""
     count = channels if beta == "learnable" else None
     if isinstance(geometry, Bins):
         kinds = (AdaptiveSoftPool1d, AdaptiveSoftPool2d, AdaptiveSoftPool3d)

@@ -13,8 +13,8 @@ _TINY = 1e-12  # makes the positions of a window without a positive value equall
 class StochasticPool(Pool):
     """One position of each window, drawn with p_i = a_i / sum a (equation 2); in evaluation sum p_i a_i (equation 6).
 
-    a is the input's positive part: the paper has it behind a ReLU. The draw is the Gumbel-max trick, so that one max
-    pooling makes all of them.
+    a is the input's positive part: in the paper the layer comes after a ReLU. The draw is the Gumbel-max
+    trick, so that one max pooling draws for all windows.
     """
 
     def forward(self, x: Tensor) -> Tensor:
