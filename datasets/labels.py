@@ -52,7 +52,7 @@ def _is_bare(row: Row, least: int = 1) -> bool:
 
 def _without_count(row: Row) -> Row:
     if len(row.labels) == 1:
-        raise UsageError(f"{row.where}: one number behind the path, where other lines have `path frames label`")
+        raise UsageError(f"{row.where}: one number after the path, where other lines have `path frames label`")
     return row._replace(labels=row.labels[1:])
 
 

@@ -111,7 +111,7 @@ def _pool_time(network: Staged, options: PoolConfig, name: str, clip: tuple[int,
     for stage in options.temporal:
         if names.index(stage) == 0:
             raise UsageError(
-                "pool.temporal: the stem is where the clip enters; name stages behind it (stage1 to stage4)"
+                "pool.temporal: the stem is where the clip enters; name stages after it (stage1 to stage4)"
             )
 
     window, stages = strided((2, 1, 1)), sorted(options.temporal)

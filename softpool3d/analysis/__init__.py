@@ -3,5 +3,5 @@
 folders.py      what the folder of a run holds      comparison.py   runs side by side
 ensemble.py     scores of several networks as one   study.py        networks x variants x seeds
 study_report.py its page; statistics.py: paired differences and their intervals
-measuring.py    times, taken in turns, and memory
+measuring.py    times, taken in turns, and memory; models_page.py: the tables of `softpool3d models`
 """
