@@ -24,10 +24,11 @@ def _listening() -> None:
 
 @pytest.fixture
 def hangup():
-    """SIGHUP as a shell leaves it, whatever started the tests."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    """SIGHUP, and Ctrl-C too, as a shell leaves them for what runs in the foreground, wherever the tests run."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL), signal.signal(signal.SIGINT, signal.default_int_handler)
     yield signal.SIGHUP
-    signal.signal(signal.SIGHUP, before)
+    for number, handler in zip((signal.SIGHUP, signal.SIGINT), before, strict=True):
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("number", signals.STOPPING)
