@@ -9,6 +9,7 @@ python tools/benchmark.py train               training and evaluation against a 
 python tools/benchmark.py classify clip.mp4
 """
 
+import functools
 import itertools
 import shlex
 import sys
@@ -308,7 +309,7 @@ def overhead(
     pools = {name: pool for name, pool in poolings(case).items() if name in ("ours", "avg", "max")}
     gradient = torch.ones_like(pools["ours"](x).detach())
     modes: dict[str, Callable] = {
-        "without gradients": lambda pool: lambda: pool(x.detach()),
+        "without gradients": lambda pool: functools.partial(pool, x.detach()),
         "forward": lambda pool: lambda: pool(x),
         "with backward": lambda pool: lambda: torch.autograd.grad(pool(x), x, gradient),
     }
