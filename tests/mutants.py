@@ -74,9 +74,8 @@ def try_all(tree: Path, mutations: list[Mutation]) -> None:
     for library in _LIBRARIES:
         with suppress(ImportError):
             importlib.import_module(library)
-    known = (
-        {line["key"]: line for line in map(json.loads, RESULTS.read_text().splitlines())} if RESULTS.exists() else {}
-    )
+    results = map(json.loads, RESULTS.read_text().splitlines()) if RESULTS.exists() else ()
+    known = {line["key"]: line for line in results if line["outcome"] in ("killed", "survived")}
     RESULTS.parent.mkdir(exist_ok=True)
     sound: dict[str, tuple[str, str]] = {}  # tests -> how they end without a mutation
     for number, mutation in enumerate(mutations, 1):
@@ -133,6 +132,7 @@ def run_tests(tree: Path, tests: list[str]) -> tuple[str, str]:
         os.setsid()
         os.chdir(tree)
         sys.path[:0] = [str(tree / "path")]
+        sys.path.append(str(tree))  # processes that tests spawn look for tests.softpool3d.test_norms
         sys.dont_write_bytecode = True
         code = 70
         with log.open("w") as file, redirect_stdout(file), redirect_stderr(file):
