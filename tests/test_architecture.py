@@ -139,3 +139,10 @@ def test_the_page_s_subclass_learns_from_its_teacher(tmp_path):
     assert summary["test_clips"] == 8 and len(seen) == 2
     for loss, by_hand, distance in seen:
         assert loss == pytest.approx(by_hand, rel=1e-5) and distance > 0.01
+
+
+def test_the_loop_fits_on_a_screen():
+    """From the epoch to the optimiser's step."""
+    text = (ROOT / "softpool3d" / "training" / "trainer.py").read_text(encoding="utf-8")
+    loop = text[text.index("    def epoch(") : text.index("    # --- the parts of a step")]
+    assert "self.optimizer.step()" in loop and loop.count("\n") <= 80

@@ -32,7 +32,7 @@ def test_it_holds_softpool3d_alone(wheel):
     for part in (
         "softpool3d/models/r3d.py",
         "softpool3d/models/pools/soft.py",
-        "datasets/sources/motion.py",
+        "softpool3d/datasets/sources/motion.py",
         "softpool3d/tools/train.py",
         "softpool3d/configs/r3d_softpool.yaml",
         "softpool3d/weights/x3d_xs_motion.safetensors",
@@ -41,6 +41,11 @@ def test_it_holds_softpool3d_alone(wheel):
     ):
         assert part in names
     assert [name for name in names if name.startswith("softpool3d/_C") and name.endswith(".so")]
+    assert not [name for name in names if "bench" in name or name.endswith(("/demo.py", "/ship.py"))]
+    for folder in ("softpool3d", "datasets", "models", "tools"):  # every room of them: setup.py lists those by name
+        inside = "" if folder == "softpool3d" else "softpool3d/"
+        for path in (ROOT / folder).rglob("*.py"):
+            assert f"{inside}{path.relative_to(ROOT)}" in names
 
 
 def test_one_wheel_for_every_python(wheel):

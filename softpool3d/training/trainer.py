@@ -155,17 +155,11 @@ class Training(Setup):
         self.save()
 
     def step(self, batch: Batch, epoch: int, step: int) -> bool:
-        """Takes one batch forward and backward, and after the last one of an update, updates the weights.
+        """Takes one batch forward and backward; after the last batch of an update, updates the weights.
 
-        Returns whether it was the last one of an update.
+        Returns whether it was the last batch of an update.
         """
-        self.bad["train"].add(batch.bad, batch.damaged)
-        if batch.video is None:
-            raise WorkError("no readable file was found for a whole batch of training clips")
-        video = to_device(batch, self.config.data, self.device)
-        label = batch.label.to(self.device, non_blocking=True)
-        clips, target = self.mix(self.normalized(video), label, self.draw(epoch, step))
-        clips = clips.contiguous(memory_format=self.memory_format)
+        clips, target, label = self.inputs(batch, epoch, step)
         self.meter.mark("data")
         updates, weight = (step + 1) % self.batches.accumulate == 0, self.batches.weight(step)
         self.guard.before_forward()
@@ -184,32 +178,13 @@ class Training(Setup):
             self.update(epoch, step)
         if updates:
             self.optimizer.zero_grad()
-        if self.state.steps == step == 0:
-            self.board.clips(video, 0)
         return updates
-
-    def loss(self, logits: Tensor, target: Tensor, clips: Tensor) -> Tensor:
-        """Returns what is minimised, the mean over the clips of a batch: a tensor of shape ().
-
-        Args:
-            logits: float32 (N, classes), of the clips.
-            target: what `mix` makes of the labels: as `build_loss` takes it.
-            clips: (N, C, T, H, W), as the network saw them.
-        """
-        return self.criterion(logits, target)
 
     def update(self, epoch: int, step: int) -> None:
         """Updates the weights by the clipped gradients, at the schedule's rate, and then their average."""
-        optim = self.config.optim
-        if optim.clip_grad_norm or optim.clip_grad_value:
-            self.accelerator.unscale_gradients()  # only once: accelerate's own clipping does it each time
-        if optim.clip_grad_norm:
-            nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip_grad_norm)
-        if optim.clip_grad_value:
-            nn.utils.clip_grad_value_(self.model.parameters(), optim.clip_grad_value)
-        batches = self.batches
-        at = step // batches.accumulate, batches.steps_in(epoch) // batches.accumulate
-        self.state.lr = self.schedule.set(self.optimizer, epoch, *at, batches.rate(step))
+        self.clip_gradients()
+        at = step // self.batches.accumulate, self.batches.steps_in(epoch) // self.batches.accumulate
+        self.state.lr = self.schedule.set(self.optimizer, epoch, *at, self.batches.rate(step))
         self.optimizer.step()
         skipped = self.optimizer.step_was_skipped  # by the scaler of fp16
         self.guard.stepped(skipped)
@@ -217,8 +192,44 @@ class Training(Setup):
             self.average.update_parameters(self.network)
         self.meter.mark("optimizer")
 
-    def normalized(self, video: Tensor) -> Tensor:
-        return normalize(video, self.config.data.mean, self.config.data.std)
+    # --- the parts of a step ------------------------------------------------------------------------------------------
+
+    def inputs(self, batch: Batch, epoch: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns clips, targets and labels of a batch, on the device.
+
+        The clips are float32 (N, C, T, H, W), normalised and mixed; the targets are what mixing makes of the labels.
+
+        Raises:
+            WorkError: if none of the batch's files could be read.
+        """
+        self.bad["train"].add(batch.bad, batch.damaged)
+        if batch.video is None:
+            raise WorkError("no readable file was found for a whole batch of training clips")
+        video = to_device(batch, self.config.data, self.device)
+        label = batch.label.to(self.device, non_blocking=True)
+        if self.state.steps == step == 0:
+            self.board.clips(video, 0)
+        clips = normalize(video, self.config.data.mean, self.config.data.std)
+        clips, target = self.mix(clips, label, self.draw(epoch, step))
+        return clips.contiguous(memory_format=self.memory_format), target, label
+
+    def loss(self, logits: Tensor, target: Tensor, clips: Tensor) -> Tensor:
+        """Returns what is minimised, the mean over the clips of a batch: a tensor of shape ().
+
+        Args:
+            logits: float32 (N, classes), of the clips.
+            target, clips: what `inputs` returned.
+        """
+        return self.criterion(logits, target)
+
+    def clip_gradients(self) -> None:
+        optim = self.config.optim
+        if optim.clip_grad_norm or optim.clip_grad_value:
+            self.accelerator.unscale_gradients()  # only once: accelerate's own clipping does it each time
+        if optim.clip_grad_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip_grad_norm)
+        if optim.clip_grad_value:
+            nn.utils.clip_grad_value_(self.model.parameters(), optim.clip_grad_value)
 
     def draw(self, epoch: int, step: int) -> int:
         """Returns the seed of what is drawn for a batch: the same after an interruption, another in each process."""
