@@ -464,10 +464,10 @@ _VERBS = [
     *_all(
         "tools/export.py",
         _options("export_hands_on_what_to_write"),
-        ("export_weights(weights, to.value, out, plain, tolerance)", "export_weights(weights, to.value, out, plain)"),
+        ("out, plain=plain, tolerance=tolerance)", "out, plain=plain)"),
         (
-            "export_weights(weights, to.value, out, plain, tolerance)",
-            "export_weights(weights, to.value, out, False, tolerance)",
+            "out, plain=plain, tolerance=tolerance)",
+            "out, tolerance=tolerance)",
         ),
     ),
     *_all(

@@ -47,7 +47,7 @@ def main(
     from softpool3d.runs.lock import claim_files
 
     with claim_files([out], overwrite):
-        written = export_weights(weights, to.value, out, plain, tolerance)
+        written = export_weights(weights, to.value, out, plain=plain, tolerance=tolerance)
     if written.note:
         print(written.note, file=sys.stderr)
     least, most = written.frames

@@ -176,6 +176,7 @@ _given_up: set[str] = set()  # files on which decord failed, hung or miscounted:
 def open_video(
     path: str | Path,
     short_side: int | None = None,
+    *,
     timeout_s: float = 30.0,
     decoder: Decoder = "pyav",
     max_missing: float = MAX_MISSING,
@@ -199,7 +200,13 @@ def open_video(
 
 def open_as(data: DataConfig, path: str | Path, short_side: int | None = None) -> Video:
     """Opens a video as a configuration says: its decoder and limits; `data.short_side` where no other is given."""
-    return open_video(path, short_side or data.short_side, data.decode_timeout_s, data.decoder, data.max_missing)
+    return open_video(
+        path,
+        short_side or data.short_side,
+        timeout_s=data.decode_timeout_s,
+        decoder=data.decoder,
+        max_missing=data.max_missing,
+    )
 
 
 def check_damage(path: str | Path, damage: Damage, max_missing: float) -> None:

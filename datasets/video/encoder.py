@@ -18,7 +18,7 @@ _BT601, _LIMITED = 6, 1  # AVCOL_SPC_SMPTE170M, AVCOL_RANGE_MPEG
 
 
 def write_video(
-    path: str | Path, frames: Iterable[np.ndarray], fps: float, crf: int = 20, gop: int | None = None
+    path: str | Path, frames: Iterable[np.ndarray], fps: float, *, crf: int = 20, gop: int | None = None
 ) -> None:
     """Writes frames, uint8 (H, W, 3) each, as H.264 in the container that the name's ending asks for.
 

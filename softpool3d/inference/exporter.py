@@ -59,7 +59,7 @@ class Export:
 
 
 def export_weights(
-    weights: str | Path, to: str, out: str | Path, plain: bool = False, tolerance: float = 1e-4
+    weights: str | Path, to: str, out: str | Path, *, plain: bool = False, tolerance: float = 1e-4
 ) -> Export:
     """Writes the network of a weights file in another format, for CPUs and any batch size.
 
