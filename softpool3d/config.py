@@ -351,9 +351,14 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{key}", value
 
 
+def has_effect(key: str, *effects: Effect) -> bool:
+    """Whether another value of a dotted key has one of these effects; what is in a dictionary has the dictionary's."""
+    marked = _keys_of(effects)
+    return key in marked or any(key.startswith(f"{name}.") for name in marked)
+
+
 @cache
-def keys_of(*effects: Effect) -> frozenset[str]:
-    """Returns the dotted keys whose change has one of these effects."""
+def _keys_of(effects: tuple[Effect, ...]) -> frozenset[str]:
     return frozenset(_marked(Config, effects, ""))
 
 

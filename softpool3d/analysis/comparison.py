@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from softpool3d.analysis.folders import MEASURES, RunRecord
-from softpool3d.config import Effect, differing, keys_of
+from softpool3d.config import Effect, differing, has_effect
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,7 +53,7 @@ def compare(records: Sequence[RunRecord]) -> Comparison:
     """Returns the runs that could be read, those that could not, and the settings in which the former differ."""
     runs = [record for record in records if not record.problem]
     settings = differing([run.config for run in runs]) if len(runs) > 1 else {}
-    settings = {key: values for key, values in settings.items() if key not in keys_of(Effect.WHERE)}
+    settings = {key: values for key, values in settings.items() if not has_effect(key, Effect.WHERE)}
     return Comparison(runs, [record for record in records if record.problem], settings)
 
 

@@ -15,7 +15,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError, model_validator
 
 from softpool3d.analysis.folders import RunRecord, read_run
-from softpool3d.config import Config, Effect, Section, differing, keys_of
+from softpool3d.config import Config, Effect, Section, differing, has_effect
 from softpool3d.config_file import find_config, load_config
 from softpool3d.errors import UsageError, WorkError
 from softpool3d.runs.pretrained import left_open
@@ -127,7 +127,7 @@ def _checked(trial: Trial) -> RunRecord | None:
     if record.problem:
         raise UsageError(f"{trial.folder}: {record.problem}; move it away, and the study trains that run anew")
     for key in differing([trial.config, record.config]):
-        if key not in keys_of(Effect.WHERE, Effect.HOW) and key not in left_open(trial.config):
+        if not has_effect(key, Effect.WHERE, Effect.HOW) and key not in left_open(trial.config):
             raise UsageError(
                 f"{trial.folder} is a run with another {key}; move it away, or give the study another output=..."
             )

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from softpool3d import __version__
-from softpool3d.config import Config, Effect, keys_of
+from softpool3d.config import Config, Effect, has_effect
 from softpool3d.datasets.manifest import Manifest
 from softpool3d.errors import UsageError
 from softpool3d.evaluation.evaluator import joined
@@ -34,7 +34,7 @@ def digest_of(subject: Subject, config: Config, split: str, manifest: Manifest, 
         "version": __version__,
         "model": config.model.model_dump(),
         "data": {
-            key: value for key, value in config.data.model_dump().items() if f"data.{key}" not in keys_of(Effect.HOW)
+            key: value for key, value in config.data.model_dump().items() if not has_effect(f"data.{key}", Effect.HOW)
         },
         "test": config.test.model_dump(exclude={"batch_size"}),
         "loss": config.optim.loss,  # it says how logits become probabilities

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from softpool3d.config import Config, Effect, differing, keys_of
+from softpool3d.config import Config, Effect, differing, has_effect
 from softpool3d.config_file import check_schedule, validate, with_what_is_set
 from softpool3d.errors import UsageError
 from softpool3d.files import remove_abandoned
@@ -19,7 +19,7 @@ from softpool3d.runs.checkpoint import load_last_state
 from softpool3d.runs.run import Run, stored_config
 
 # what may be changed when a run is resumed; the sizes of batches are compared as clips of an update
-_FREE = keys_of(Effect.WHERE, Effect.HOW, Effect.FREE, Effect.REOPENS)
+_FREE = Effect.WHERE, Effect.HOW, Effect.FREE, Effect.REOPENS
 # settings of the optimiser that come from the configuration, not from the checkpoint
 _SETTINGS = ("weight_decay", "momentum", "nesterov", "lr_scale", "fused")
 
@@ -99,7 +99,7 @@ def finished(run: Run) -> dict[str, Any] | None:
 def result(run: Run, config: Config, state: dict[str, Any]) -> dict[str, Any] | None:
     """Returns the summary of a run that is finished with this configuration too; None if it is not."""
     changed = differing([validate(state["config"]), config])
-    if any(key in keys_of(Effect.REOPENS) or key not in _FREE for key in changed):
+    if any(has_effect(key, Effect.REOPENS) or not has_effect(key, *_FREE) for key in changed):
         return None
     return finished(run)
 
@@ -127,7 +127,7 @@ def check_changes(state: dict[str, Any], config: Config, processes: int, force: 
             + (f", in {accumulate} batches of each process" if accumulate > 1 else "")
         )
     texts = {key: f"{key}: {old} -> {new}" for key, (old, new) in changed.items()}
-    meaning = [text for key, text in texts.items() if key not in _FREE]
+    meaning = [text for key, text in texts.items() if not has_effect(key, *_FREE)]
     if state["update_size"] != clips:
         meaning.append(f"clips of an update (train.global_batch): {clips} -> {state['update_size']}")
     if meaning and not force:
@@ -160,7 +160,7 @@ def restore(parts: dict[str, Any], optimizer: Optimizer, state: dict[str, Any], 
         optimizer: keeps its settings, which are those of `config`.
     """
     saved, lines = state["parts"], []
-    changed = [key for key in differing([validate(state["config"]), config]) if key in keys_of(Effect.OPTIMIZER)]
+    changed = [key for key in differing([validate(state["config"]), config]) if has_effect(key, Effect.OPTIMIZER)]
     settings = [{key: group[key] for key in _SETTINGS if key in group} for group in optimizer.param_groups]
     for name, part in parts.items():
         if name == "optimizer" and changed:

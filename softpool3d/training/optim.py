@@ -36,9 +36,9 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     if config.name == "sgd":
         options = {"momentum": config.momentum, "nesterov": config.nesterov and config.momentum > 0} | options
     groups = parameter_groups(model, config.weight_decay, config.layer_decay)
-    if "fused" in taken and not {"fused", "foreach", "differentiable"} & set(options):
-        # one kernel for all parameters; and it can skip an update without the host (see LossGuard)
-        options["fused"] = all(parameter.is_cuda for group in groups for parameter in group["params"])
+    on_gpu = all(parameter.is_cuda for group in groups for parameter in group["params"])
+    if on_gpu and "fused" in taken and not {"fused", "foreach", "differentiable"} & set(options):
+        options["fused"] = True  # one kernel for all parameters; it can skip an update without the host (LossGuard)
     try:
         return kind(groups, lr=config.lr, **options)
     except (TypeError, ValueError, IndexError, AssertionError) as error:
