@@ -99,7 +99,7 @@ class LossGuard:
         return self.skipped == before
 
     def _answers_on_device(self, optimizer: torch.optim.Optimizer) -> bool:
-        fused = getattr(optimizer, "_step_supports_amp_scaling", False)
+        fused = all(group.get("fused") for group in optimizer.param_groups)
         return self._accelerator.device.type == "cuda" and fused and not self._accelerator.scaler
 
     def settle(self) -> None:

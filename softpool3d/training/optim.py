@@ -11,16 +11,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from softpool3d.config import OptimConfig
+from softpool3d.config import OptimConfig, TrainConfig
 from softpool3d.errors import UsageError
 
 _CHOSEN_HERE = ("params", "lr", "weight_decay", "named_parameters")  # set by other keys
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, config: OptimConfig, *, fused: bool = False) -> torch.optim.Optimizer:
     """Returns the optimiser that `config.name` names: one of torch.optim, or else of timm.
 
     Each of its groups has an `lr_scale`, by which the schedule multiplies the group's rate.
+
+    Args:
+        fused: update all parameters in one kernel, where the optimiser has one and `config.options` does not say how.
 
     Raises:
         UsageError: for an unknown name, or a keyword in `config.options` that the optimiser does not take.
@@ -36,14 +39,22 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     if config.name == "sgd":
         options = {"momentum": config.momentum, "nesterov": config.nesterov and config.momentum > 0} | options
     groups = parameter_groups(model, config.weight_decay, config.layer_decay)
-    on_gpu = all(parameter.is_cuda for group in groups for parameter in group["params"])
-    if on_gpu and "fused" in taken and not {"fused", "foreach", "differentiable"} & set(options):
-        options["fused"] = True  # one kernel for all parameters; it can skip an update without the host (LossGuard)
+    if fused and "fused" in taken and not {"fused", "foreach", "differentiable"} & set(options):
+        options["fused"] = True
     try:
         return kind(groups, lr=config.lr, **options)
     except (TypeError, ValueError, IndexError, AssertionError) as error:
         given = ", ".join(f"{name}={value}" for name, value in options.items())
         raise UsageError(f"optim: {config.name} refuses its settings ({given}): {error}") from None
+
+
+def is_fused(config: TrainConfig, device: torch.device) -> bool:
+    """Whether an optimiser should be fused: on a GPU, where it can also skip an update without the host (LossGuard).
+
+    Not in shards, because torch has no fused SGD for them; not in fp16, because accelerate no longer knows then which
+    updates the scaler skipped.
+    """
+    return device.type == "cuda" and not config.shard and config.precision != "fp16"
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ from softpool3d.training.board import Board, Trackers
 from softpool3d.training.guard import LossGuard
 from softpool3d.training.keeper import Keeper
 from softpool3d.training.norms import convert_norms
-from softpool3d.training.optim import Schedule, build_optimizer, freeze
+from softpool3d.training.optim import Schedule, build_optimizer, freeze, is_fused
 from softpool3d.training.preflight import check_classes, check_count, check_order, check_size
 from softpool3d.training.progress_report import header, show, show_data
 from softpool3d.training.sharding import layout
@@ -133,7 +133,9 @@ class Setup:
     def _build_optimizer(self) -> None:
         config, rank, count = self.config, self.processes.rank, self.processes.count
         self.criterion = build_loss(config, self.manifests["train"], self.device)
-        self.optimizer = self.accelerator.prepare(build_optimizer(self.network, config.optim))
+        self.optimizer = self.accelerator.prepare(
+            build_optimizer(self.network, config.optim, fused=is_fused(config.train, self.device))
+        )
         self.train_clips = train_loader(self.manifests["train"], config, rank, count)
         self.val_clips = eval_loader(self.manifests["val"], config, rank=rank, world_size=count)
         self.batches = batches = self.train_clips.batch_sampler

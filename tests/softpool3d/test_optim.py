@@ -8,7 +8,7 @@ from softpool3d import SoftPool3d
 from softpool3d.config_file import load_config
 from softpool3d.errors import UsageError
 from softpool3d.models import create
-from softpool3d.training.optim import build_optimizer, freeze, parameter_groups, train_mode
+from softpool3d.training.optim import build_optimizer, freeze, is_fused, parameter_groups, train_mode
 
 
 def optim(*overrides):
@@ -56,6 +56,22 @@ def test_the_settings_reach_the_optimiser():
     }.items():
         with pytest.raises(UsageError, match=message):
             build_optimizer(model, optim(*overrides))
+
+
+def test_a_fused_optimiser_where_it_can_be_one():
+    """torch has no fused SGD of shards, and accelerate does not see what a fused one skips in fp16."""
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    config = {
+        name: load_config("r3d_softpool", [override]).train
+        for name, override in (("plain", "seed=0"), ("fp16", "train.precision=fp16"), ("shard", "train.shard=true"))
+    }
+    assert is_fused(config["plain"], gpu) and not is_fused(config["plain"], cpu)
+    assert not is_fused(config["fp16"], gpu) and not is_fused(config["shard"], gpu)
+    model = nn.Linear(4, 1)
+    assert build_optimizer(model, optim(), fused=True).param_groups[0]["fused"]
+    assert not build_optimizer(model, optim()).param_groups[0]["fused"]
+    assert not build_optimizer(model, optim("optim.options.foreach=true"), fused=True).param_groups[0]["fused"]
+    assert not build_optimizer(model, optim("optim.name=asgd"), fused=True).param_groups[0].get("fused")
 
 
 def test_layer_decay_goes_from_the_head_to_the_stem():

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -474,6 +475,26 @@ def test_a_verdict_that_stays_on_the_device_skips_the_same_updates(tmp_path, mon
         assert torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs
     tables = [(Path(run["folder"]) / "nonfinite.csv").read_text() for run in (told, kept)]
     assert tables[0] == tables[1]
+
+
+def test_where_a_verdict_stays_on_the_device(tmp_path, monkeypatch):
+    """On a GPU, where the optimiser that accelerate wraps is fused; not where fp16's scaler judges gradients."""
+    answers = {}
+
+    def asked(guard, *rest):
+        optimizer = rest[-1]
+        for device in ("cpu", "cuda"):
+            for scaler in (None, object()):
+                guard._accelerator = SimpleNamespace(device=torch.device(device), scaler=scaler)
+                fused = optimizer.param_groups[0]["fused"]
+                answers[fused, device, scaler is not None] = guard._answers_on_device(optimizer)
+        raise WorkError("enough")
+
+    monkeypatch.setattr(LossGuard, "allows", asked)
+    for fused in ("true", "false"):
+        with pytest.raises(WorkError, match="enough"):
+            train(tiny(tmp_path, f"optim.options={{fused: {fused}}}"))
+    assert len(answers) == 8 and [key for key, answer in answers.items() if answer] == [(True, "cuda", False)]
 
 
 def test_a_verdict_that_stays_on_the_device_stops_the_run_when_it_is_read(tmp_path, monkeypatch):
