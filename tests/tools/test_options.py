@@ -349,12 +349,12 @@ def test_export_hands_on_what_to_write(run, weights, tmp_path, monkeypatch):
     told = Told(monkeypatch, exporter, "export_weights")
     out = tmp_path / "a.pt2"
     assert run("export", "--weights", weights, "--out", out).returncode == 1
-    assert told.last[0] == (str(weights), "torchexport", out, False, 1e-4)
+    assert told.last == ((str(weights), "torchexport", out), {"plain": False, "tolerance": 1e-4})
     run("export", "--weights", weights, "--out", tmp_path / "a.onnx")
     assert told.last[0][1] == "onnx"
     out.write_text("old")
     run("export", "--weights", weights, "--out", out, "--to", "aoti", "--plain", "--tolerance", 0.5, "--overwrite")
-    assert told.last[0] == (str(weights), "aoti", out, True, 0.5)
+    assert told.last == ((str(weights), "aoti", out), {"plain": True, "tolerance": 0.5})
 
 
 def test_the_tolerance_of_an_export_is_the_one_given(data, tmp_path, monkeypatch):
