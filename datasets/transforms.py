@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -174,10 +175,17 @@ class BatchMix:
 
 def normalize(clips: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Turns uint8 (N, C, T, H, W) into float32 of the same shape: (x / 255 - mean) / std, channel by channel."""
-    shape = (1, -1, 1, 1, 1)
-    scale = 1 / (255 * torch.tensor(std, device=clips.device).view(shape))
-    offset = torch.tensor(mean, device=clips.device).view(shape) * 255
+    offset, scale = _constants(tuple(mean), tuple(std), clips.device)
     return (clips - offset).mul_(scale)  # two passes instead of three
+
+
+@lru_cache(maxsize=16)
+def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Made once for each device: to copy numbers to a GPU waits for it."""
+    with torch.inference_mode(False):
+        shape = (1, -1, 1, 1, 1)
+        scale = 1 / (255 * torch.tensor(std, device=device).view(shape))
+        return torch.tensor(mean, device=device).view(shape) * 255, scale
 
 
 @contextmanager

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from softpool3d.config import Config, Effect, differing, has_effect
@@ -171,4 +173,20 @@ def restore(parts: dict[str, Any], optimizer: Optimizer, state: dict[str, Any], 
             lines.append("train.ema: the average of the weights begins anew")
     for group, own in zip(optimizer.param_groups, settings, strict=True):
         group.update(own)
+    _lay_out(optimizer)
     return lines
+
+
+def _lay_out(optimizer: Optimizer) -> None:
+    """Puts the state of a fused optimiser on each parameter's device and lays it out as the parameter.
+
+    The kernel needs it so, and the checkpoint of an unfused optimiser, or of shards, may have it otherwise.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group.get("fused") else ():
+            state = optimizer.state.get(parameter, {})
+            for name, value in state.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    state[name] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+                elif isinstance(value, Tensor):
+                    state[name] = value.to(parameter.device)

@@ -56,6 +56,7 @@ class LossGuard:
         self._indices: list[Tensor] = []
         self._buffers = [buffer.clone() for buffer in model.buffers()] if self._skips else []
         self._unread: list[_Verdict] = []
+        self._averaged = config.ema > 0
 
     @property
     def skipped(self) -> int:
@@ -99,8 +100,13 @@ class LossGuard:
         return self.skipped == before
 
     def _answers_on_device(self, optimizer: torch.optim.Optimizer) -> bool:
-        fused = all(group.get("fused") for group in optimizer.param_groups)
-        return self._accelerator.device.type == "cuda" and fused and not self._accelerator.scaler
+        """Not with an average, which would move; not before the optimiser has its state: torch makes it without values
+        in an update that is skipped; not in several processes, which have to stop at the same update."""
+        accelerator, groups = self._accelerator, optimizer.param_groups
+        if accelerator.device.type != "cuda" or accelerator.num_processes > 1 or accelerator.scaler or self._averaged:
+            return False
+        moving = [parameter for group in groups for parameter in group["params"] if parameter.grad is not None]
+        return all(group.get("fused") for group in groups) and all(moved in optimizer.state for moved in moving)
 
     def settle(self) -> None:
         """Reads the verdicts on the updates since the last call, and writes down those that were not made.

@@ -74,7 +74,7 @@ class Meter:
 
     def add(self, loss: Tensor, logits: Tensor, label: Tensor) -> None:
         """Adds a batch. loss: the mean over its clips; logits: (N, classes); label: (N,), or 0 and 1, (N, classes)."""
-        count = loss.new_tensor(len(label))
+        count = torch.full_like(loss, len(label))  # filled on the device: to copy a number there would wait for it
         guess = logits.argmax(-1)
         correct = (guess == label).sum() if label.ndim == 1 else label.gather(1, guess.unsqueeze(1)).sum()
         self._steps += 1

@@ -169,6 +169,9 @@ class Setup:
             set_random_state(state.random[processes.rank], self.device)
         elif processes.rank:
             seed_everything(self.config.seed + processes.rank * 1_000_003 + state.steps)
+        state.model = state.parts = None
+        if saved is not None:
+            saved.clear()  # all is loaded, and need not be held twice
         state.train_clips, state.config = len(self.manifests["train"]), self.asked.model_dump()
         state.processes, state.update_size = processes.count, self.batches.update_size * self.config.train.repeats
         self._started = state.seconds - time.perf_counter()

@@ -8,6 +8,7 @@ from softpool3d import SoftPool3d
 from softpool3d.config_file import load_config
 from softpool3d.errors import UsageError
 from softpool3d.models import create
+from softpool3d.runs.resume import _lay_out
 from softpool3d.training.optim import build_optimizer, freeze, is_fused, parameter_groups, train_mode
 
 
@@ -72,6 +73,19 @@ def test_a_fused_optimiser_where_it_can_be_one():
     assert not build_optimizer(model, optim()).param_groups[0]["fused"]
     assert not build_optimizer(model, optim("optim.options.foreach=true"), fused=True).param_groups[0]["fused"]
     assert not build_optimizer(model, optim("optim.name=asgd"), fused=True).param_groups[0].get("fused")
+
+
+def test_the_state_of_a_fused_optimiser_lies_as_its_parameters_do():
+    """Whatever the checkpoint has it from: that of shards is contiguous."""
+    weight = nn.Parameter(torch.randn(3, 4, 2, 2, 2).to(memory_format=torch.channels_last_3d))
+    for fused in (True, False):
+        optimizer = torch.optim.AdamW([weight], fused=fused)
+        moments = torch.randn(weight.shape)
+        optimizer.state[weight] = {"step": torch.tensor(3.0), "exp_avg": moments, "exp_avg_sq": moments.square()}
+        _lay_out(optimizer)
+        state = optimizer.state[weight]
+        assert state["exp_avg"].stride() == (weight if fused else moments).stride() and state["step"] == 3
+        assert torch.equal(state["exp_avg"], moments) and not state["exp_avg"].requires_grad
 
 
 def test_layer_decay_goes_from_the_head_to_the_stem():

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import math
 import os
@@ -478,23 +479,33 @@ def test_a_verdict_that_stays_on_the_device_skips_the_same_updates(tmp_path, mon
 
 
 def test_where_a_verdict_stays_on_the_device(tmp_path, monkeypatch):
-    """On a GPU, where the optimiser that accelerate wraps is fused; not where fp16's scaler judges gradients."""
-    answers = {}
+    """On a GPU, in one process, where the optimiser that accelerate wraps is fused and has its state. Not with an
+    average, and not where fp16's scaler judges gradients."""
+    answers = set()
 
     def asked(guard, *rest):
-        optimizer = rest[-1]
-        for device in ("cpu", "cuda"):
-            for scaler in (None, object()):
-                guard._accelerator = SimpleNamespace(device=torch.device(device), scaler=scaler)
-                fused = optimizer.param_groups[0]["fused"]
-                answers[fused, device, scaler is not None] = guard._answers_on_device(optimizer)
+        optimizer, guard._averaged = rest[-1], False
+        fused = optimizer.param_groups[0]["fused"]
+        for has_state in (False, True):
+            for device, processes, scaler in itertools.product(("cpu", "cuda"), (1, 2), (None, object())):
+                guard._accelerator = SimpleNamespace(
+                    device=torch.device(device), num_processes=processes, scaler=scaler
+                )
+                if guard._answers_on_device(optimizer):
+                    answers.add((fused, device, processes, scaler is None, has_state))
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    optimizer.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
+        guard._accelerator = SimpleNamespace(device=torch.device("cuda"), num_processes=1, scaler=None)
+        guard._averaged = True
+        assert not guard._answers_on_device(optimizer)
         raise WorkError("enough")
 
     monkeypatch.setattr(LossGuard, "allows", asked)
     for fused in ("true", "false"):
         with pytest.raises(WorkError, match="enough"):
             train(tiny(tmp_path, f"optim.options={{fused: {fused}}}"))
-    assert len(answers) == 8 and [key for key, answer in answers.items() if answer] == [(True, "cuda", False)]
+    assert answers == {(True, "cuda", 1, True, True)}
 
 
 def test_a_verdict_that_stays_on_the_device_stops_the_run_when_it_is_read(tmp_path, monkeypatch):
