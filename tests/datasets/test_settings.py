@@ -227,11 +227,16 @@ def test_workers_and_batches_that_they_have_ready(frames):
 
 def test_a_file_is_opened_as_its_settings_say(frames, tmp_path, monkeypatch):
     asked, real = [], decoder.open_video
-    monkeypatch.setattr(decoder, "open_video", lambda *arguments: asked.append(arguments[1:]) or real(*arguments))
+
+    def opened(path, short_side, **named):
+        asked.append((short_side, named))
+        return real(path, short_side, **named)
+
+    monkeypatch.setattr(decoder, "open_video", opened)
     path = write_numbered(tmp_path / "a.mp4", 8)
     limits = ["data.decoder=decord", "data.decode_timeout_s=7", "data.max_missing=0.3", "data.num_frames=2"]
     list(train_loader(Manifest(("a", "b"), [Clip(str(path), 0)]), settings(*limits)))
-    assert asked == [(48, 7, "decord", 0.3)]
+    assert asked == [(48, {"timeout_s": 7, "decoder": "decord", "max_missing": 0.3})]
 
 
 def test_copies_are_kept_as_asked_for(tmp_path):
