@@ -43,7 +43,7 @@ def subject_of_weights(path: str | Path, overrides: list[str]) -> Subject:
     for override in overrides:
         if not override.startswith(OVERRIDES):
             raise UsageError(
-                f"the network is the weights' own: {override} cannot be changed "
+                f"the weights decide what the network is: {override} cannot be changed "
                 f"(these can: {', '.join(key.rstrip('.') for key in OVERRIDES)})"
             )
     loaded = open_weights(path)

@@ -282,7 +282,7 @@ def test_videos_with_several_labels(tmp_path, capsys):
 
 
 def test_requests_that_are_wrong(weights, tmp_path):
-    with pytest.raises(UsageError, match="the network is the weights' own: model.width=8 cannot be changed"):
+    with pytest.raises(UsageError, match="the weights decide what the network is: model.width=8 cannot be changed"):
         subject_of_weights(weights, ["model.width=8"])
     with pytest.raises(UsageError, match="no such split .it has train, val, test"):
         run(weights, None, split="holdout")
