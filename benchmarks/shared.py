@@ -36,18 +36,20 @@ def console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=200)
 
 
-def begin(device: torch.device = torch.device("cpu"), ran: str = "") -> tuple[str, Callable[[str], None]]:
+def begin(
+    device: torch.device = torch.device("cpu"), ran: str = "", note: str = ""
+) -> tuple[str, Callable[[str], None]]:
     """Prints the machine and the command; returns this text, and a function that prints more.
 
     Args:
-        ran: what else a reader has to know about what is measured.
+        ran, note: what else a reader has to know about what is measured: before the command, and after it.
     """
     out = console()
 
     def say(text: str) -> None:
         out.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    about = f"{machine(device)}{ran}. Command: `{command()}`."
+    about = f"{machine(device)}{ran}. Command: `{command()}`.{note}"
     say(about)
     return about, say
 

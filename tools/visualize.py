@@ -217,12 +217,12 @@ def _line(target: Path, source, levels: list) -> str:
 def _show(measured: dict, csv: Path | None, plot: Path | None) -> None:
     from rich.console import Console
 
-    from softpool3d.files import replacing, write_atomically
+    from softpool3d.files import replacing, write_csv
     from softpool3d.visual import quality_table
 
     Console(width=1000).print(quality_table.table(measured))  # wide rather than cut
     if csv is not None:
-        write_atomically(csv, quality_table.quality_csv(measured).encode(errors="surrogateescape"))
+        write_csv(csv, quality_table.csv_rows(measured))
     if plot is not None:
         with replacing(plot) as temporary:
             quality_table.figure(measured).savefig(temporary, dpi=110)

@@ -88,16 +88,18 @@ class LossGuard:
         if self._accelerator.num_processes > 1:
             good = self._accelerator.reduce(good.float(), "sum") == self._accelerator.num_processes
         self._unread.append(_Verdict(epoch, step, good, losses.sum(), gradient, indices))
-        if self._skips:
-            for buffer, kept in zip(self._model.buffers(), self._buffers, strict=True):
-                buffer.copy_(torch.where(good, buffer, kept))
         if self._answers_on_device(optimizer):
+            for buffer, kept in zip(self._model.buffers(), self._buffers, strict=False):  # none are kept to stop
+                buffer.copy_(torch.where(good, buffer, kept))
             optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper
             optimizer.grad_scale, optimizer.found_inf = None, (~good).float()
             return True
         before = self.skipped
         self.settle()
-        return self.skipped == before
+        if self.skipped == before:
+            return True
+        torch._foreach_copy_(list(self._model.buffers()), self._buffers)
+        return False
 
     def _answers_on_device(self, optimizer: torch.optim.Optimizer) -> bool:
         """Not with an average, which would move; not before the optimiser has its state: torch makes it without values

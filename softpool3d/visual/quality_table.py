@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from softpool3d.files import csv_text
 from softpool3d.visual.quality import CHANNELS, Quality
 
 if TYPE_CHECKING:
@@ -63,16 +62,16 @@ def _number(value: float, digits: int) -> str:
     return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def quality_csv(measured: Measured) -> str:
-    """Returns a CSV file's text, with a line for each clip and pooling; PSNR is in dB."""
+def csv_rows(measured: Measured) -> list[list[object]]:
+    """Returns the rows of a CSV file, its head first: one for each clip and pooling; PSNR is in dB."""
     head = ["clip", "pooling", "times", "smaller", "original", "pooled"]
     names = [f"{kind}{end}" for kind in ("psnr", "ssim") for end in ("", *(f"_{c}" for c in CHANNELS))]
-    rows = [[*head, *names]]
+    rows: list[list[object]] = [[*head, *names]]
     for clip, qualities in measured.items():
         for q in qualities:
             scores = [f"{q.scores()[name]:.6g}" for name in names]
             rows.append([clip, q.pooling, q.level, q.factor, q.original, q.pooled, *scores])
-    return csv_text(rows)
+    return rows
 
 
 def figure(measured: Measured) -> Figure:

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
+from softpool3d.files import csv_text
 from softpool3d.visual.pooled import pool_clip, poolings, unit
 from softpool3d.visual.quality import measure, restored
-from softpool3d.visual.quality_table import averages, figure, quality_csv, table
+from softpool3d.visual.quality_table import averages, csv_rows, figure, table
 
 
 def smooth(frames=41, height=24, width=30, seed=0):
@@ -74,7 +75,7 @@ def test_table_csv_and_plot():
         frames = smooth(8, seed=seed)
         layers = poolings(["soft", "stride"], [1.0], (2, 2, 2))
         measured[name] = [measure(frames, p) for layer in layers for p in pool_clip(frames, layer, (2, 2, 2), 2)]
-    rows = list(csv.DictReader(io.StringIO(quality_csv(measured))))
+    rows = list(csv.DictReader(io.StringIO(csv_text(csv_rows(measured)))))
     assert [(r["clip"], r["pooling"], r["times"]) for r in rows][:2] == [
         ("a$b.mp4", "soft, beta 1", "1"),
         ("a$b.mp4", "soft, beta 1", "2"),
