@@ -12,13 +12,14 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from softpool3d.config import TrainConfig
 from softpool3d.datasets.manifest import Manifest
 from softpool3d.errors import WorkError
 from softpool3d.files import write_csv
+from softpool3d.training.average import Average, copy
 
 FILE = "nonfinite.csv"
 _MOST = 20  # updates in a row that are skipped before the run stops nevertheless
+_UNREAD = 20  # verdicts that may wait on the device until the host reads them
 
 
 @dataclass
@@ -43,20 +44,32 @@ class LossGuard:
     stays on the device. A fused optimiser takes it and skips the update there, as it does for fp16's scaler, and
     `settle` reads all verdicts since its last call. For an optimiser that cannot do that, the host waits.
 
+    Verdicts are read after so many updates, and not after so many seconds, because several processes have to stop at
+    the same update.
+
+    Attributes:
+        verdict: of the last update that was allowed: bool (), on the device, or None if the host has read it.
+
     Gradients in fp16 are left to the scaler: now and then they overflow, and it skips those updates itself.
     """
 
     def __init__(
-        self, model: nn.Module, config: TrainConfig, manifest: Manifest, folder: Path, accelerator: Accelerator
+        self,
+        model: nn.Module,
+        average: Average | None,
+        on_nonfinite: str,
+        manifest: Manifest,
+        folder: Path,
+        accelerator: Accelerator,
     ) -> None:
-        self._model, self._manifest, self._accelerator = model, manifest, accelerator
-        self._path, self._skips = folder / FILE, config.on_nonfinite == "skip"
+        self._model, self._average, self._manifest, self._accelerator = model, average, manifest, accelerator
+        self._path, self._skips = folder / FILE, on_nonfinite == "skip"
         self._state: dict[str, Any] = {"skipped": 0, "in_a_row": 0, "rows": []}
         self._losses: list[Tensor] = []
         self._indices: list[Tensor] = []
         self._buffers = [buffer.clone() for buffer in model.buffers()] if self._skips else []
         self._unread: list[_Verdict] = []
-        self._averaged = config.ema > 0
+        self.verdict: Tensor | None = None
 
     @property
     def skipped(self) -> int:
@@ -65,7 +78,7 @@ class LossGuard:
     def before_forward(self) -> None:
         """Copies the running statistics before an update's first batch."""
         if self._skips and not self._losses:
-            torch._foreach_copy_(self._buffers, list(self._model.buffers()))
+            copy(self._buffers, list(self._model.buffers()))
 
     def add(self, loss: Tensor, index: Tensor) -> None:
         """Notes a batch's loss, shape (), and its clips' places in the manifest, int64 (N,)."""
@@ -76,10 +89,10 @@ class LossGuard:
         """Whether the update of the batches since the last call may be made.
 
         It is always True where a fused optimiser on a GPU is told to skip the update itself. Every process has to call
-        it.
+        it. In every 20th call at least, the host reads the verdicts so far.
 
         Raises:
-            WorkError: as for `settle`, which is called here where the host waits anyway.
+            WorkError: as for `settle`.
         """
         losses, indices = torch.stack(self._losses), torch.cat(self._indices)
         self._losses, self._indices = [], []
@@ -93,19 +106,25 @@ class LossGuard:
                 buffer.copy_(torch.where(good, buffer, kept))
             optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper
             optimizer.grad_scale, optimizer.found_inf = None, (~good).float()
+            self.verdict = good
+            if len(self._unread) == _UNREAD:
+                self.settle()
             return True
+        self.verdict = None
         before = self.skipped
         self.settle()
         if self.skipped == before:
             return True
-        torch._foreach_copy_(list(self._model.buffers()), self._buffers)
+        copy(list(self._model.buffers()), self._buffers)
         return False
 
     def _answers_on_device(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Not with an average, which would move; not before the optimiser has its state: torch makes it without values
-        in an update that is skipped; not in several processes, which have to stop at the same update."""
-        accelerator, groups = self._accelerator, optimizer.param_groups
-        if accelerator.device.type != "cuda" or accelerator.num_processes > 1 or accelerator.scaler or self._averaged:
+        """Not before the optimiser has its state, which torch makes without values in an update that is skipped; nor
+        before an average has begun."""
+        groups = optimizer.param_groups
+        if self._accelerator.device.type != "cuda" or self._accelerator.scaler:
+            return False
+        if self._average is not None and not self._average.begun:
             return False
         moving = [parameter for group in groups for parameter in group["params"] if parameter.grad is not None]
         return all(group.get("fused") for group in groups) and all(moved in optimizer.state for moved in moving)

@@ -7,7 +7,6 @@ from typing import Any
 
 from accelerate import Accelerator
 from rich.console import Console
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from softpool3d.config import Config
 from softpool3d.datasets import read_manifests
@@ -26,6 +25,7 @@ from softpool3d.runtime.devices import MEMORY_FORMATS, seed_everything, set_rand
 from softpool3d.runtime.interrupt import Interrupt
 from softpool3d.runtime.processes import Processes
 from softpool3d.runtime.progress import Display
+from softpool3d.training.average import Average
 from softpool3d.training.bad_files import BadFiles, write_bad_files
 from softpool3d.training.board import Board, Trackers
 from softpool3d.training.guard import LossGuard
@@ -111,8 +111,7 @@ class Setup:
         freeze(model, config.optim.freeze)
         model = convert_norms(model, config.train, self.device)
         self.network = model.to(self.device, memory_format=self.memory_format)
-        averaging = get_ema_multi_avg_fn(config.train.ema)
-        self.average = AveragedModel(self.network, multi_avg_fn=averaging) if config.train.ema else None
+        self.average = Average(self.network, config.train.ema) if config.train.ema else None
         self.networks = {"": self.network} | ({"_ema": self.average.module} if self.average else {})
         if config.train.compile:
             self.network.compile()
@@ -148,7 +147,12 @@ class Setup:
         self.processes.first(lambda: lock(self.disk.folder) or self.disk.set_config(self.asked))
         self.keepers = {suffix: Keeper(self.disk.folder, self.asked, self.classes, suffix) for suffix in self.networks}
         self.guard = LossGuard(
-            self.network, self.config.train, self.manifests["train"], self.disk.folder, self.accelerator
+            self.network,
+            self.average,
+            self.config.train.on_nonfinite,
+            self.manifests["train"],
+            self.disk.folder,
+            self.accelerator,
         )
         parts = {"optimizer": self.layout.optimizer_part(self.network, self.optimizer)}
         parts |= {"scaler": self.accelerator.scaler, "guard": self.guard}

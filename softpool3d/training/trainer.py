@@ -189,7 +189,7 @@ class Training(Setup):
         skipped = self.optimizer.step_was_skipped  # by the scaler of fp16
         self.guard.stepped(skipped)
         if self.average and not skipped:
-            self.average.update_parameters(self.network)
+            self.average.update_parameters(self.network, self.guard.verdict)
         self.meter.mark("optimizer")
 
     # --- the parts of a step ------------------------------------------------------------------------------------------
@@ -268,7 +268,6 @@ class Training(Setup):
 
     def read(self, total=lambda sums: sums) -> dict[str, float]:
         """Returns what the meter counted. Here the host waits for the device: twice a second, and for a report."""
-        self.guard.settle()
         return self.meter.read(total)
 
     def evaluate(self) -> dict[str, Scores]:
@@ -292,6 +291,7 @@ class Training(Setup):
             at: where in the run, as "epoch 3/10".
             evaluated: False leaves the evaluation out.
         """
+        self.guard.settle()
         trained, state, epoch = self.read(self.processes.sum), self.state, self.state.epoch + 1
         scores, better = {}, False
         if evaluated:

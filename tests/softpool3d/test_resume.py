@@ -228,6 +228,33 @@ def test_multigrid_goes_on_to_the_same_bits(trainings, tmp_path):
         assert float(a["train_loss"]) == pytest.approx(float(b["train_loss"]), abs=2e-5)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("processes, width", [(1, 8), (2, 8), (1, 4)])
+def test_verdicts_that_stay_on_the_device_skip_the_same_updates(trainings, tmp_path, optimizer, processes, width):
+    """The last process alone has the NaNs; nothing moves by them, the average of the weights neither. A network of
+    width 4 has no running statistics."""
+    told, kept = tmp_path / "told", tmp_path / "kept"
+    settings = [f"optim.name={optimizer}", "optim.options={fused: true}", "train.on_nonfinite=skip", "train.ema=0.9"]
+    settings += [f"train.batch_size={4 // processes}", f"model.width={width}"]
+    poison = {"processes": processes, "nan": [1, 2, 5, 9], "nan_of": processes - 1}
+    assert trainings(told, *settings, **poison)[0] == [0] * processes
+    assert trainings(kept, *settings, **poison, on_device=True)[0] == [0] * processes
+    assert same_bits(told, kept) and rows(told) == rows(kept)
+    assert load_state(kept / "last" / "checkpoint.pt")["parts"]["average"]["n_averaged"] == 12 - 4
+    tables = [sorted((folder / "nonfinite.csv").read_text().splitlines()) for folder in (told, kept)]
+    assert tables[0] == tables[1] and len(tables[0]) > 4
+
+
+def test_a_verdict_that_stays_on_the_device_stops_all_processes(trainings, tmp_path):
+    """Two of four updates after it are made, and go no further than the memory."""
+    folder = tmp_path / "stopped"
+    settings = ["optim.options={fused: true}", "train.batch_size=2"]
+    codes, printed = trainings(folder, *settings, processes=2, nan=[5], nan_of=1, on_device=True)
+    assert codes == [1, 1] and all("is nan in epoch 2 at step 2" in text for text in printed), printed
+    state = load_state(folder / "last" / "checkpoint.pt")
+    assert state["steps"] == 4 and all(value.isfinite().all() for value in state["model"].values())
+
+
 def test_what_one_process_is_told_all_do(trainings, tmp_path, two_classes):
     """A signal to one of two stops both with the state saved; the bad files of both are listed and counted."""
     for path in damaged_files(tmp_path).values():

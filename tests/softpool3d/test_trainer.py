@@ -464,7 +464,6 @@ def test_a_verdict_that_stays_on_the_device_skips_the_same_updates(tmp_path, mon
     read, settle = [], LossGuard.settle
     monkeypatch.setattr(LossGuard, "settle", lambda guard: read.append(len(guard._unread)) or settle(guard))
     monkeypatch.setattr(LossGuard, "_answers_on_device", lambda *_: True)
-    monkeypatch.setattr(trainer.Meter, "due", lambda _: False)
     monkeypatch.setattr(setup, "build_loss", lambda *_: loss([1, 2, 4]))
     kept = train(tiny(tmp_path, *settings, "name=kept"))
     assert told["skipped_updates"] == kept["skipped_updates"] == 3
@@ -479,33 +478,30 @@ def test_a_verdict_that_stays_on_the_device_skips_the_same_updates(tmp_path, mon
 
 
 def test_where_a_verdict_stays_on_the_device(tmp_path, monkeypatch):
-    """On a GPU, in one process, where the optimiser that accelerate wraps is fused and has its state. Not with an
-    average, and not where fp16's scaler judges gradients."""
+    """On a GPU, where the optimiser that accelerate wraps is fused and has its state, and an average has begun. Not
+    where fp16's scaler judges gradients."""
     answers = set()
 
     def asked(guard, *rest):
-        optimizer, guard._averaged = rest[-1], False
+        optimizer = rest[-1]
         fused = optimizer.param_groups[0]["fused"]
-        for has_state in (False, True):
-            for device, processes, scaler in itertools.product(("cpu", "cuda"), (1, 2), (None, object())):
-                guard._accelerator = SimpleNamespace(
-                    device=torch.device(device), num_processes=processes, scaler=scaler
-                )
-                if guard._answers_on_device(optimizer):
-                    answers.add((fused, device, processes, scaler is None, has_state))
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
+        for has_state, device, scaler, begun in itertools.product(
+            (False, True), ("cpu", "cuda"), (None, object()), (None, False, True)
+        ):
+            if has_state:
+                for parameter in itertools.chain(*(group["params"] for group in optimizer.param_groups)):
                     optimizer.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
-        guard._accelerator = SimpleNamespace(device=torch.device("cuda"), num_processes=1, scaler=None)
-        guard._averaged = True
-        assert not guard._answers_on_device(optimizer)
+            guard._accelerator = SimpleNamespace(device=torch.device(device), scaler=scaler)
+            guard._average = None if begun is None else SimpleNamespace(begun=begun)
+            if guard._answers_on_device(optimizer):
+                answers.add((fused, device, scaler, has_state, begun))
         raise WorkError("enough")
 
     monkeypatch.setattr(LossGuard, "allows", asked)
     for fused in ("true", "false"):
         with pytest.raises(WorkError, match="enough"):
             train(tiny(tmp_path, f"optim.options={{fused: {fused}}}"))
-    assert answers == {(True, "cuda", 1, True, True)}
+    assert answers == {(True, "cuda", None, True, None), (True, "cuda", None, True, True)}
 
 
 def test_a_verdict_that_stays_on_the_device_stops_the_run_when_it_is_read(tmp_path, monkeypatch):

@@ -3,11 +3,12 @@
 Reads a job a line from stdin, answers with the exit codes of its processes:
 
     {"overrides": [...], "resume": FOLDER or null, "processes": 1, "missing": 0, "at": [RANK, N, SIGNAL, NAME],
-     "after": [RANK, SECONDS, SIGNAL], "nan": [STEP, ...], "log": PATH}
+     "after": [RANK, SECONDS, SIGNAL], "nan": [STEP, ...], "nan_of": RANK or null, "on_device": false, "log": PATH}
 
 `at`: a process is sent a signal at the n-th of the points before and after what changes its state or the disk, or with
 a name, as "evaluate", before and after that alone. `after`: at any moment. `nan`: batches whose loss is NaN, by their
-number in this process, the first being 0.
+number in this process, the first being 0; with `nan_of`, those of one process alone. `on_device`: the verdicts on
+updates stay on the device, as on a GPU, until three wait.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
 import av  # noqa: F401
 import matplotlib.pyplot  # noqa: F401
@@ -30,7 +32,7 @@ from torch.distributed import TCPStore
 from softpool3d.config_file import load_config
 from softpool3d.errors import SoftPool3dError
 from softpool3d.runs.run import Run
-from softpool3d.training import setup, trainer
+from softpool3d.training import guard, setup, trainer
 
 
 class Network(torch.nn.Sequential):
@@ -98,6 +100,22 @@ def poison(numbers: list[int]) -> None:
     setup.build_loss = poisoned
 
 
+def leave_verdicts_on_the_device() -> None:
+    """As on a GPU; a CPU's fused optimisers skip updates, too."""
+    answers = guard.LossGuard._answers_on_device
+
+    def on_any_device(self, optimizer: torch.optim.Optimizer) -> bool:
+        accelerator = self._accelerator
+        self._accelerator = SimpleNamespace(device=torch.device("cuda"), scaler=None)
+        try:
+            return answers(self, optimizer)
+        finally:
+            self._accelerator = accelerator
+
+    guard.LossGuard._answers_on_device = on_any_device
+    guard._UNREAD = 3
+
+
 def child(job: dict, rank: int) -> int:
     log = os.open(f"{job['log']}.{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
@@ -109,7 +127,9 @@ def child(job: dict, rank: int) -> int:
     if job["at"] and job["at"][0] == rank:
         signal_at(*job["at"][1:])
     setup.build_model = network
-    if job["nan"]:
+    if job["on_device"]:
+        leave_verdicts_on_the_device()
+    if job["nan"] and job["nan_of"] in (None, rank):
         poison(job["nan"])
     torch.set_num_threads(1)
     try:
@@ -132,7 +152,8 @@ def child(job: dict, rank: int) -> int:
 
 def main() -> None:
     for line in sys.stdin:
-        job = {"processes": 1, "missing": 0, "resume": None, "at": None, "after": None, "nan": [], **json.loads(line)}
+        job = {"processes": 1, "missing": 0, "resume": None, "at": None, "after": None, **json.loads(line)}
+        job = {"nan": [], "nan_of": None, "on_device": False, **job}
         # held here, as torchrun holds the store of its processes: a port that is free, and stays theirs
         meeting = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) if job["processes"] > 1 else None
         job["port"] = meeting and meeting.port
