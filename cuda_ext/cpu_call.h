@@ -20,6 +20,8 @@ struct AxisTable {
   const Range<int64_t>*windows, *over;
 };
 
+constexpr int64_t kMostChannels = 512;  // of a tile
+
 enum class Type { float64, float32, float16, bfloat16 };
 
 struct Call {

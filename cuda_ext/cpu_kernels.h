@@ -579,7 +579,7 @@ class Worker {
     }
   }
 
-  // Makes u and v from the sums; returns true if they leave the range in which they are precise.
+  // Makes u and v from the sums; returns true if they leave the range in which they are precise, or dL/dbeta does.
   bool finish_backward(const T* grad, Acc* const* sum, bool owned) {
     I largest{}, largest_g{};
     for (int64_t p = 0; p < pieces_; ++p) {
@@ -601,24 +601,31 @@ class Worker {
     const Acc most = bit_cast<Acc>(largest_lane(largest)), most_g = bit_cast<Acc>(largest_lane(largest_g));
     if (!(most_g == 0 || (most > Acc(0x1p-60) && most < Acc(0x1p100)))) return true;
 
-    if (call_.beta_grad && owned) {
-      each_owned([&](int64_t i, int64_t c, int64_t at) {
-        if (sum[0][i] == 0) return;
-        const double s = sum[0][i], y = sum[1][i] / s;
-        beta_grad_[c] += load_one(grad + at) * (sum[2][i] / s - y * y);
-      });
-    }
+    if (call_.beta_grad && owned && !add_beta_gradient(grad, sum)) return true;
     for (int s = 0; s < 2; ++s)
       for (int64_t j = 0; j < length_; j += lanes) store(sum[s] + j, load(row(s, 0) + j));
     return false;
   }
 
-  // Calls f(index in the row of sums, channel, offset in the row of y) for the outputs that are the tile's own.
-  template <class F>
-  void each_owned(const F& f) const {
+  // Adds what the tile's own outputs of a row contribute to dL/dbeta. Returns false, with nothing added, if too few
+  // digits are left of E[x^2] - y^2 in a channel.
+  bool add_beta_gradient(const T* grad, Acc* const* sum) {
+    constexpr double least = sizeof(Acc) == 8 ? 0x1p-30 : 0x1p-6;
+    double gradient[kMostChannels], variance[kMostChannels], square[kMostChannels];
+    for (int64_t c = 0; c < channels_; ++c) gradient[c] = variance[c] = square[c] = 0;
     for (int64_t wo = tile_.w.begin; wo < tile_.w.end; ++wo)
-      for (int64_t c = 0; c < channels_; ++c)
-        f((wo - need_w_.begin) * channels_ + c, c, (wo - need_w_.begin) * call_.y_stride[4] + c);
+      for (int64_t c = 0; c < channels_; ++c) {
+        const int64_t i = sum_index(wo, c);
+        if (sum[0][i] == 0) continue;
+        const double g = load_one(grad + y_index(wo, c)), s = sum[0][i], y = sum[1][i] / s, of_squares = sum[2][i] / s;
+        gradient[c] += g * (of_squares - y * y);
+        variance[c] += (g < 0 ? -g : g) * (of_squares - y * y);
+        square[c] += (g < 0 ? -g : g) * of_squares;
+      }
+    for (int64_t c = 0; c < channels_; ++c)
+      if (!(variance[c] >= least * square[c])) return false;
+    for (int64_t c = 0; c < channels_; ++c) beta_grad_[c] += gradient[c];
+    return true;
   }
 
   // --- by the definition ---------------------------------------------------------------------------------------------

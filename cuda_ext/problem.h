@@ -81,7 +81,7 @@ struct Problem {
       require(betas->device() == given.device(), "soft_pool3d: beta_per_channel must be on the device of input");
       beta_per_channel = torch::stable::contiguous(*betas);
     } else {
-      require(std::isfinite(beta), "soft_pool3d: beta must be finite, but got " + std::to_string(beta));
+      require(!std::isnan(beta), "soft_pool3d: beta is NaN");
     }
     channels_last = is_channels_last(given);
     if (!channels_last && given.size(4) > 1 && given.stride(4) != 1) input = in_layout(given, false);

@@ -38,7 +38,6 @@ void limit_cpu_level(int64_t level) {
 
 // --- from a problem to plain data ------------------------------------------------------------------------------------
 
-constexpr int64_t kMostChannels = 512;  // of a channels_last tile
 
 bool is_identity(const Axis<int64_t>& axis) { return axis.kernel == 1 && axis.stride == 1; }
 
@@ -106,8 +105,9 @@ struct Prepared {
       const Acc* given = static_cast<const Acc*>(p.beta_per_channel->const_data_ptr());
       std::copy(given, given + channels, beta.begin());
     }
-    for (const Acc b : beta) {
-      scale.push_back(static_cast<Acc>(kLog2e) * b);
+    for (Acc& b : beta) {
+      b = to_finite(b);
+      scale.push_back(to_finite(static_cast<Acc>(kLog2e) * b));
       inverse_limit.push_back(std::max(std::abs(scale.back()) / bound, 1 / Limits<Acc>::large));
     }
     call.beta = beta.data(), call.scale = scale.data(), call.inverse_limit = inverse_limit.data();

@@ -181,7 +181,7 @@ struct Pool {
   }
   __device__ __forceinline__ Index channels() const { return inner_is_channels ? inner : outer_channels; }
   __device__ __forceinline__ AccOf<T> beta_at(const Place<Index>& at, int lane) const {
-    return betas == nullptr ? beta : betas[channel(at, lane)];
+    return betas == nullptr ? beta : to_finite(betas[channel(at, lane)]);
   }
 };
 

@@ -23,8 +23,8 @@ class _Pool(nn.Module):
             # Without num_channels the parameter gets its size from the first input (or from a loaded state_dict).
             self.beta = UninitializedParameter() if num_channels is None else nn.Parameter(torch.ones(num_channels))
             return
-        if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not math.isfinite(beta):
-            raise ValueError(f'{type(self).__name__}: beta must be a finite float or "learnable", but got {beta!r}')
+        if isinstance(beta, bool) or not isinstance(beta, (int, float)) or math.isnan(beta):
+            raise ValueError(f'{type(self).__name__}: beta must be a float or "learnable", but got {beta!r}')
         if num_channels is not None:
             raise ValueError(
                 f'{type(self).__name__}: num_channels is the length of a beta that is "learnable", but beta is {beta}'
@@ -96,7 +96,7 @@ class SoftPool3d(_SoftPool):
             decides. An optimiser needs a parameter of known size, so give it or run one batch first.
 
     Raises:
-        ValueError: if beta is neither a finite float nor "learnable", or num_channels is given with a float beta.
+        ValueError: if beta is neither a float nor "learnable", or num_channels is given with a float beta.
     """
 
     dims = 3

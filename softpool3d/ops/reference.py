@@ -76,8 +76,9 @@ def _soft_pool(input: Tensor, axes: list[tuple[Tensor, Tensor]], beta: float | T
 def soft_average(x: Tensor, inside: Tensor, beta: float | Tensor) -> Tensor:
     """Returns the softmax-weighted mean of `x` over its last dimension, counting only where `inside`.
 
-    Finite values of any size are exact. NaN gives NaN; else +inf gives +inf; -inf has weight 0; only -inf gives -inf;
-    no position at all gives 0. Where the result is infinite, no gradient is passed on.
+    Finite values of any size are exact. NaN gives NaN, in the gradients too; else +inf gives +inf; -inf has weight 0;
+    only -inf gives -inf; no position at all gives 0. Where the result is infinite, no gradient is passed on. A beta
+    beyond the type's range counts as the largest number.
     """
     counted = inside & ~torch.isinf(x)
     some = counted.any(-1, keepdim=True)
@@ -107,4 +108,6 @@ def soft_average(x: Tensor, inside: Tensor, beta: float | Tensor) -> Tensor:
     above = (inside & (x == torch.inf)).any(-1, keepdim=True)
     has_nan = (inside & torch.isnan(x)).any(-1, keepdim=True)
     y = torch.where(above & ~has_nan, torch.inf, y)
+    poison = torch.where(has_nan | torch.isnan(scale), torch.nan, 0.0).to(x.dtype)  # a sum with NaN as a factor: so are its derivatives
+    y = y + (torch.where(inside & ~torch.isinf(x), x, 0) * poison).sum(-1, keepdim=True) + scale * poison
     return torch.where(special & ~some, torch.where(above, torch.inf, -torch.inf), y).squeeze(-1)

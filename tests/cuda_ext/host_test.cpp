@@ -257,7 +257,7 @@ bool check(const Case& c, Random& random) {
           }
   for (int64_t i = 0; i < outputs; ++i) y_grad[i] = static_cast<T>(static_cast<Acc>(c.slope * random.normal()));
   for (int64_t ch = 0; ch < c.channels; ++ch)
-    betas[ch] = static_cast<Acc>(c.per_channel ? random.one_of({0.0, 1.0, -0.7, 3.0}) : c.beta);
+    betas[ch] = static_cast<Acc>(c.per_channel ? random.one_of({0.0, 1.0, -0.7, 3.0, kInfinity}) : c.beta);
 
   {
     std::vector<std::unique_ptr<Buffer<unsigned char>>> workspaces;
@@ -287,13 +287,13 @@ bool check(const Case& c, Random& random) {
     return false;
   };
   std::vector<Real> gradient(inputs, 0), gradient_size(inputs, 1), beta_gradient(c.channels, 0),
-      beta_size(c.channels, 1);
+      beta_size(c.channels, 1e-30);
   for (int64_t n = 0; n < c.batch; ++n)
     for (int64_t ch = 0; ch < c.channels; ++ch)
       for (int64_t ot = 0; ot < c.out[0]; ++ot)
         for (int64_t oh = 0; oh < c.out[1]; ++oh)
           for (int64_t ow = 0; ow < c.out[2]; ++ow) {
-            const Real beta = static_cast<double>(betas[ch]);
+            const Real beta = static_cast<double>(to_finite(betas[ch]));
             std::vector<Real> values;
             std::vector<int64_t> where;
             for (int64_t t : positions(c, 0, ot))
@@ -302,11 +302,13 @@ bool check(const Case& c, Random& random) {
                   values.push_back(static_cast<double>(static_cast<Acc>(x_at(n, ch, t, h, w))));
                   where.push_back(dense(c.size, n, ch, t, h, w));
                 }
-            Real top = -std::numeric_limits<Real>::infinity(), largest = 0;
+            Real top = -std::numeric_limits<Real>::infinity(), largest = 0, smallest_x = kInfinity, largest_x = -kInfinity;
             bool nan = false, plus = false, finite = false;
             for (Real v : values) {
               nan |= std::isnan(v), plus |= v == kInfinity, finite |= std::isfinite(v);
-              if (std::isfinite(v)) top = std::max(top, beta * v), largest = std::max(largest, std::fabs(v));
+              if (!std::isfinite(v)) continue;
+              top = std::max(top, beta * v), largest = std::max(largest, std::fabs(v));
+              smallest_x = std::min(smallest_x, v), largest_x = std::max(largest_x, v);
             }
             Real sum = 0, moment = 0, square = 0, mean;
             for (Real v : values)
@@ -321,7 +323,7 @@ bool check(const Case& c, Random& random) {
             const Real g = static_cast<double>(static_cast<Acc>(y_grad[o]));
             if (std::isinf(mean)) continue;  // no derivative, and none passed on
             beta_gradient[ch] += g * (nan ? mean : finite ? square : 0.0L);
-            beta_size[ch] += std::fabs(g) * largest * largest;
+            if (finite) beta_size[ch] += std::fabs(g) * (largest_x - smallest_x) * (largest_x - smallest_x);
             for (size_t i = 0; i < values.size(); ++i) {
               if (std::isinf(values[i])) continue;
               const Real weight = std::exp(beta * values[i] - top) / sum;

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import softpool3d
+from softpool3d.ops.reference import soft_pool3d_reference
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 INF, NAN = float("inf"), float("nan")
@@ -146,3 +147,73 @@ def test_gradients_of_extreme_inputs_are_finite(truth, level, channels_last, bet
     assert x.grad.isfinite().all()
     dx = truth.brute_force(x, [[[0]], [[0]], [[0, 1, 2, 3]]], beta, g)[1]
     truth.close(x.grad, dx, torch.float32, dx.abs().max().item(), ulps=64)
+
+
+def with_beta(pool, x, beta):
+    """y and dL/dx for L = sum of y."""
+    x = x.detach().requires_grad_()
+    y = pool(x, beta)
+    return y.detach(), torch.autograd.grad(y.sum(), x)[0]
+
+
+def compiled(x, beta):
+    return softpool3d.soft_pool3d(x, (1, 2, 2), beta=beta)
+
+
+def plain(x, beta):
+    return soft_pool3d_reference(x, (1, 2, 2), (1, 2, 2), (0, 0, 0), (1, 1, 1), False, beta)
+
+
+@pytest.mark.parametrize("beta", [3e38, 1e39, 1e308, INF, -3e38, -1e39, -INF])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("width", [4, 40])
+def test_a_beta_beyond_the_type_is_max_or_min_pooling(level, width, dtype, channels_last, beta):
+    x = torch.randn(2, 19, 3, 8, width).to(dtype)
+    x[0, :, 0, :2, :2] = 3  # a window of equal values
+    x[1, :, 1, :2, :2] = torch.tensor([-1.0, 2.0, 2.0, -1.0]).view(2, 2)  # two maxima, two minima
+    x = x.contiguous(memory_format=torch.channels_last_3d if channels_last else torch.contiguous_format)
+    sign = 1 if beta > 0 else -1
+    y = sign * torch.nn.functional.max_pool3d(sign * x.float(), (1, 2, 2))
+    best = x.float() == y.repeat_interleave(2, 3).repeat_interleave(2, 4)
+    dx = best / torch.nn.functional.avg_pool3d(best.float(), (1, 2, 2), divisor_override=1).repeat_interleave(
+        2, 3
+    ).repeat_interleave(2, 4)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    for pool in (compiled, plain):
+        for of in (beta, torch.tensor(beta, dtype=torch.float64).to(wide).expand(19)):
+            got, grad = with_beta(pool, x, of)
+            assert torch.equal(got.float(), y) and torch.equal(grad.float(), dx.to(dtype).float())
+
+
+def test_one_beta_of_several_may_be_infinite_or_nan(level):
+    x = torch.randn(2, 3, 2, 4, 40)
+    betas = torch.tensor([1.0, INF, NAN])
+    for pool in (compiled, plain):
+        y, dx = with_beta(pool, x, betas)
+        for channel, beta in ((0, 1.0), (1, INF)):
+            one = slice(channel, channel + 1)
+            alone, alone_dx = with_beta(pool, x[:, one], beta)
+            torch.testing.assert_close(y[:, one], alone)
+            torch.testing.assert_close(dx[:, one], alone_dx)
+        assert y[:, 2].isnan().all() and dx[:, 2].isnan().all()
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("width", [4, 40])
+def test_the_gradients_of_a_window_with_nan_are_nan(level, width, channels_last):
+    """Whatever the incoming gradient is, even 0; no other window's are."""
+    x = torch.randn(1, 2, 2, 4, width)
+    x[0, 0, 0, 1, 1] = NAN
+    x = x.contiguous(memory_format=torch.channels_last_3d if channels_last else torch.contiguous_format)
+    hit = torch.zeros_like(x, dtype=torch.bool)
+    hit[0, 0, 0, :2, :2] = True
+    for pool in (compiled, plain):
+        for incoming in (0.0, 1.0):
+            z, beta = x.detach().requires_grad_(), torch.ones(2, requires_grad=True)
+            g = torch.ones(1, 2, 2, 2, width // 2)
+            g[0, 0, 0, 0, 0] = incoming
+            dx, dbeta = torch.autograd.grad(pool(z, beta), (z, beta), g)
+            assert torch.equal(dx.isnan(), hit) and dbeta.isnan().tolist() == [True, False]
+            (dx,) = torch.autograd.grad(pool(z, 1.0), z, g)
+            assert torch.equal(dx.isnan(), hit)

@@ -142,3 +142,26 @@ def test_beta_0_is_average_and_large_is_max():
     torch.testing.assert_close(softpool3d.soft_pool3d(x, beta=0), torch.nn.functional.avg_pool3d(x, 2))
     torch.testing.assert_close(softpool3d.soft_pool3d(x, beta=1e6), torch.nn.functional.max_pool3d(x, 2))
     torch.testing.assert_close(softpool3d.soft_pool3d(x, beta=-1e6), -torch.nn.functional.max_pool3d(-x, 2))
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("spread", [1.0, 1e-1, 1e-2, 1e-3])
+@pytest.mark.parametrize("offset", [0.0, 10.0, -1000.0, 1e4])
+def test_beta_gradient_of_values_far_from_0_and_close_together(level, offset, spread, channels_last):
+    """Within 1e-4 of float64: E[x^2] - y^2 would leave no digit of it. The first of the channels is not far from 0."""
+    for kernel, shape in (
+        (2, (2, 9, 4, 16, 16)),
+        ((1, 3, 3), (2, 9, 4, 16, 16)),
+        (3, (1, 9, 4, 16, 40)),
+        ((4, 16, 16), (2, 9, 4, 16, 16)),
+        ((2, 7, 7), (2, 9, 2, 7, 7)),
+    ):
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * spread
+        x[:, 1:] += offset
+        x = x.contiguous(memory_format=torch.channels_last_3d if channels_last else torch.contiguous_format)
+        found = []
+        for z in (x, x.double()):
+            beta = torch.full((9,), 0.01, dtype=z.dtype, requires_grad=True)
+            softpool3d.soft_pool3d(z, kernel, beta=beta).sum().backward()
+            found.append(beta.grad.double())
+        torch.testing.assert_close(*found, rtol=1e-4, atol=0)
