@@ -108,6 +108,7 @@ def soft_average(x: Tensor, inside: Tensor, beta: float | Tensor) -> Tensor:
     above = (inside & (x == torch.inf)).any(-1, keepdim=True)
     has_nan = (inside & torch.isnan(x)).any(-1, keepdim=True)
     y = torch.where(above & ~has_nan, torch.inf, y)
-    poison = torch.where(has_nan | torch.isnan(scale), torch.nan, 0.0).to(x.dtype)  # a sum with NaN as a factor: so are its derivatives
+    # a sum with NaN as a factor: so are its derivatives
+    poison = torch.where(has_nan | torch.isnan(scale), torch.nan, 0.0).to(x.dtype)
     y = y + (torch.where(inside & ~torch.isinf(x), x, 0) * poison).sum(-1, keepdim=True) + scale * poison
     return torch.where(special & ~some, torch.where(above, torch.inf, -torch.inf), y).squeeze(-1)
