@@ -1,358 +1,15 @@
-// The CUDA kernels. The arithmetic of indices is in geometry.h, that of a window in window.h. This file says which
-// thread computes what, and how memory is read and written.
+// The CUDA kernels for windows of which a thread computes one, or several side by side, and for the gradient of beta.
+// The arithmetic of indices is in geometry.h, that of a window in window.h.
 //
 // Nothing in this file needs a GPU's compiler beyond its keywords: tests/cuda_ext compiles it with g++ and a launch
 // shim and runs it under sanitizers.
-//
-// A pool is seen as (n, c, t, h, w, inner): `inner` elements lie side by side at each position and share its windows.
-// They are the channels of a channels_last_3d tensor (whose c is then 1), the positions of a contiguous tensor along
-// axes that are not pooled, or just one element. A thread takes V of them: as many as 16 bytes hold, where layout and
-// alignment allow it.
 
 #pragma once
 
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
-
-#include <cstdint>
-#include <cstring>
-#include <type_traits>
-#include <utility>
-
-#include "geometry.h"
-#include "window.h"
+#include "soft_pool_sums.cuh"
+#include "soft_pool_window.cuh"
 
 namespace softpool3d::cuda {
-
-#ifdef __CUDACC__
-#define SOFTPOOL_SHARED(name) extern __shared__ __align__(32) unsigned char name[]
-constexpr int kThreads = 256, kWarp = 32, kMostLanes = 32, kBoxElements = 8192;
-#endif
-
-template <class T>
-using AccOf = std::conditional_t<std::is_same_v<T, double>, double, float>;
-
-template <class T, int V>
-struct alignas(sizeof(T) * V) Vec {
-  T of[V];
-};
-
-// The built-in type of kBytes bytes: loading one of these is sure to be one instruction, loading a Vec is not.
-template <int kBytes>
-struct BitsOf;
-template <>
-struct BitsOf<2> {
-  using Type = unsigned short;
-};
-template <>
-struct BitsOf<4> {
-  using Type = unsigned;
-};
-template <>
-struct BitsOf<8> {
-  using Type = uint2;
-};
-template <>
-struct BitsOf<16> {
-  using Type = uint4;
-};
-
-template <int V, class T>
-__device__ __forceinline__ Vec<T, V> load(const T* from) {
-  constexpr int kBytes = sizeof(T) * V, kPart = kBytes < 16 ? kBytes : 16;
-  using Bits = typename BitsOf<kPart>::Type;
-  Vec<T, V> values;
-#pragma unroll
-  for (int part = 0; part < kBytes / kPart; ++part) {
-    const Bits bits = reinterpret_cast<const Bits*>(from)[part];
-    memcpy(reinterpret_cast<char*>(&values) + part * kPart, &bits, kPart);
-  }
-  return values;
-}
-
-// Stores to global memory, by assembly: the compiler would store the elements one by one as they become known.
-template <class Bits>
-__device__ __forceinline__ void store_bits(Bits* to, const Bits& bits) {
-#ifdef __CUDA_ARCH__
-  if constexpr (sizeof(Bits) == 16) {
-    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};"
-                 :: "l"(to), "r"(bits.x), "r"(bits.y), "r"(bits.z), "r"(bits.w) : "memory");
-    return;
-  } else if constexpr (sizeof(Bits) == 8) {
-    asm volatile("st.global.v2.u32 [%0], {%1, %2};" :: "l"(to), "r"(bits.x), "r"(bits.y) : "memory");
-    return;
-  }
-#endif
-  *to = bits;
-}
-
-template <int V, class T>
-__device__ __forceinline__ void store(T* to, const Vec<T, V>& values) {
-  constexpr int kBytes = sizeof(T) * V;
-  static_assert(kBytes <= 16);
-  typename BitsOf<kBytes>::Type bits;
-  memcpy(&bits, &values, kBytes);
-  store_bits(reinterpret_cast<typename BitsOf<kBytes>::Type*>(to), bits);
-}
-
-// --- who computes what -----------------------------------------------------------------------------------------------
-
-// Division by a number that the host knows: a multiplication and a shift for 32-bit indices (0 <= n < 2^31).
-template <class Index>
-struct Divider {
-  Index by = 1;
-
-  Divider() = default;
-  explicit Divider(Index divisor) : by(divisor) {}
-
-  __host__ __device__ Index operator()(Index n) const { return n / by; }
-};
-
-template <>
-struct Divider<int32_t> {
-  int32_t by = 1;
-  uint32_t factor = 0, shift = 0;
-
-  Divider() = default;
-
-  explicit Divider(int32_t divisor) : by(divisor) {
-    if (divisor == 1) return;
-    uint32_t log2 = 0;  // rounded up
-    while ((int64_t{1} << log2) < divisor) ++log2;
-    factor = static_cast<uint32_t>(((uint64_t{1} << (31 + log2)) + divisor - 1) / divisor);
-    shift = log2 - 1;
-  }
-
-  __host__ __device__ int32_t operator()(int32_t n) const {
-    const auto product = static_cast<uint64_t>(static_cast<uint32_t>(n)) * factor;
-    return by == 1 ? n : static_cast<int32_t>(static_cast<uint32_t>(product >> 32) >> shift);
-  }
-};
-
-template <class Index>
-struct Place {
-  Index n, c, t, h, w, inner;
-};
-
-// Splits a running number into a place; `inner` runs fastest, in steps of `lanes`.
-template <class Index>
-struct Split {
-  Divider<Index> c, t, h, w, groups;
-
-  __device__ __forceinline__ Place<Index> operator()(Index id, int lanes) const {
-    Place<Index> at;
-    const Index id_w = groups(id), id_h = w(id_w), id_t = h(id_h), id_c = t(id_t);
-    at.inner = (id - id_w * groups.by) * lanes;
-    at.w = id_w - id_h * w.by;
-    at.h = id_h - id_t * h.by;
-    at.t = id_t - id_c * t.by;
-    at.n = c(id_c);
-    at.c = id_c - at.n * c.by;
-    return at;
-  }
-};
-
-// Distances between neighbours, in elements. Across planes they take 64 bits whatever `Index` is: a plane with more
-// than 2^31 elements is rare, a tensor is not.
-template <class Index>
-struct Strides {
-  int64_t n, c;
-  Index t, h, w;
-
-  __device__ __forceinline__ int64_t plane(const Place<Index>& at) const { return at.n * n + at.c * c + at.inner; }
-  __device__ __forceinline__ Index in_plane(Index it, Index ih, Index iw) const { return it * t + ih * h + iw * w; }
-  __device__ __forceinline__ int64_t operator()(const Place<Index>& at) const {
-    return plane(at) + in_plane(at.t, at.h, at.w);
-  }
-};
-
-template <class T, class Index>
-struct Pool {
-  Geometry<Index> axes;
-  Strides<Index> input, input_grad, output;  // the last two are dense
-  Index outer_channels, inner;  // one of the two is the number of channels, or inner are positions
-  bool inner_is_channels;
-  int64_t outputs;        // in all
-  const AccOf<T>* betas;  // one per channel, or null
-  AccOf<T> beta;
-
-  __device__ __forceinline__ Index channel(const Place<Index>& at, int lane) const {
-    return inner_is_channels ? at.inner + lane : at.c;
-  }
-  __device__ __forceinline__ Index channels() const { return inner_is_channels ? inner : outer_channels; }
-  __device__ __forceinline__ AccOf<T> beta_at(const Place<Index>& at, int lane) const {
-    return betas == nullptr ? beta : to_finite(betas[channel(at, lane)]);
-  }
-};
-
-template <class Index>
-__device__ __forceinline__ Index global_id() {
-  return static_cast<Index>(blockIdx.x) * static_cast<Index>(blockDim.x) + static_cast<Index>(threadIdx.x);
-}
-
-// --- one window's values ---------------------------------------------------------------------------------------------
-
-// A window whose size the compiler knows, without dilation: read once into registers. What lies outside the input is
-// read as -inf, which weighs nothing. Such a window is never empty, since padding is at most half of it.
-template <int KT, int KH, int KW>
-struct Fixed {
-  // For __launch_bounds__: how many blocks a multiprocessor shall hold at least. Told 2, the compiler takes the
-  // registers it needs; left to itself (0), it takes fewer, which suits short kernels, but makes long ones keep values
-  // in memory. Nine vectors fit into a quarter of the registers if it is told so.
-  static constexpr int blocks(int V) { return V > 1 && KT * KH * KW == 9 ? 4 : 0; }
-
-  template <class T, class Index, int V>
-  class Window {
-   public:
-    __device__ __forceinline__ Window(const T* x, const Pool<T, Index>& pool, const Place<Index>& at)
-        : axes_(pool.axes),
-          t_(at.t * axes_.t.stride - axes_.t.padding),
-          h_(at.h * axes_.h.stride - axes_.h.padding),
-          w_(at.w * axes_.w.stride - axes_.w.padding) {
-      visit([&](int tap, Index t, Index h, Index w) {
-        if (inside(t, h, w)) {
-          values_[tap] = load<V>(x + pool.input.in_plane(t, h, w));
-        } else {
-#pragma unroll
-          for (int v = 0; v < V; ++v) values_[tap].of[v] = static_cast<T>(-Limits<AccOf<T>>::inf);
-        }
-      });
-    }
-
-    __device__ __forceinline__ bool any() const { return true; }
-
-    // f(values) of each position
-    template <class F>
-    __device__ __forceinline__ void each(F f) const {
-#pragma unroll
-      for (int tap = 0; tap < KT * KH * KW; ++tap) f(values_[tap]);
-    }
-
-    // f(t, h, w, values) of each position inside the input
-    template <class F>
-    __device__ __forceinline__ void each_place(F f) const {
-      visit([&](int tap, Index t, Index h, Index w) {
-        if (inside(t, h, w)) f(t, h, w, values_[tap]);
-      });
-    }
-
-   private:
-    template <class F>
-    __device__ __forceinline__ void visit(F f) const {
-#pragma unroll
-      for (int tap = 0; tap < KT * KH * KW; ++tap)
-        f(tap, t_ + tap / (KH * KW), h_ + tap / KW % KH, w_ + tap % KW);
-    }
-
-    __device__ __forceinline__ bool inside(Index t, Index h, Index w) const {
-      return t >= 0 && t < axes_.t.size && h >= 0 && h < axes_.h.size && w >= 0 && w < axes_.w.size;
-    }
-
-    const Geometry<Index>& axes_;
-    const Index t_, h_, w_;
-    Vec<T, V> values_[KT * KH * KW];
-  };
-};
-
-// Any other window: read for each pass, the second time from the L1 cache.
-struct Any {
-  static constexpr int blocks(int) { return 2; }
-
-  template <class T, class Index, int V>
-  class Window {
-   public:
-    __device__ __forceinline__ Window(const T* x, const Pool<T, Index>& pool, const Place<Index>& at)
-        : x_(x),
-          strides_(pool.input),
-          t_(pool.axes.t.window(at.t)),
-          h_(pool.axes.h.window(at.h)),
-          w_(pool.axes.w.window(at.w)) {}
-
-    __device__ __forceinline__ bool any() const { return t_.begin < t_.end && h_.begin < h_.end && w_.begin < w_.end; }
-
-    template <class F>
-    __device__ __forceinline__ void each(F f) const {
-      for (Index t = t_.begin; t < t_.end; t += t_.step)
-        for (Index h = h_.begin; h < h_.end; h += h_.step)
-          for (Index w = w_.begin; w < w_.end; w += w_.step) f(load<V>(x_ + strides_.in_plane(t, h, w)));
-    }
-
-    template <class F>
-    __device__ __forceinline__ void each_place(F f) const {
-      for (Index t = t_.begin; t < t_.end; t += t_.step)
-        for (Index h = h_.begin; h < h_.end; h += h_.step)
-          for (Index w = w_.begin; w < w_.end; w += w_.step) f(t, h, w, load<V>(x_ + strides_.in_plane(t, h, w)));
-    }
-
-   private:
-    const T* const x_;
-    const Strides<Index>& strides_;
-    const Range<Index> t_, h_, w_;
-  };
-};
-
-// One value for each of V windows that a thread computes at once.
-template <class U, int V>
-struct Lanes {
-  U of[V];
-
-  __device__ __forceinline__ U& operator[](int v) { return of[v]; }
-  __device__ __forceinline__ const U& operator[](int v) const { return of[v]; }
-};
-
-template <int V, class F>
-__device__ __forceinline__ auto lanes_of(F f) {
-  return [&]<int... v>(std::integer_sequence<int, v...>) {
-    return Lanes<decltype(f(0)), V>{{f(v)...}};
-  }(std::make_integer_sequence<int, V>());
-}
-
-// The sums of the v-th of the windows side by side, whatever its values and beta.
-template <class T, class Window>
-__device__ __forceinline__ Sums<AccOf<T>> general_sums(const Window& window, int v, AccOf<T> beta) {
-  using Acc = AccOf<T>;
-  Extent<Acc> extent;
-  window.each([&](const auto& x) { extent.add(static_cast<Acc>(x.of[v])); });
-  extent.any = window.any();
-  Sums<Acc> sums(extent, beta);
-  window.each([&](const auto& x) { sums.add(static_cast<Acc>(x.of[v])); });
-  return sums;
-}
-
-template <class Acc, int V>
-struct LanesOfSums {
-  Lanes<Sums<Acc>, V> of;
-  bool usual;  // all of them
-
-  __device__ __forceinline__ const Sums<Acc>& operator[](int v) const { return of[v]; }
-};
-
-// The sums of V windows side by side.
-template <int V, class T, class Window>
-__device__ __forceinline__ LanesOfSums<AccOf<T>, V> sums_of(const Window& window, const Lanes<AccOf<T>, V>& beta) {
-  using Acc = AccOf<T>;
-  Lanes<Acc, V> hi;
-#pragma unroll
-  for (int v = 0; v < V; ++v) hi[v] = -Limits<Acc>::inf;
-  window.each([&](const Vec<T, V>& x) {
-#pragma unroll
-    for (int v = 0; v < V; ++v) hi[v] = larger(hi[v], static_cast<Acc>(x.of[v]));
-  });
-  bool usual = true;
-#pragma unroll
-  for (int v = 0; v < V; ++v) usual &= is_usual(hi[v], beta[v]);
-  auto sums = lanes_of<V>([&](int v) { return Sums<Acc>(hi[v], beta[v]); });
-  if (usual) {
-    window.each([&](const Vec<T, V>& x) {
-#pragma unroll
-      for (int v = 0; v < V; ++v) sums[v].add_usual(static_cast<Acc>(x.of[v]));
-    });
-  } else {
-#pragma unroll
-    for (int v = 0; v < V; ++v) sums[v] = general_sums<T>(window, v, beta[v]);
-  }
-  return {sums, usual};
-}
 
 // --- windows over an inner dimension: channels_last_3d, axes that are not pooled, and whatever else there is ------------
 
@@ -364,11 +21,7 @@ __global__ void __launch_bounds__(kThreads, Kind::blocks(V))
   const Place<Index> at = split(id, V);
   const auto beta = lanes_of<V>([&](int v) { return pool.beta_at(at, v); });
   const typename Kind::template Window<T, Index, V> window(x + pool.input.plane(at), pool, at);
-  const auto sums = sums_of<V, T>(window, beta);
-  Vec<T, V> result;
-#pragma unroll
-  for (int v = 0; v < V; ++v) result.of[v] = static_cast<T>(sums[v].mean());
-  store<V>(y + pool.output(at), result);
+  store<V>(y + pool.output(at), means_of<V, T>(window, beta));
 }
 
 // The gradient where windows tile the input: every thread computes its window once more and writes the gradient of all
@@ -384,94 +37,24 @@ __global__ void __launch_bounds__(kThreads, Kind::blocks(V))
   const bool has_output = at.t < pool.axes.t.out && at.h < pool.axes.h.out && at.w < pool.axes.w.out;
   const auto beta = lanes_of<V>([&](int v) { return pool.beta_at(at, v); });
   const typename Kind::template Window<T, Index, V> window(x + pool.input.plane(at), pool, at);
-  const auto sums = sums_of<V, T>(window, beta);
-  const auto stats = lanes_of<V>([&](int v) { return sums[v].stats(); });
-  bool usual = sums.usual;
-#pragma unroll
-  for (int v = 0; v < V; ++v) usual &= !is_nan(stats[v].inverse_sum);
   Vec<T, V> g = {};
   if (has_output) g = load<V>(y_grad + pool.output(at));
   x_grad += pool.input_grad.plane(at);
-  const auto write = [&](auto gradient) {
-    window.each_place([&](Index t, Index h, Index w, const Vec<T, V>& values) {
+  const auto write = [&](const auto& gradient, auto whole) {
+    window.each_place([&](int tap, Index t, Index h, Index w, const Lanes<Acc, V>& values) {
       Vec<T, V> result;
 #pragma unroll
-      for (int v = 0; v < V; ++v)
-        result.of[v] = static_cast<T>(gradient(stats[v], static_cast<Acc>(values.of[v]), static_cast<Acc>(g.of[v]), beta[v]));
+      for (int v = 0; v < V; ++v) result.of[v] = static_cast<T>(gradient(tap, v, values[v]));
       store<V>(x_grad + pool.input_grad.in_plane(t, h, w), result);
-    });
+    }, whole);
   };
-  if (!has_output)
-    write([](const Stats<Acc>&, Acc, Acc, Acc) { return Acc(0); });
-  else if (usual)
-    write([](const Stats<Acc>& s, Acc x, Acc g, Acc beta) { return s.gradient_usual(x, g, beta); });
+  if (has_output)
+    write_gradients<V, T>(window, beta, g, write);
   else
-    write([](const Stats<Acc>& s, Acc x, Acc g, Acc beta) { return s.gradient(x, g, beta); });
+    write([](int, int, Acc) { return Acc(0); }, std::false_type());
 }
 
 // --- windows along contiguous rows ----------------------------------------------------------------------------------------
-
-// The values of V = (16 bytes of T) / KW windows next to each other along w, from one load of 16 bytes of each row.
-// Needs rows of whole 16 bytes, and windows that lie side by side along w.
-template <class T, int KT, int KH, int KW>
-class Rows {
- public:
-  static constexpr int kWide = 16 / sizeof(T), kWindows = kWide / KW, kRows = KT * KH;
-  static_assert(kWide % KW == 0);
-
-  __device__ __forceinline__ Rows(const T* x, const Pool<T, int32_t>& pool, const Place<int32_t>& at)
-      : axes_(pool.axes),
-        t_(at.t * axes_.t.stride - axes_.t.padding),
-        h_(at.h * axes_.h.stride - axes_.h.padding) {
-    const T outside = static_cast<T>(-Limits<AccOf<T>>::inf);
-#pragma unroll
-    for (int row = 0; row < kRows; ++row) {
-      const int32_t t = t_ + row / KH, h = h_ + row % KH;
-      const T* from = x + pool.input.in_plane(t, h, at.w * kWide);
-      if (inside(t, h)) {
-        wide_[row] = load<kWide>(from);
-      } else {
-#pragma unroll
-        for (int e = 0; e < kWide; ++e) wide_[row].of[e] = outside;
-      }
-    }
-  }
-
-  // As a window for sums_of: the values of all windows at the same tap.
-  __device__ __forceinline__ bool any() const { return true; }
-
-  template <class F>
-  __device__ __forceinline__ void each(F f) const {
-#pragma unroll
-    for (int row = 0; row < kRows; ++row)
-#pragma unroll
-      for (int k = 0; k < KW; ++k) {
-        Vec<T, kWindows> values;
-#pragma unroll
-        for (int v = 0; v < kWindows; ++v) values.of[v] = wide_[row].of[v * KW + k];
-        f(values);
-      }
-  }
-
-  // f(t, h, values) of each row inside the input
-  template <class F>
-  __device__ __forceinline__ void each_row(F f) const {
-#pragma unroll
-    for (int row = 0; row < kRows; ++row) {
-      const int32_t t = t_ + row / KH, h = h_ + row % KH;
-      if (inside(t, h)) f(t, h, wide_[row]);
-    }
-  }
-
- private:
-  __device__ __forceinline__ bool inside(int32_t t, int32_t h) const {
-    return t >= 0 && t < axes_.t.size && h >= 0 && h < axes_.h.size;
-  }
-
-  const Geometry<int32_t>& axes_;
-  const int32_t t_, h_;
-  Vec<T, kWide> wide_[kRows];
-};
 
 template <class T, int KT, int KH, int KW>
 __global__ void __launch_bounds__(kThreads)
@@ -481,13 +64,10 @@ __global__ void __launch_bounds__(kThreads)
   const int32_t id = global_id<int32_t>();
   if (id >= count) return;
   const Place<int32_t> at = split(id, 1);
-  const auto beta = lanes_of<V>([&](int) { return pool.beta_at(at, 0); });
+  const AccOf<T> of_all = pool.beta_at(at, 0);
+  const auto beta = lanes_of<V>([&](int) { return of_all; });
   const Windows windows(x + pool.input.plane(at), pool, at);
-  const auto sums = sums_of<V, T>(windows, beta);
-  Vec<T, V> result;
-#pragma unroll
-  for (int v = 0; v < V; ++v) result.of[v] = static_cast<T>(sums[v].mean());
-  store<V>(y + pool.output.plane(at) + pool.output.in_plane(at.t, at.h, at.w * V), result);
+  store<V>(y + pool.output.plane(at) + pool.output.in_plane(at.t, at.h, at.w * V), means_of<V, T>(windows, beta));
 }
 
 // The same as backward_columns, with Rows.
@@ -501,32 +81,25 @@ __global__ void __launch_bounds__(kThreads) backward_rows(const T* x, const T* y
   if (id >= count) return;
   const Place<int32_t> at = split(id, 1);
   const bool has_output = at.t < pool.axes.t.out && at.h < pool.axes.h.out;
-  const auto beta = lanes_of<V>([&](int) { return pool.beta_at(at, 0); });
+  const AccOf<T> of_all = pool.beta_at(at, 0);
+  const auto beta = lanes_of<V>([&](int) { return of_all; });
   const Windows windows(x + pool.input.plane(at), pool, at);
-  const auto sums = sums_of<V, T>(windows, beta);
-  const auto stats = lanes_of<V>([&](int v) { return sums[v].stats(); });
-  bool usual = sums.usual;
-#pragma unroll
-  for (int v = 0; v < V; ++v) usual &= !is_nan(stats[v].inverse_sum);
   Vec<T, V> g = {};
   if (has_output) g = load<V>(y_grad + pool.output.plane(at) + pool.output.in_plane(at.t, at.h, at.w * V));
   x_grad += pool.input_grad.plane(at);
-  const auto write = [&](auto gradient) {
-    windows.each_row([&](int32_t t, int32_t h, const Vec<T, V * KW>& values) {
+  const auto write = [&](const auto& gradient, auto whole) {
+    windows.each_row([&](int row, int32_t t, int32_t h, const Lanes<Acc, V * KW>& values) {
       Vec<T, V * KW> result;
 #pragma unroll
       for (int e = 0; e < V * KW; ++e)
-        result.of[e] = static_cast<T>(
-            gradient(stats[e / KW], static_cast<Acc>(values.of[e]), static_cast<Acc>(g.of[e / KW]), beta[e / KW]));
+        result.of[e] = static_cast<T>(gradient(row * KW + e % KW, e / KW, values[e]));
       store<V * KW>(x_grad + pool.input_grad.in_plane(t, h, at.w * V * KW), result);
-    });
+    }, whole);
   };
-  if (!has_output)
-    write([](const Stats<Acc>&, Acc, Acc, Acc) { return Acc(0); });
-  else if (usual)
-    write([](const Stats<Acc>& s, Acc x, Acc g, Acc beta) { return s.gradient_usual(x, g, beta); });
+  if (has_output)
+    write_gradients<V, T>(windows, beta, g, write);
   else
-    write([](const Stats<Acc>& s, Acc x, Acc g, Acc beta) { return s.gradient(x, g, beta); });
+    write([](int, int, Acc) { return Acc(0); }, std::false_type());
 }
 
 // --- any backward: a gather over the windows that hold a position ---------------------------------------------------------

@@ -60,10 +60,10 @@ class Launcher {
       if (rows_of_16_bytes(y) && kernel_is(2, 2, 2)) return rows<2, 2, 2>(narrow, y);
       if (rows_of_16_bytes(y) && kernel_is(1, 2, 2)) return rows<1, 2, 2>(narrow, y);
       if (columns_of_16_bytes(pool, y)) {
-        if (kernel_is(2, 2, 2)) return columns<Fixed<2, 2, 2>, int32_t, kFixed>(narrow, y);
-        if (kernel_is(1, 2, 2)) return columns<Fixed<1, 2, 2>, int32_t, kFixed>(narrow, y);
+        if (kernel_is(2, 2, 2)) return columns<Fixed<2, 2, 2>, int32_t, kWide>(narrow, y);
+        if (kernel_is(1, 2, 2)) return columns<Fixed<1, 2, 2>, int32_t, kWide>(narrow, y);
         if (kernel_is(1, 3, 3)) return columns<Fixed<1, 3, 3>, int32_t, kFixed>(narrow, y);
-        if (kernel_is(2, 1, 1)) return columns<Fixed<2, 1, 1>, int32_t, kFixed>(narrow, y);
+        if (kernel_is(2, 1, 1)) return columns<Fixed<2, 1, 1>, int32_t, kWide>(narrow, y);
       } else {
         if (kernel_is(2, 2, 2)) return columns<Fixed<2, 2, 2>, int32_t, 1>(narrow, y);
         if (kernel_is(1, 2, 2)) return columns<Fixed<1, 2, 2>, int32_t, 1>(narrow, y);
@@ -103,9 +103,9 @@ class Launcher {
           return wide ? tiled_columns<Fixed<2, 2, 2>, kFixed>(narrow, y_grad, x_grad)
                       : tiled_columns<Fixed<2, 2, 2>, 1>(narrow, y_grad, x_grad);
         if (kernel_is(1, 2, 2))
-          return wide ? tiled_columns<Fixed<1, 2, 2>, kFixed>(narrow, y_grad, x_grad)
+          return wide ? tiled_columns<Fixed<1, 2, 2>, kWide>(narrow, y_grad, x_grad)
                       : tiled_columns<Fixed<1, 2, 2>, 1>(narrow, y_grad, x_grad);
-        if (kernel_is(2, 1, 1) && wide) return tiled_columns<Fixed<2, 1, 1>, kFixed>(narrow, y_grad, x_grad);
+        if (kernel_is(2, 1, 1) && wide) return tiled_columns<Fixed<2, 1, 1>, kWide>(narrow, y_grad, x_grad);
       }
       return wide ? tiled_columns<Any, kWide>(narrow, y_grad, x_grad)
                   : tiled_columns<Any, 1>(narrow, y_grad, x_grad);
@@ -150,7 +150,7 @@ class Launcher {
 
  private:
   static constexpr int kWide = 16 / sizeof(T);
-  // Windows held in registers side by side: more than four would leave room for one block only.
+  // Windows held in registers side by side where more than four would leave room for one block only.
   static constexpr int kFixed = kWide < 4 ? kWide : 4;
   // Speed matters little in float64, so it has no specialised kernels.
   static constexpr bool kSpecialised = !std::is_same_v<T, double>;

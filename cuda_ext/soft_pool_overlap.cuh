@@ -16,7 +16,8 @@
 
 #pragma once
 
-#include "soft_pool_kernels.cuh"
+#include "soft_pool_sums.cuh"
+#include "soft_pool_window.cuh"
 
 namespace softpool3d::cuda {
 
@@ -112,35 +113,6 @@ struct Vectors {
     }
   }
 };
-
-// The exponent of what lies outside the input (2^kNothing is 0), and the largest exponent of a position.
-constexpr float kNothing = -200.f, kMostPower = 127.f;
-
-__device__ __forceinline__ float power_of_2(float exponent) {
-#ifndef __CUDA_ARCH__
-  if (exponent > kMostPower) return Limits<float>::inf;
-#endif
-  return exp2_of(exponent);
-}
-
-// 1 / x, for a sum of exponentials that is tame.
-__device__ __forceinline__ float reciprocal(float x) {
-#ifdef __CUDA_ARCH__
-  float result;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));  // to within 1 ulp, and without guards
-  return result;
-#else
-  return 1 / x;
-#endif
-}
-
-__device__ __forceinline__ float scale_of(float beta) { return to_finite(static_cast<float>(kLog2e) * beta); }
-
-// Whether a sum of exponentials and its moment are precise. With a NaN or an infinity in the window they never are:
-// even an infinity that weighs nothing makes the moment NaN.
-__device__ __forceinline__ bool is_tame(float weight, float moment) {
-  return weight >= 0x1p-58f && weight <= 0x1p62f && is_finite(moment);
-}
 
 // --- sums of a run of windows ----------------------------------------------------------------------------------------
 

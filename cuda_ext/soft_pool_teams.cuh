@@ -10,7 +10,8 @@
 
 #pragma once
 
-#include "soft_pool_kernels.cuh"
+#include "soft_pool_sums.cuh"
+#include "soft_pool_window.cuh"
 
 namespace softpool3d::cuda {
 

@@ -132,6 +132,14 @@ SOFTPOOL_HD Acc quotient(Acc a, Acc b) {
 // Infinities become the largest numbers; NaN stays.
 template <class Acc>
 SOFTPOOL_HD Acc to_finite(Acc x) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  if constexpr (sizeof(Acc) == sizeof(float)) {
+    float result;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(x), "f"(FLT_MAX));
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(result), "f"(-FLT_MAX));
+    return result;
+  }
+#endif
   return x > Limits<Acc>::max ? Limits<Acc>::max : x < -Limits<Acc>::max ? -Limits<Acc>::max : x;
 }
 

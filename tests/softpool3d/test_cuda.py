@@ -171,6 +171,64 @@ def test_extreme_values(truth, dtype, layout, beta, repeats):
         truth.close(one, value, dtype, max(finite, default=0.0), ulps=8 if repeats == 1 else 64)
 
 
+@pytest.mark.parametrize("beta", [1e39, INF, -1e39, -INF])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("geometry", NETWORK_POOLS, ids=str)
+def test_a_beta_beyond_the_type_is_max_or_min_pooling(geometry, dtype, layout, beta):
+    """As a float and as a tensor, and the gradient goes to the maxima, in equal parts."""
+    kernel, stride, padding = geometry
+    x = tensor([2, 16, 8, 28, 56], dtype, layout)
+    sign = 1 if beta > 0 else -1
+    z = x.double().requires_grad_()
+    y = sign * F.max_pool3d(sign * z, kernel, stride, padding)
+    (dx,) = torch.autograd.grad(y.sum(), z)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    for of in (beta, torch.tensor(beta, dtype=torch.float64).to(DEVICE, wide).expand(16)):
+        w = x.detach().requires_grad_()
+        found = softpool3d.soft_pool3d(w, kernel, stride, padding, beta=of)
+        assert torch.equal(found.double(), y)
+        (grad,) = torch.autograd.grad(found.sum(), w)
+        assert grad.isfinite().all()
+        if dtype in (torch.float64, torch.float32):  # the halves have windows with several maxima
+            torch.testing.assert_close(grad.double(), dx, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("geometry", NETWORK_POOLS, ids=str)
+def test_the_gradients_of_a_window_with_nan_are_nan(geometry, dtype, layout):
+    """Whatever the incoming gradient is, even 0; no other window's are."""
+    kernel, stride, padding = geometry
+    x = tensor([2, 16, 8, 28, 56], dtype, layout)
+    x[1, 3, 2, 5, 7] = NAN
+    z, beta = x.requires_grad_(), torch.ones(16, device=DEVICE, requires_grad=True)
+    y = softpool3d.soft_pool3d(z, kernel, stride, padding, beta=beta)
+    dx, dbeta = torch.autograd.grad(y, (z, beta), torch.zeros_like(y))
+    windows = y.isnan().double()
+    assert windows.any()
+    # average pooling's gradient tells which positions they hold
+    spread = torch.zeros_like(x, dtype=torch.float64, requires_grad=True)
+    (hit,) = torch.autograd.grad(F.avg_pool3d(spread, kernel, stride, padding), spread, windows)
+    assert torch.equal(dx.isnan(), hit > 0)
+    assert dbeta.isnan().nonzero().flatten().tolist() == [3]
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("spread", [1.0, 1e-3])
+@pytest.mark.parametrize("offset", [10.0, 1e4])
+@pytest.mark.parametrize("geometry", NETWORK_POOLS, ids=str)
+def test_beta_gradient_of_values_far_from_0_and_close_together(geometry, offset, spread, layout):
+    kernel, stride, padding = geometry
+    x = tensor([2, 16, 8, 28, 56], torch.float32, layout, spread=spread).add_(offset)
+    found = []
+    for z in (x, x.double()):
+        beta = torch.full((16,), 0.01, dtype=z.dtype, device=DEVICE, requires_grad=True)
+        softpool3d.soft_pool3d(z, kernel, stride, padding, beta=beta).sum().backward()
+        found.append(beta.grad.double())
+    torch.testing.assert_close(*found, rtol=1e-4, atol=0)
+
+
 def test_an_empty_window_gives_0_and_takes_no_gradient():
     # kernel 2, dilation 4: the first window's taps lie at -1 and 3, of which none is inside
     x = tensor([1, 2, 1, 1, 3], torch.float32, "contiguous").requires_grad_()
