@@ -92,9 +92,9 @@ __device__ __forceinline__ bool is_tame(float weight, float moment) {
   return weight >= 0x1p-58f && weight <= 0x1p62f && is_finite(moment);
 }
 
-// Whether a thread sums its windows up without pivots first: it may have to read the values once more.
+// Whether a thread sums its windows up without pivots first. Long sums are more precise relative to one.
 template <class T, class Window>
-constexpr bool kPlain = Window::kTaps > 0 && std::is_same_v<AccOf<T>, float>;
+constexpr bool kPlain = Window::kTaps > 0 && Window::kTaps <= 9 && std::is_same_v<AccOf<T>, float>;
 
 template <int V, int kTaps>
 struct PlainSums {
