@@ -167,8 +167,8 @@ def swap(
     network: nn.Module,
     sites: Iterable[Site],
     options: PoolConfig,
-    left: Iterable[tuple[str, str]] = (),
-    run: Callable[[], object] | None = None,
+    left: Iterable[tuple[str, str]],
+    run: Callable[[], object],
 ) -> PoolingReport:
     """Puts a pooling of `options.kind` into each of `sites`, or into none if one raises.
 
@@ -181,11 +181,6 @@ def swap(
     sites = list(sites)
     channels: dict[int, int] = {}
     if needs_channels(options):
-        if run is None:
-            raise UsageError(
-                f"pool.kind: {options.kind} has parameters for each channel, and how many a layer sees shows when the "
-                "network runs; give an `example` input"
-            )
         channels = channels_at(network, sites, run)
     parameter = next(network.parameters(), torch.empty(0))
     layers: dict[int, nn.Module] = {}

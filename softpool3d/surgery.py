@@ -6,7 +6,9 @@ import fnmatch
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from softpool3d.config_file import pool_config
 from softpool3d.errors import UsageError
@@ -43,7 +45,8 @@ def replace_pooling(
         names: only layers whose dotted name matches one of these patterns (as file names do: "layer4.*").
         beta: of the kind "soft": a number, or "learnable" for one per channel.
         p: the exponent of the kind "lp".
-        example: an input (or the inputs) of the network, for kinds that have parameters per channel.
+        example: an input (or the inputs) of the network, for kinds that have parameters per channel. Without it the
+            channels are those that show for a picture or clip of 224x224 with the channels of the first convolution.
 
     Returns:
         A report of what was changed, layer by layer, to be printed.
@@ -76,9 +79,29 @@ def replace_pooling(
         raise UsageError(_nothing(module, sites, places, types, names))
 
     def run() -> None:
-        module(*([example] if isinstance(example, Tensor) else example))
+        if example is None:
+            _imagine(module, options.kind)
+        else:
+            module(*([example] if isinstance(example, Tensor) else example))
 
-    return swap(module, chosen, options, left, None if example is None else run)
+    return swap(module, chosen, options, left, run)
+
+
+def _imagine(module: nn.Module, kind: str) -> None:
+    """Runs the network on an input that has a shape only, which costs no memory and no arithmetic."""
+    first = next((m for m in module.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d))), None)
+    try:
+        if first is None:
+            raise ValueError("it has no convolution")
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            module(torch.empty(1, first.in_channels, *(32, 224, 224)[-len(first.kernel_size) :]).to(first.weight))
+    except UsageError:
+        raise
+    except Exception as error:  # whatever a network raises that takes another input
+        raise UsageError(
+            f"{kind} has parameters for each channel, and how many a layer sees did not show by itself "
+            f"({type(error).__name__}); give an `example` input of {type(module).__name__}"
+        ) from error
 
 
 def _nothing(module: nn.Module, sites: list, places: list[str], types, names) -> str:

@@ -9,6 +9,7 @@ from itertools import product
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from softpool3d.errors import UsageError
 from softpool3d.ops.modules import (
@@ -110,6 +111,17 @@ class Pool(nn.Module):
         if isinstance(geometry, Window) and set(geometry.dilation) != {1}:
             raise UsageError(f"{type(self).__name__} has no dilation, and {_x(geometry.dilation)} was asked for")
         self.geometry = geometry
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if not isinstance(x, Proxy):
+            return super().__call__(x)
+        # What a pooling does depends on sizes; so torch.fx keeps it as one module, as it does torch's own.
+        tracer = x.tracer
+
+        def node(x: Proxy) -> Proxy:
+            return tracer.create_proxy("call_module", tracer.path_of_module(self), (x,), {})
+
+        return tracer.call_module(self, node, (x,), {})
 
     def mean(self, x: Tensor) -> Tensor:
         return mean(x, self.geometry)

@@ -1,27 +1,26 @@
 """SoftPool as functions. The 1-D and 2-D ones pool views of their input in 3-D."""
 
+import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
-from softpool3d.ops import library
-from softpool3d.ops.reference import (
-    adaptive_soft_pool3d_reference,
-    pooled_size,
-    soft_pool3d_reference,
-)
+from softpool3d.ops import decomposition, library
+from softpool3d.ops.fallback import adaptive_soft_pool3d_fallback, soft_pool3d_fallback
+from softpool3d.ops.reference import pooled_size
 
-Size = int | Sequence[int]
+Size = int | Sequence[int]  # numpy's integers too
 _NAMES, _ADAPTIVE_NAMES = ({dims: f"{kind}_pool{dims}d" for dims in (1, 2, 3)} for kind in ("soft", "adaptive_soft"))
 
 
 def backend(tensor: Tensor) -> str:
     """Returns the implementation that runs for `tensor`: "cpu" or "cuda" (compiled), or "reference" (plain PyTorch).
 
-    The reference runs where no library is compiled for the device, under forward-mode differentiation (jvp, jacfwd),
+    Plain PyTorch runs where no library is compiled for the device, under forward-mode differentiation (jvp, jacfwd),
     and for tensor subclasses with a dispatch of their own.
     """
     return library.choose(tensor)
@@ -48,18 +47,19 @@ def soft_pool3d(
 
     A window with NaN gives NaN, and any other with +inf gives +inf. -inf has weight 0; a window of only -inf gives
     -inf. An empty window, which dilation makes possible, gives 0. The function is twice differentiable, in beta too,
-    and in forward mode, which runs the reference. The gradients of a window with NaN are NaN, even where the incoming
-    one is 0; where y is infinite, they are 0. While |beta x| stays below some 40, they are precise to |beta x| + 8
-    roundings, relative to the largest of a window.
+    and in forward mode, which runs in plain PyTorch. The gradients of a window with NaN are NaN, even where the
+    incoming one is 0; where y is infinite, they are 0. While |beta x| stays below some 40, they are precise to
+    |beta x| + 8 roundings, relative to the largest of a window.
 
     Args:
         input: (N, C, T, H, W) or (C, T, H, W); float64, float32, float16 or bfloat16, any strides. Half types are
             summed in float32.
-        kernel_size, stride, padding, dilation: an int or (T, H, W); `stride` defaults to `kernel_size`.
+        kernel_size, stride, padding, dilation: an int or (T, H, W), numpy's ints too; `stride` defaults to
+            `kernel_size`.
         ceil_mode: round the output size up, as in max pooling.
         beta: inverse temperature; 0 is average pooling, large is max pooling, and infinity is the mean of a window's
-            maxima (of its minima, if negative). A float, or a tensor with one value per channel (shape (C,)) or for
-            all of them (shape ()), which may require grad.
+            maxima (of its minima, if negative). A float, numpy's too, or a tensor with one value per channel (shape
+            (C,)) or for all of them (shape ()), which may require grad.
 
     Returns:
         (N, C, To, Ho, Wo) or (C, To, Ho, Wo) of input's type, with the sizes of `torch.nn.functional.max_pool3d`;
@@ -131,37 +131,71 @@ def adaptive_soft_pool1d(input: Tensor, output_size: int | Sequence[int | None],
 # --- from the public arguments to the operators' ------------------------------------------------------------
 
 
+def refuse_script():
+    """Stands for a function or module that torch.jit.script is about to compile."""
+    raise RuntimeError(
+        "softpool3d: torch.jit.script cannot compile SoftPool; use torch.export.export or torch.jit.trace "
+        "(softpool3d.decompositions() turns an exported program into standard operators)"
+    )
+
+
+for _name in (*_NAMES.values(), *_ADAPTIVE_NAMES.values()):
+    globals()[_name].__prepare_scriptable__ = refuse_script
+
+
 def _soft_pool(input, dims, kernel_size, stride, padding, dilation, ceil_mode, beta) -> Tensor:
     window = (kernel_size, stride, padding, dilation, ceil_mode)
+    if has_torch_function((input, beta)):  # torch.fx's tracer sees one function, subclasses of Tensor one of torch's
+        function = (soft_pool1d, soft_pool2d, soft_pool3d)[dims - 1]
+        return handle_torch_function(function, (input, beta), input, *window, beta)
     geometry = _remembered(_pool_geometry, input, dims, window)
     if geometry is None:
         _raise_as_max_pool(input, dims, *window)
     name = _NAMES[dims]
     _check_type(name, input)
     beta = _check_beta(name, input, dims, beta)
-    return _run(input, dims, "soft_pool3d", soft_pool3d_reference, beta, geometry)
+    return _run(input, dims, "soft_pool3d", soft_pool3d_fallback, beta, geometry)
 
 
 def _adaptive(input, dims, output_size, beta) -> Tensor:
+    if has_torch_function((input, beta)):
+        function = (adaptive_soft_pool1d, adaptive_soft_pool2d, adaptive_soft_pool3d)[dims - 1]
+        return handle_torch_function(function, (input, beta), input, output_size, beta)
     geometry = _remembered(_adaptive_geometry, input, dims, (output_size,))
     name = _ADAPTIVE_NAMES[dims]
+    if torch.jit.is_tracing() and isinstance(output_size, Sequence) and None in output_size:
+        warnings.warn(f"{name}: None keeps the sizes of this input", torch.jit.TracerWarning, stacklevel=3)
     _check_type(name, input)
     beta = _check_beta(name, input, dims, beta)
-    return _run(input, dims, "adaptive_soft_pool3d", adaptive_soft_pool3d_reference, beta, geometry)
+    return _run(input, dims, "adaptive_soft_pool3d", adaptive_soft_pool3d_fallback, beta, geometry)
 
 
 def _remembered(check, input, dims, window):
     """Returns `check(input.shape, dims, *window)`, remembered: a network asks for the same at every step."""
     if not torch.compiler.is_compiling():
         try:
-            return _of_before(check, input.shape, dims, *window)
+            # The types are part of what is looked up: (True, 2) equals (1, 2), and is refused.
+            kinds = [tuple(map(type, value)) if type(value) is tuple else type(value) for value in window]
+            return _of_before(check, _sizes(input), dims, window, tuple(kinds))
         except TypeError:  # lists cannot be looked up, nor can symbolic sizes
             pass
-    return check(input.shape, dims, *window)
+    return check(_sizes(input), dims, *window)
 
 
-@lru_cache(maxsize=1024, typed=True)
-def _of_before(check, shape, dims, *window):
+def _sizes(tensor: Tensor) -> torch.Size:
+    """Returns a tensor's shape as numbers, which torch.jit.trace would otherwise take for tensors of its graph."""
+    if not torch.jit.is_tracing():
+        return tensor.shape
+    state = torch._C._get_tracing_state()
+    torch._C._set_tracing_state(None)
+    try:
+        return tensor.shape
+    finally:
+        torch._C._set_tracing_state(state)
+
+
+@lru_cache(maxsize=1024)
+def _of_before(check, shape, dims, window, kinds):
     return check(shape, dims, *window)
 
 
@@ -200,32 +234,46 @@ def _adaptive_geometry(shape, dims, output_size):
     return ((1,) * (3 - dims) + sizes,)
 
 
-def _run(input, dims, name, reference, beta, geometry) -> Tensor:
+def _run(input, dims, name, fallback, beta, geometry) -> Tensor:
     x = input if input.dim() == dims + 2 else input.unsqueeze(0)
     for _ in range(3 - dims):
         x = x.unsqueeze(2)
-    if library.choose(x) == "reference":
+    betas, number = (beta, 1.0) if isinstance(beta, Tensor) else (None, beta)
+    if torch.onnx.is_in_onnx_export():  # ONNX knows standard operators only
+        y = getattr(decomposition, name)(x, betas, number, *geometry)
+    elif library.choose(x) == "reference":
         library.warn_of_reference(x.device.type)
-        y = reference(x, *geometry, beta)
+        y = fallback(x, *geometry, beta)
     else:
-        betas, beta = (beta, 1.0) if isinstance(beta, Tensor) else (None, beta)
-        y = library.run(name, x, betas, beta, *geometry)
+        y = library.run(name, x, betas, number, *geometry)
     for _ in range(3 - dims):
         y = y.squeeze(2)
     return y if input.dim() == dims + 2 else y.squeeze(0)
 
 
+def plain(value):
+    """Returns numpy's scalars, alone or in a tuple or list, as Python's; anything else as it is."""
+    if type(value) in (tuple, list):
+        return type(value)(plain(v) for v in value)
+    if isinstance(value, (int, float, torch.SymInt, torch.SymFloat)) or getattr(value, "ndim", None) != 0:
+        return value
+    return value.item()  # known by its look: torch runs without numpy too
+
+
 def _tuple(value: Size, dims: int) -> tuple[int, ...] | None:
     """Returns `dims` ints, or None if `value` is neither an int nor a sequence of one or `dims` ints."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, (int, torch.SymInt)):
+    value = plain(value)
+    if _is_int(value):
         return (value,) * dims
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) not in (1, dims):
         return None
-    if any(isinstance(v, bool) or not isinstance(v, (int, torch.SymInt)) for v in value):
+    if not all(_is_int(v) for v in value):
         return None
     return tuple(value) * (dims if len(value) == 1 else 1)
+
+
+def _is_int(value) -> bool:
+    return isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
 
 
 def _is_valid(shape, dims, kernel, stride, padding, dilation, ceil_mode) -> bool:
@@ -260,19 +308,23 @@ def _check_type(name: str, input: Tensor) -> None:
 
 def _check_beta(name: str, input: Tensor, dims: int, beta: float | Tensor) -> float | Tensor:
     """Returns beta as a finite float, or as a tensor (C,) of the type that sums are kept in."""
+    numbers = (int, float, torch.SymFloat)
+    if torch.compiler.is_compiling() and not isinstance(beta, (Tensor, *numbers)) and hasattr(beta, "dtype"):
+        beta = torch.as_tensor(beta, dtype=torch.float32, device=input.device)  # to the compiler, numpy's are tensors
     if not isinstance(beta, Tensor):
-        if isinstance(beta, bool) or not isinstance(beta, (int, float, torch.SymFloat)):
+        beta = plain(beta)
+        if isinstance(beta, bool) or not isinstance(beta, numbers):
             raise TypeError(f"{name}: beta must be a float or a tensor, but got {beta!r}")
         if beta != beta:  # a comparison, because torch.compile may make it symbolic
             raise ValueError(f"{name}: beta is NaN")
         return float(beta) if isinstance(beta, int) else beta
     if not beta.is_floating_point():
         raise TypeError(f"{name}: a tensor beta must be of a floating-point type, but got {beta.dtype}")
-    channels = input.shape[-dims - 1]
-    if beta.dim() > 1 or (beta.dim() == 1 and beta.shape[0] != channels):
+    channels = _sizes(input)[-dims - 1]
+    if beta.dim() > 1 or (beta.dim() == 1 and _sizes(beta)[0] != channels):
         raise ValueError(
             f"{name}: a tensor beta must hold one value per channel, shape ({channels},), or one for all, shape (), "
-            f"but got shape {tuple(beta.shape)}"
+            f"but got shape {tuple(_sizes(beta))}"
         )
     if beta.device != input.device:
         raise ValueError(f"{name}: beta must be on input's device {input.device}, but got {beta.device}")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from softpool3d.ops import reference
+from softpool3d.ops import fallback, reference
 
 REMEDY = "build it with `pip install --no-build-isolation -e .` in the source tree (needs g++)"
 CUDA_REMEDY = (
@@ -91,8 +91,8 @@ def warn_of_reference(kind: str) -> None:
     library = build_info().get(kind)
     if library and not library["loaded"]:
         warnings.warn(
-            f"softpool3d: no compiled library for {kind} ({library['why']}), so the plain PyTorch reference runs, "
-            f"which is slower and needs more memory; {library['remedy']}",
+            f"softpool3d: no compiled library for {kind} ({library['why']}), so plain PyTorch runs, which is slower "
+            f"and needs more memory; {library['remedy']}",
             stacklevel=5,
         )
 
@@ -104,10 +104,10 @@ def warn_of_reference(kind: str) -> None:
 
 _CALLS = {}  # name -> the function to call the operator by
 
-# name -> the number of geometry arguments, and the reference
+# name -> the number of geometry arguments, and the same in plain PyTorch
 _GEOMETRY = {
-    "soft_pool3d": (5, reference.soft_pool3d_reference),
-    "adaptive_soft_pool3d": (1, reference.adaptive_soft_pool3d_reference),
+    "soft_pool3d": (5, fallback.soft_pool3d_fallback),
+    "adaptive_soft_pool3d": (1, fallback.adaptive_soft_pool3d_fallback),
 }
 
 
@@ -164,7 +164,7 @@ def _complete(name: str) -> None:
         ctx.constants = constants
 
     def second_derivative(ctx, *grads):
-        """Differentiates the reference twice: rarely needed, so it has no kernel of its own."""
+        """Differentiates plain PyTorch twice: rarely needed, so it has no kernel of its own."""
         beta, *geometry, input_grad, beta_grad = ctx.constants
         tensors = [t for t in ctx.saved_tensors if t is not None]
 
@@ -278,8 +278,12 @@ def _in_a_hurry(forward, backward, call_forward, derivative):
 
 
 def _is_transformed() -> bool:
-    """Whether a compiler or a transform of torch.func is tracing the call."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    """Whether a compiler, torch.jit.trace or a transform of torch.func is tracing the call."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state() is not None
+    )
 
 
 def _folded(size: int, dims, tensors: list[Tensor], betas: Tensor | None, per_channel: bool):

@@ -4,7 +4,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
 
 from softpool3d.ops import functional as F
 
@@ -17,42 +16,30 @@ class _Pool(nn.Module):
 
     def __init__(self, beta: float | str, num_channels: int | None) -> None:
         super().__init__()
-        if num_channels is not None and num_channels < 1:
-            raise ValueError(f"{type(self).__name__}: num_channels must be above 0, but got {num_channels}")
+        name, beta = type(self).__name__, F.plain(beta)
         if isinstance(beta, str) and beta == "learnable":
-            # Without num_channels the parameter gets its size from the first input (or from a loaded state_dict).
-            self.beta = UninitializedParameter() if num_channels is None else nn.Parameter(torch.ones(num_channels))
+            if num_channels is None:
+                raise ValueError(
+                    f"{name}: a learnable beta has one value per channel; give their number, as in "
+                    f'{name}(2, beta="learnable", num_channels=64)'
+                )
+            if num_channels < 1:
+                raise ValueError(f"{name}: num_channels must be above 0, but got {num_channels}")
+            self.beta = nn.Parameter(torch.ones(num_channels))
             return
         if isinstance(beta, bool) or not isinstance(beta, (int, float)) or math.isnan(beta):
-            raise ValueError(f'{type(self).__name__}: beta must be a float or "learnable", but got {beta!r}')
+            raise ValueError(f'{name}: beta must be a float or "learnable", but got {beta!r}')
         if num_channels is not None:
-            raise ValueError(
-                f'{type(self).__name__}: num_channels is the length of a beta that is "learnable", but beta is {beta}'
-            )
+            raise ValueError(f'{name}: num_channels is the length of a beta that is "learnable", but beta is {beta}')
         self.beta = float(beta)
 
-    def _is_lazy(self) -> bool:
-        return isinstance(self.beta, UninitializedParameter)
-
-    def _beta_for(self, input: Tensor) -> float | Tensor:
-        if self._is_lazy():
-            self._materialize((input.shape[-self.dims - 1],), input.device)
-        return self.beta
-
-    def _materialize(self, shape, device=None) -> None:
-        self.beta.materialize(shape, device=device)
-        nn.init.ones_(self.beta)
-
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        loaded = state_dict.get(f"{prefix}beta")
-        if self._is_lazy() and loaded is not None and not isinstance(loaded, UninitializedParameter):
-            self._materialize(loaded.shape)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+    def __prepare_scriptable__(self):
+        F.refuse_script()
 
     def _beta_repr(self) -> str:
         if isinstance(self.beta, float):
             return f"beta={self.beta}"
-        return "beta=learnable" if self._is_lazy() else f"beta=learnable, num_channels={len(self.beta)}"
+        return f"beta=learnable, num_channels={len(self.beta)}"
 
 
 class _SoftPool(_Pool):
@@ -67,16 +54,15 @@ class _SoftPool(_Pool):
         num_channels: int | None = None,
     ) -> None:
         super().__init__(beta, num_channels)
-        self.kernel_size = kernel_size
-        self.stride = kernel_size if stride is None else stride
-        self.padding = padding
-        self.dilation = dilation
+        self.kernel_size = F.plain(kernel_size)
+        self.stride = self.kernel_size if stride is None else F.plain(stride)
+        self.padding = F.plain(padding)
+        self.dilation = F.plain(dilation)
         self.ceil_mode = ceil_mode
 
     def forward(self, input: Tensor) -> Tensor:
         pool = (F.soft_pool1d, F.soft_pool2d, F.soft_pool3d)[self.dims - 1]
-        beta = self._beta_for(input)
-        return pool(input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, beta)
+        return pool(input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.beta)
 
     def extra_repr(self) -> str:
         return (
@@ -92,11 +78,11 @@ class SoftPool3d(_SoftPool):
         kernel_size, stride, padding, dilation, ceil_mode: as for `soft_pool3d` and `nn.MaxPool3d`.
         beta: a float, or "learnable": a parameter `beta` with one value per channel that starts at 1. Weight decay
             pulls it to 0, which is average pooling.
-        num_channels: the length of a learnable beta; without it the first input, or the state_dict that is loaded,
-            decides. An optimiser needs a parameter of known size, so give it or run one batch first.
+        num_channels: the length of a learnable beta, C of the input.
 
     Raises:
-        ValueError: if beta is neither a float nor "learnable", or num_channels is given with a float beta.
+        ValueError: if beta is neither a float nor "learnable", or num_channels is missing where it is learnable, or
+            given where it is not.
     """
 
     dims = 3
@@ -117,11 +103,11 @@ class SoftPool1d(_SoftPool):
 class _AdaptiveSoftPool(_Pool):
     def __init__(self, output_size, beta: float | str = 1.0, num_channels: int | None = None) -> None:
         super().__init__(beta, num_channels)
-        self.output_size = output_size
+        self.output_size = F.plain(output_size)
 
     def forward(self, input: Tensor) -> Tensor:
         pool = (F.adaptive_soft_pool1d, F.adaptive_soft_pool2d, F.adaptive_soft_pool3d)[self.dims - 1]
-        return pool(input, self.output_size, self._beta_for(input))
+        return pool(input, self.output_size, self.beta)
 
     def extra_repr(self) -> str:
         return f"output_size={self.output_size}, {self._beta_repr()}"

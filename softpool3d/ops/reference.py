@@ -1,4 +1,4 @@
-"""SoftPool in plain PyTorch: the definition of the operator, and what runs where no compiled library does.
+"""SoftPool in plain PyTorch: the definition of the operator, which tests hold everything else against.
 
 For an output position with window R (its in-bounds input positions; padding lies outside R, as in max pooling),
 

@@ -296,7 +296,6 @@ def test_precision_and_networks_of_others():
         ({"where": "stem"}, "where.* = 'stem': input should be"),
         ({"where": "temporal"}, "temporal names no stages"),
         ({"where": "attention"}, "where: 'attention' is no place of any network"),
-        ({"kind": "ada"}, "ada has parameters for each channel, .* give an `example` input"),
         ({"kind": "blur"}, "head: pool.kind: blur slides over windows"),
         ({"kind": "ada", "example": IMAGE}, "pool.* is one layer at several places that see 4 and 6 channels"),
     ],
@@ -323,3 +322,34 @@ def test_sites_of_a_pooled_network_are_not_its_inner_pools():
     sites, left = find_sites(network)
     assert [site.name for site in sites] == ["avgpool"] and isinstance(network.avgpool, Pool)
     assert not left
+
+
+def test_channels_are_found_without_an_example():
+    """Where the network takes a picture or clip: by a run on shapes alone, through branches and shared layers."""
+    from torchvision.models import googlenet
+    from torchvision.models.video import r3d_18
+
+    net = googlenet(init_weights=False, aux_logits=False)
+    softpool3d.replace_pooling(net, beta="learnable")
+    softpool3d.replace_pooling(video := r3d_18().double(), "lip", where=["downsample", "head"])
+    assert (
+        len(net.maxpool1.beta) == 64 and len(net.inception3b.branch4[0].beta) == 256 and len(net.avgpool.beta) == 1024
+    )
+    assert all(type(p) is nn.Parameter and p.device.type == "cpu" for p in (*net.parameters(), *video.parameters()))
+    assert all(type(b) is torch.Tensor for b in (*net.buffers(), *video.buffers()))
+    assert net.eval()(torch.randn(1, 3, 64, 64)).shape == (1, 1000)
+    assert video.eval()(torch.randn(1, 3, 4, 32, 32).double()).shape == (1, 400)
+
+
+def test_an_example_is_asked_for_where_channels_do_not_show():
+    only = nn.Sequential(nn.MaxPool2d(2), nn.Flatten())
+    fixed = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4 * 15 * 15, 5))
+    for net in (only, fixed):
+        before = repr(net)
+        with pytest.raises(
+            UsageError, match="^soft has parameters for each channel, .*; give an `example` input of Seq"
+        ):
+            softpool3d.replace_pooling(net, beta="learnable")
+        assert repr(net) == before
+    softpool3d.replace_pooling(fixed, beta="learnable", example=torch.randn(1, 3, 32, 32))
+    assert len(fixed[1].beta) == 4

@@ -12,6 +12,7 @@ from torch import nn
 
 import softpool3d
 from softpool3d.ops import library
+from softpool3d.ops.fallback import adaptive_soft_pool3d_fallback, soft_pool3d_fallback
 from softpool3d.ops.reference import adaptive_soft_pool3d_reference, soft_pool3d_reference
 
 OP = torch.ops.softpool3d
@@ -295,14 +296,16 @@ def test_importing_costs_no_torch():
 
 
 def test_references_agree_with_the_operator_in_every_direction():
-    """The double backward is the reference's: its first derivatives have to be the kernels'."""
+    """The double backward is the fallback's: its first derivatives have to be the kernels'."""
     x, betas = (
         input_of(dtype=torch.float64).requires_grad_(),
         torch.tensor([0.5, 1.0, -2.0]).double().requires_grad_(),
     )
     for op, plain, geometry in [
         (OP.soft_pool3d, soft_pool3d_reference, POOL),
+        (OP.soft_pool3d, soft_pool3d_fallback, POOL),
         (OP.adaptive_soft_pool3d, adaptive_soft_pool3d_reference, ([1, 4, 3],)),
+        (OP.adaptive_soft_pool3d, adaptive_soft_pool3d_fallback, ([1, 4, 3],)),
     ]:
         ours, theirs = op(x, betas, 1.0, *geometry), plain(x, *geometry, betas)
         torch.testing.assert_close(ours, theirs)
@@ -311,3 +314,22 @@ def test_references_agree_with_the_operator_in_every_direction():
             torch.autograd.grad(ours, (x, betas), g), torch.autograd.grad(theirs, (x, betas), g), strict=True
         ):
             torch.testing.assert_close(a, b)
+
+
+def test_subclasses_get_their_own_type_back():
+    """As from torch's functions."""
+    x = input_of().as_subclass(Named)
+    assert type(softpool3d.soft_pool3d(x)) is Named and type(softpool3d.adaptive_soft_pool3d(x, 1)) is Named
+
+
+@pytest.mark.parametrize("pool", list(pools()))
+def test_second_derivatives_without_a_library(monkeypatch, pool):
+    x, beta = input_of(shape=(1, 2, 2, 4, 5), dtype=torch.float64), torch.tensor([0.5, -1.5], dtype=torch.float64)
+    without_library(monkeypatch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        inputs = x.requires_grad_(), beta.requires_grad_()
+        assert torch.autograd.gradcheck(pool, inputs, check_forward_ad=True, check_batched_grad=True)
+        assert torch.autograd.gradgradcheck(pool, inputs, check_fwd_over_rev=True)
+        assert torch.autograd.gradgradcheck(pool, (x, torch.zeros(2).double().requires_grad_()))
+    library.warn_of_reference.cache_clear()

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import softpool3d
+from softpool3d.ops.fallback import soft_pool3d_fallback
 from softpool3d.ops.reference import soft_pool3d_reference
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -164,6 +165,10 @@ def plain(x, beta):
     return soft_pool3d_reference(x, (1, 2, 2), (1, 2, 2), (0, 0, 0), (1, 1, 1), False, beta)
 
 
+def fallback(x, beta):
+    return soft_pool3d_fallback(x, (1, 2, 2), (1, 2, 2), (0, 0, 0), (1, 1, 1), False, beta)
+
+
 @pytest.mark.parametrize("beta", [3e38, 1e39, 1e308, INF, -3e38, -1e39, -INF])
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -180,7 +185,7 @@ def test_a_beta_beyond_the_type_is_max_or_min_pooling(level, width, dtype, chann
         2, 3
     ).repeat_interleave(2, 4)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    for pool in (compiled, plain):
+    for pool in (compiled, plain, fallback):
         for of in (beta, torch.tensor(beta, dtype=torch.float64).to(wide).expand(19)):
             got, grad = with_beta(pool, x, of)
             assert torch.equal(got.float(), y) and torch.equal(grad.float(), dx.to(dtype).float())
@@ -189,7 +194,7 @@ def test_a_beta_beyond_the_type_is_max_or_min_pooling(level, width, dtype, chann
 def test_one_beta_of_several_may_be_infinite_or_nan(level):
     x = torch.randn(2, 3, 2, 4, 40)
     betas = torch.tensor([1.0, INF, NAN])
-    for pool in (compiled, plain):
+    for pool in (compiled, plain, fallback):
         y, dx = with_beta(pool, x, betas)
         for channel, beta in ((0, 1.0), (1, INF)):
             one = slice(channel, channel + 1)
@@ -208,7 +213,7 @@ def test_the_gradients_of_a_window_with_nan_are_nan(level, width, channels_last)
     x = x.contiguous(memory_format=torch.channels_last_3d if channels_last else torch.contiguous_format)
     hit = torch.zeros_like(x, dtype=torch.bool)
     hit[0, 0, 0, :2, :2] = True
-    for pool in (compiled, plain):
+    for pool in (compiled, plain, fallback):
         for incoming in (0.0, 1.0):
             z, beta = x.detach().requires_grad_(), torch.ones(2, requires_grad=True)
             g = torch.ones(1, 2, 2, 2, width // 2)

@@ -72,7 +72,7 @@ def test_gradients_one_at_a_time(needs):
 
 
 def test_third_order():
-    """Higher orders come from the reference, which autograd differentiates without end."""
+    """Higher orders come from plain PyTorch, which autograd differentiates without end."""
     x = torch.tensor([0.3, -0.2, 0.9, 0.1], dtype=torch.float64, requires_grad=True)
 
     def derivatives(pool):

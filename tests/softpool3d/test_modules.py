@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -40,20 +41,18 @@ def test_repr_tells_the_arguments():
     assert "kernel_size=3, stride=2, padding=1, dilation=1, ceil_mode=False, beta=0.5" in repr(
         softpool3d.SoftPool3d(3, 2, 1, beta=0.5)
     )
-    lazy = softpool3d.AdaptiveSoftPool3d(1, beta="learnable")
-    assert "output_size=1, beta=learnable)" in repr(lazy)
-    lazy(input_of(3))
-    assert "output_size=1, beta=learnable, num_channels=5" in repr(lazy)
+    learned = softpool3d.AdaptiveSoftPool3d(1, beta="learnable", num_channels=5)
+    assert "output_size=1, beta=learnable, num_channels=5" in repr(learned)
+    assert "kernel_size=(1, 2, 2), stride=(1, 2, 2)" in repr(softpool3d.SoftPool3d((1, np.int64(2), np.int32(2))))
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
-@pytest.mark.parametrize("num_channels", [None, 5])
 @pytest.mark.parametrize("make", ["pool", "adaptive"])
-def test_learnable_beta_starts_at_1_and_learns(dims, num_channels, make):
+def test_learnable_beta_starts_at_1_and_learns(dims, make):
     def new():
         if make == "pool":
-            return POOLS[dims](beta="learnable", num_channels=num_channels)
-        return ADAPTIVE[dims](2, beta="learnable", num_channels=num_channels)
+            return POOLS[dims](beta="learnable", num_channels=5)
+        return ADAPTIVE[dims](2, beta="learnable", num_channels=5)
 
     x, pool = input_of(dims), new()
     plain = FUNCTIONS[dims](x) if make == "pool" else ADAPTIVE_FUNCTIONS[dims](x, 2)
@@ -71,13 +70,10 @@ def test_learnable_beta_starts_at_1_and_learns(dims, num_channels, make):
     assert (pool.beta > 1).all() and (pool(x) >= plain).all()
 
 
-@pytest.mark.parametrize("num_channels", [None, 5])
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
-def test_copies(clone, num_channels):
+def test_copies(clone):
     x = input_of(3)
-    pool = softpool3d.SoftPool3d(3, 2, 1, beta="learnable", num_channels=num_channels)
-    before = clone(pool)  # a lazy one too
-    assert torch.equal(before(x), pool(x))
+    pool = softpool3d.SoftPool3d(3, 2, 1, beta="learnable", num_channels=5)
     nn.init.uniform_(pool.beta)
     after = clone(pool)
     assert torch.equal(after(x), pool(x)) and after.beta is not pool.beta
@@ -85,15 +81,14 @@ def test_copies(clone, num_channels):
     assert torch.equal(clone(fixed)(x), fixed(x)) and clone(fixed).beta == 0.5
 
 
-@pytest.mark.parametrize("num_channels", [None, 5])
-def test_state_dict(num_channels):
+def test_state_dict():
     x = input_of(3)
-    net = nn.Sequential(nn.Conv3d(5, 5, 1), softpool3d.SoftPool3d(2, beta="learnable"))
-    net(x)
+    net, fresh = (
+        nn.Sequential(nn.Conv3d(5, 5, 1), softpool3d.SoftPool3d(2, beta="learnable", num_channels=5)) for _ in range(2)
+    )
     nn.init.uniform_(net[1].beta)
     state = net.state_dict()
     assert state["1.beta"].shape == (5,)
-    fresh = nn.Sequential(nn.Conv3d(5, 5, 1), softpool3d.SoftPool3d(2, beta="learnable", num_channels=num_channels))
     fresh.load_state_dict(state)
     assert torch.equal(fresh(x), net(x))
     other = nn.Sequential(nn.Conv3d(5, 5, 1), softpool3d.SoftPool3d(2, beta="learnable", num_channels=4))
@@ -105,11 +100,11 @@ def test_state_dict(num_channels):
 
 def test_moves_and_casts_like_any_module():
     x = input_of(3)
-    for num_channels in (None, 5):
-        pool = softpool3d.SoftPool3d(2, beta="learnable", num_channels=num_channels).to(torch.bfloat16)
-        y = pool(x.bfloat16())
-        y.float().sum().backward()
-        assert y.dtype == torch.bfloat16 and pool.beta.dtype == torch.bfloat16 and pool.beta.grad is not None
+    pool = softpool3d.SoftPool3d(2, beta="learnable", num_channels=5).bfloat16()  # before the first batch
+    assert sum(p.numel() for p in pool.parameters()) == 5
+    y = pool(x.bfloat16())
+    y.float().sum().backward()
+    assert y.dtype == torch.bfloat16 and pool.beta.dtype == torch.bfloat16 and pool.beta.grad is not None
     assert softpool3d.SoftPool3d(2, beta="learnable", num_channels=5).to("meta").beta.device.type == "meta"
 
 
@@ -131,6 +126,11 @@ def test_moves_and_casts_like_any_module():
             lambda: softpool3d.SoftPool3d(2, beta="learnable", num_channels=0),
             "num_channels must be above 0, but got 0",
         ),
+        (
+            lambda: softpool3d.AdaptiveSoftPool2d(1, beta="learnable"),
+            "AdaptiveSoftPool2d: a learnable beta has one value per channel; give their number, .* num_channels=64",
+        ),
+        (lambda: softpool3d.SoftPool3d(2, beta=np.bool_(True)), "SoftPool3d: beta must be a finite float"),
     ],
 )
 def test_bad_arguments_are_named(make, text):
@@ -142,3 +142,35 @@ def test_wrong_number_of_channels_is_named():
     pool = softpool3d.SoftPool3d(2, beta="learnable", num_channels=4)
     with pytest.raises(ValueError, match=r"shape \(5,\).* but got shape \(4,\)"):
         pool(input_of(3))
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("number", [np.int64, np.int32, np.uint8])
+def test_numpy_s_numbers(dims, number):
+    """As sizes, alone or in a tuple, and as beta, in functions and modules."""
+    x = input_of(dims)
+    wanted = FUNCTIONS[dims](x, 3, 2, 1, 1, beta=1.5)
+    for size in (number, lambda n: (number(n),) * dims, lambda n: [number(n)] * dims):
+        arguments = size(3), size(2), size(1), size(1)
+        for beta in (1.5, np.float32(1.5), np.float64(1.5), np.array(1.5), np.array(1.5, dtype=np.float16)):
+            assert torch.equal(FUNCTIONS[dims](x, *arguments, beta=beta), wanted)
+            pool = POOLS[dims](*arguments, beta=beta)
+            assert torch.equal(pool(x), wanted) and type(pool.beta) is float
+        adaptive = ADAPTIVE_FUNCTIONS[dims](x, 2, 3.0)
+        assert torch.equal(ADAPTIVE_FUNCTIONS[dims](x, size(2), number(3)), adaptive)
+        assert torch.equal(ADAPTIVE[dims](size(2), number(3))(x), adaptive)
+
+
+@pytest.mark.parametrize("bool_", [bool, np.bool_])
+def test_truth_values_are_no_numbers(bool_):
+    """Also after the same call with numbers, which equal them: geometries are remembered."""
+    x, one = input_of(3), bool_(True)
+    softpool3d.soft_pool3d(x, (1, 2, 2)), softpool3d.adaptive_soft_pool3d(x, (1, 2, 2))
+    for size in (one, (one, 2, 2), (2, 2, one)):
+        with pytest.raises((TypeError, RuntimeError), match="must be tuple of ints,|cannot pool an input"):
+            softpool3d.soft_pool3d(x, size)
+        with pytest.raises(ValueError, match="output_size must be an int or 3 of them"):
+            softpool3d.adaptive_soft_pool3d(x, size)
+    with pytest.raises(TypeError, match="beta must be a float or a tensor, but got True"):
+        softpool3d.soft_pool3d(x, 2, beta=one)
+    softpool3d.soft_pool3d(x, (2, 2, 1))
