@@ -19,11 +19,16 @@ env: $(VENV)/.installed
 
 # torch comes first because our own library compiles against it; the stamp is touched last, so that an interrupted
 # install is taken up again and a finished one installs nothing.
-$(VENV)/.installed: constraints.txt pyproject.toml setup.py $(wildcard cuda_ext/*)
+$(VENV)/.installed: constraints.txt pyproject.toml setup.py $(wildcard cuda_ext/*) $(VENV)/.architectures
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q -c constraints.txt torch setuptools wheel ninja
 	TORCH_CUDA_ARCH_LIST='$(ARCHITECTURES)' $(PY) -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
 	touch $@
+
+# looked at each time, written where it changed: other architectures compile again
+$(VENV)/.architectures: FORCE
+	@mkdir -p $(VENV) && echo '$(ARCHITECTURES)' | cmp -s - $@ || echo '$(ARCHITECTURES)' > $@
+FORCE:
 
 demo: env
 	DEMO_STARTED=$(STARTED) $(PY) benchmarks/demo.py
