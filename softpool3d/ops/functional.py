@@ -202,7 +202,7 @@ def _run(input, dims, name, reference, beta, geometry) -> Tensor:
     for _ in range(3 - dims):
         x = x.unsqueeze(2)
     if library.choose(x) == "reference":
-        library.warn_of_reference(x.device.type)
+        library.warn_of_reference(x.device.type, x.device.index)
         y = reference(x, *geometry, beta)
     else:
         betas, beta = (beta, 1.0) if isinstance(beta, Tensor) else (None, beta)
