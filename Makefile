@@ -49,8 +49,12 @@ lint: env
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
+# auditwheel tags it for the systems that it runs on, and fails where those are too few; torch's libraries stay torch's
 wheel: env
-	$(PY) -m build --wheel --no-isolation
+	rm -rf build/wheel
+	$(PY) -m build --wheel --no-isolation --outdir build/wheel
+	PATH=$(abspath $(VENV)/bin):$$PATH auditwheel repair --plat manylinux_2_28_$$(uname -m) \
+		--exclude 'libtorch*.so' --exclude libc10.so --wheel-dir dist build/wheel/*.whl
 
 clean:
 	rm -rf build dist *.egg-info softpool3d/*.so $(VENV)

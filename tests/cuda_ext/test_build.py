@@ -200,6 +200,16 @@ def test_the_library_says_what_it_was_built_for():
     assert all(re.fullmatch(r"(sm|compute)_\d+[af]?", target) for target in targets)
 
 
+@pytest.mark.parametrize("name", ["cpu", "cuda"])
+def test_no_library_needs_a_glibc_after_2_17(name):
+    """So that the wheel is manylinux_2_28 at most; a system's symbols are named in the file with their versions."""
+    path = library.build_info()[name]["path"]
+    if path is None:
+        pytest.skip("installed without the CUDA library (no nvcc, or SOFTPOOL3D_CUDA=0)")
+    versions = re.findall(rb"\0GLIBC_(\d+)\.(\d+)", Path(path).read_bytes())
+    assert versions and max(tuple(map(int, version)) for version in versions) <= (2, 17)
+
+
 def test_the_library_answers_for_cuda():
     """Built by the install, GPU or not, it loads beside this torch and has a kernel for each operator."""
     cuda = library.build_info()["cuda"]

@@ -28,7 +28,7 @@ COMPILERS = {"g++-11": ["g++-11"], "clang": ["clang++", *(f"clang++-{version}" f
 def found(name: str) -> str:
     compiler = next(filter(None, map(shutil.which, COMPILERS[name])), None)
     if compiler is None:
-        pytest.skip(f"no compiler {name} here")
+        pytest.skip(f"this machine has no {name}")
     return compiler
 
 
