@@ -98,6 +98,17 @@ def test_it_works_in_an_environment_of_its_own(wheel, tmp_path):
     assert "name: x3d_xs" in printed
 
 
+def test_without_a_library_the_reference_runs(wheel, tmp_path):
+    """As on a platform for which none is compiled."""
+    python = installed(wheel, tmp_path / "env", sys.executable)
+    (site(python) / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (site(python) / "softpool3d" / "_C.so").unlink()
+    code = (
+        "import torch, softpool3d as s; x = torch.ones(1, 1, 2, 2, 2); print(s.backend(x), s.SoftPool3d(2)(x).item())"
+    )
+    assert output(python, "-c", code, cwd=tmp_path).split() == ["reference", "1.0"]
+
+
 def another_python() -> str | None:
     """A Python of another minor version than this one."""
     pyenv = map(str, (Path.home() / ".pyenv/versions").glob("*/bin"))  # before the stand-ins that it has on PATH
