@@ -205,6 +205,8 @@ class Build(BuildExtension):
         command += [f"-gencode=arch={target.replace('sm', 'compute')},code={target}" for target in targets]
         command += [f'-DSOFTPOOL_TARGETS="{" ".join(targets)}"']
         command += ["-Xcompiler", "-fPIC,-fvisibility=hidden,-g0", "-Xlinker", "--exclude-libs,ALL"]
+        if os.environ.get("CXX"):  # nvcc refuses a host's compiler that is newer than itself: this one is to be used
+            command += ["-ccbin", shlex.split(os.environ["CXX"])[-1]]
         command += [ABI_FLAG, "-DUSE_CUDA", f"-I{home / 'include'}", f"-L{home / 'lib'}"]
         return [*command, *CPU_LIBRARY.extra_link_args, "-ltorch_cuda", "-ltorch_cpu", "-lc10"]
 

@@ -128,6 +128,12 @@ def test_other_architectures_compile_again(nvcc, build, monkeypatch):
     assert "code=sm_80" in build()[1]
 
 
+def test_nvcc_takes_the_compiler_that_cxx_names(nvcc, build, monkeypatch):
+    assert "-ccbin" not in build()[-1]
+    monkeypatch.setenv("CXX", "g++")
+    assert "-ccbin g++ " in build()[-1]
+
+
 def test_max_jobs(nvcc, build, monkeypatch):
     monkeypatch.setenv("MAX_JOBS", "3")
     assert "--threads 3 " in build()[0]
