@@ -4,6 +4,7 @@ import re
 import runpy
 import shutil
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -126,6 +127,16 @@ def test_other_architectures_compile_again(nvcc, build, monkeypatch):
     build()
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0")
     assert "code=sm_80" in build()[1]
+
+
+def test_pip_does_not_swallow_what_is_said(tmp_path):
+    """pip keeps what a build prints; a terminal, where there is one, gets it all the same."""
+    code = f"import runpy, setuptools; setuptools.setup = lambda **_: 0; runpy.run_path({str(SETUP)!r})['say']('seven')"
+    child = [sys.executable, "-c", f"import sys; sys.stderr = open({str(tmp_path / 'kept')!r}, 'w'); {code}"]
+    terminal = [sys.executable, "-c", f"import pty; pty.spawn({child!r})"]
+    done = subprocess.run(terminal, capture_output=True, text=True, cwd=SETUP.parent, stdin=subprocess.DEVNULL)
+    assert (tmp_path / "kept").read_text().endswith("seven\n")
+    assert "seven" in done.stdout, done.stderr
 
 
 def test_nvcc_takes_the_compiler_that_cxx_names(nvcc, build, monkeypatch):
