@@ -65,7 +65,7 @@ CPU_LIBRARY = CppExtension(
         "cuda_ext/cpu_avx2.cpp",
         "cuda_ext/cpu_avx512.cpp",
     ],
-    depends=sorted(glob("cuda_ext/*.h") + glob("cuda_ext/old_glibc.*")),
+    depends=sorted(glob("cuda_ext/*")),  # of the CUDA library too: a source distribution holds what is named here
     # -Wno-psabi: vectors wider than the baseline's registers are passed within one file only.
     extra_compile_args={
         "cxx": ["-O3", "-g0", "-std=c++20", "-ffp-contract=fast", "-fvisibility=hidden", "-Wno-psabi", ABI_FLAG]
@@ -80,7 +80,6 @@ ARCHITECTURES = ["7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0"]
 CUDA_LIBRARY = Extension(
     "softpool3d._C_cuda",
     sources=[],  # nvcc compiles it, in Build
-    depends=sorted(glob("cuda_ext/*.h") + glob("cuda_ext/*.cu*") + glob("cuda_ext/old_glibc.*")),
     optional=os.environ.get("SOFTPOOL3D_CUDA") != "1",
 )
 
