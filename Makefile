@@ -19,11 +19,16 @@ env: $(VENV)/.installed
 
 # torch comes first because our own library compiles against it; the stamp is touched last, so that an interrupted
 # install is taken up again and a finished one installs nothing.
-$(VENV)/.installed: constraints.txt pyproject.toml setup.py $(wildcard cuda_ext/*)
+$(VENV)/.installed: constraints.txt pyproject.toml setup.py $(wildcard cuda_ext/*) $(VENV)/.architectures
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q -c constraints.txt torch setuptools wheel ninja
 	TORCH_CUDA_ARCH_LIST='$(ARCHITECTURES)' $(PY) -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
 	touch $@
+
+# looked at each time, written where it changed: other architectures compile again
+$(VENV)/.architectures: FORCE
+	@mkdir -p $(VENV) && echo '$(ARCHITECTURES)' | cmp -s - $@ || echo '$(ARCHITECTURES)' > $@
+FORCE:
 
 demo: env
 	DEMO_STARTED=$(STARTED) $(PY) benchmarks/demo.py
@@ -44,8 +49,12 @@ lint: env
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
+# auditwheel tags it for the systems that it runs on, and fails where those are too few; torch's libraries stay torch's
 wheel: env
-	$(PY) -m build --wheel --no-isolation
+	rm -rf build/wheel
+	$(PY) -m build --wheel --no-isolation --outdir build/wheel
+	PATH=$(abspath $(VENV)/bin):$$PATH auditwheel repair --plat manylinux_2_28_$$(uname -m) \
+		--exclude 'libtorch*.so' --exclude libc10.so --wheel-dir dist build/wheel/*.whl
 
 clean:
 	rm -rf build dist *.egg-info softpool3d/*.so $(VENV)

@@ -794,7 +794,7 @@ class Worker {
     const V most = splat<V>(Limits<Acc>::max), inf = splat<V>(Limits<Acc>::inf);
     V slope = Acc(2) * (beta * (half_distance - half_offset));
     slope = slope > most ? most : slope < -most ? -most : slope;
-    return (inverse_sum == 0) | (x == inf) | (x == -inf) ? V{} : weight * (Acc(1) + slope);
+    return ((inverse_sum == 0) | (x == inf) | (x == -inf)) ? V{} : weight * (Acc(1) + slope);
   }
 
   // Adds to line_ what row r of outputs, a bad one, contributes to the gradient of the row of inputs x.

@@ -305,16 +305,25 @@ SOFTPOOL_INLINE DoubleV exp2_of(DoubleV x) {
   return x < -1022. ? DoubleV{} : e;
 }
 
+// The lanes i... of a followed by b. Only clang and g++ from 12 on have __builtin_shufflevector, only g++ the other.
+template <int... i, class V>
+SOFTPOOL_INLINE V pick_lanes(V a, V b) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, i...);
+#else
+  return __builtin_shuffle(a, b, decltype(a < b){i...});
+#endif
+}
+
 template <class V, int... i>
 SOFTPOOL_INLINE V even_lanes(V a, V b, std::integer_sequence<int, i...>) {
-  return __builtin_shufflevector(a, b, (2 * i)...);
+  return pick_lanes<(2 * i)...>(a, b);
 }
 
 template <class V, int... i>
 SOFTPOOL_INLINE V interleave(V a, V b, int offset, std::integer_sequence<int, i...>) {
   constexpr int n = sizeof...(i);
-  return offset == 0 ? __builtin_shufflevector(a, b, (i / 2 + i % 2 * n)...)
-                     : __builtin_shufflevector(a, b, (n / 2 + i / 2 + i % 2 * n)...);
+  return offset == 0 ? pick_lanes<(i / 2 + i % 2 * n)...>(a, b) : pick_lanes<(n / 2 + i / 2 + i % 2 * n)...>(a, b);
 }
 
 // Turns rows into columns, in log2(lanes) rounds that interleave row i with row i + lanes / 2.

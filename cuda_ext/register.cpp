@@ -5,8 +5,9 @@
 // accumulation: float64 for float64 and float32 for all others. The backward returns the gradients of input and of
 // beta_per_channel; one that was not asked for is an empty tensor.
 
-#include <Python.h>
 #include <torch/csrc/stable/library.h>
+
+#include "old_glibc.h"
 
 #define BETA "Tensor? beta_per_channel, float beta"
 #define WINDOWS "int[3] kernel_size, int[3] stride, int[3] padding, int[3] dilation, bool ceil_mode"
@@ -21,12 +22,4 @@ STABLE_TORCH_LIBRARY(softpool3d, m) {
   // Which CPU kernels run: 0 portable, 1 AVX2, 2 AVX-512; and, for tests, at most which.
   m.def("cpu_level() -> int");
   m.def("limit_cpu_level(int level) -> ()");
-}
-
-extern "C" {
-// Python finds the library as the module softpool3d._C; importing it runs the registrations of this file.
-__attribute__((visibility("default"))) PyObject* PyInit__C(void) {
-  static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr};
-  return PyModule_Create(&module);
-}
 }

@@ -7,6 +7,7 @@
 #include <tuple>
 #include <vector>
 
+#include "old_glibc.h"
 #include "problem.h"
 #include "soft_pool_launch.cuh"
 
@@ -94,3 +95,11 @@ std::tuple<Tensor, Tensor> backward(const Problem& p, const Tensor& y_grad, bool
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(softpool3d, CUDA, m) { softpool3d::Operators<forward, backward>::implement(m); }
+
+#define SOFTPOOL_TEXT(number) SOFTPOOL_TEXT_OF(number)
+#define SOFTPOOL_TEXT_OF(number) #number
+
+// What it was built with and for, as in "13000 sm_80 sm_90 compute_90": library.py holds it against a GPU and its driver.
+extern "C" __attribute__((visibility("default"))) const char* softpool3d_built_for() {
+  return SOFTPOOL_TEXT(CUDART_VERSION) " " SOFTPOOL_TARGETS;
+}

@@ -68,11 +68,18 @@ def _check_operator(row) -> None:
 def _check_devices(row) -> None:
     import torch
 
+    from softpool3d.ops.fit import misfit
+    from softpool3d.ops.library import build_info
+
     row("cpu", f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(index)
             row(f"cuda:{index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+            library = build_info()["cuda"]
+            unfit = misfit(library["path"], index) if library["loaded"] else None
+            if unfit:
+                row(f"kernels, cuda:{index}", f"the reference runs: {unfit[0]}", unfit[1])
     else:
         why = "no NVIDIA GPU found" if torch.version.cuda else "this torch is built without CUDA"
         row("cuda", f"{why}; the CPU is used")

@@ -242,7 +242,7 @@ def _run(input, dims, name, fallback, beta, geometry) -> Tensor:
     if torch.onnx.is_in_onnx_export():  # ONNX knows standard operators only
         y = getattr(decomposition, name)(x, betas, number, *geometry)
     elif library.choose(x) == "reference":
-        library.warn_of_reference(x.device.type)
+        library.warn_of_reference(x.device.type, x.device.index)
         y = fallback(x, *geometry, beta)
     else:
         y = library.run(name, x, betas, number, *geometry)

@@ -15,29 +15,27 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from softpool3d.ops import fallback, reference
+from softpool3d.ops.fit import CUDA_REMEDY, misfit
 
-REMEDY = "build it with `pip install --no-build-isolation -e .` in the source tree (needs g++)"
-CUDA_REMEDY = (
-    "build it with `SOFTPOOL3D_CUDA=1 pip install --no-build-isolation --force-reinstall --no-deps -e .` "
-    "in the source tree (needs nvcc)"
-)
+REMEDY = "build it with `pip install --no-build-isolation -e .` in the source tree (needs g++ or clang)"
 
 
 def build_info() -> dict[str, dict]:
     """Returns what is compiled and loaded: {"cpu": {"path", "loaded", "why", "remedy", "level"}, "cuda": {...}}.
 
     `why` and `remedy` say why a library is not loaded and what to do about it; they are None where it is. `level`, of
-    the CPU library only, names the instruction set of the kernels that run.
+    the CPU library only, names the instruction set of the kernels that run. Whether the CUDA library fits a GPU is
+    asked when a tensor comes from there (fit.py): asking starts CUDA, and a process with CUDA cannot be forked.
     """
     return _INFO
 
 
 def _load() -> dict[str, dict]:
     info = {}
-    for name, module, remedy in (("cpu", "_C", REMEDY), ("cuda", "_C_cuda", CUDA_REMEDY)):
-        path = next(iter(sorted(Path(__file__).parents[1].glob(f"{module}.*so"))), None)
+    for name, file, remedy in (("cpu", "_C.so", REMEDY), ("cuda", "_C_cuda.so", CUDA_REMEDY)):
+        path = Path(__file__).parents[1] / file
         why = None
-        if path is None:
+        if not path.exists():
             why = "not built"
         elif name == "cuda" and not torch.backends.cuda.is_built():
             why = "this torch has no CUDA"
@@ -49,7 +47,7 @@ def _load() -> dict[str, dict]:
             except OSError as error:
                 why = str(error.__cause__ or error)
         info[name] = {
-            "path": str(path) if path else None,
+            "path": str(path) if path.exists() else None,
             "loaded": why is None,
             "why": why,
             "remedy": remedy if why else None,
@@ -70,6 +68,8 @@ def choose(tensor: Tensor) -> str:
     library = build_info().get(kind)
     if library is None or not library["loaded"] or tensor.layout != torch.strided:
         return "reference"
+    if kind == "cuda" and misfit(library["path"], tensor.device.index) is not None:
+        return "reference"
     if forward_ad._current_level >= 0:  # in forward mode: the kernels have no tangents, torch's own operators have
         return "reference"
     if type(tensor) is Tensor or torch.compiler.is_compiling() or isinstance(tensor, torch._subclasses.FakeTensor):
@@ -86,13 +86,16 @@ def run(name: str, input: Tensor, betas: Tensor | None, beta: float, *geometry) 
 
 
 @cache
-def warn_of_reference(kind: str) -> None:
-    """Says once for each kind of device why the slow path runs where a compiled one exists."""
+def warn_of_reference(kind: str, index: int | None = None) -> None:
+    """Says once for each device why the slow path runs where a compiled one exists."""
     library = build_info().get(kind)
-    if library and not library["loaded"]:
+    why = library and (library["why"], library["remedy"])
+    if kind == "cuda" and library["loaded"]:
+        why = misfit(library["path"], index)
+    if why and why[0]:
         warnings.warn(
-            f"softpool3d: no compiled library for {kind} ({library['why']}), so plain PyTorch runs, which is slower "
-            f"and needs more memory; {library['remedy']}",
+            f"softpool3d: no compiled library for {kind} ({why[0]}), so plain PyTorch runs, which is slower and needs "
+            f"more memory; {why[1]}",
             stacklevel=5,
         )
 

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -46,10 +45,10 @@ def compile_one(folder: Path, name: str, sanitize: bool) -> Path | str:
     to = folder / Path(name).with_suffix(".o")
     headers = Path(torch.__file__).parent / "include"
     command = [COMPILER, "-std=c++20", "-O0", "-g1", "-fPIC", "-ffp-contract=fast", "-fvisibility=hidden", "-Wno-psabi"]
-    command += ["-DPy_LIMITED_API=0x030A0000", "-DTORCH_TARGET_VERSION=0x020b000000000000"]  # as in setup.py
+    command += ["-DTORCH_TARGET_VERSION=0x020b000000000000"]  # as in setup.py
     command += SANITIZERS if sanitize else []
     command += ["-isystem", str(headers), "-isystem", str(headers / "torch/csrc/api/include")]
-    command += ["-isystem", sysconfig.get_paths()["include"], "-c", str(SOURCES / name), "-o", str(to)]
+    command += ["-c", str(SOURCES / name), "-o", str(to)]
     done = subprocess.run(command, capture_output=True, text=True)
     return to if done.returncode == 0 else done.stderr
 
