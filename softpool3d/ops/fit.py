@@ -32,7 +32,7 @@ def misfit(path: str, index: int) -> tuple[str, str] | None:
 @cache
 def _misfit(path: str, index: int) -> tuple[str, str] | None:
     built, targets = built_for(path)
-    driver, capability = torch._C._cuda_getDriverVersion(), torch.cuda.get_device_capability(index)
+    driver, capability = _driver(), torch.cuda.get_device_capability(index)
     if driver // 1000 < built // 1000:
         why = f"it was built with CUDA {_cuda(built)}, and the driver here serves CUDA {_cuda(driver)} at most"
         return why, f"update the driver, or, with nvcc of CUDA {driver // 1000}, {CUDA_REMEDY}"
@@ -42,6 +42,13 @@ def _misfit(path: str, index: int) -> tuple[str, str] | None:
     why = f"it was built for {' '.join(targets)}, and cuda:{index} has compute capability {here}"
     nvcc = "nvcc of CUDA 12, the last for this GPU" if capability < (7, 5) else "an nvcc that knows this GPU"
     return why, CUDA_REMEDY.replace("`SOFT", f"`TORCH_CUDA_ARCH_LIST={here} SOFT").replace("nvcc", nvcc)
+
+
+def _driver() -> int:
+    """Returns the newest CUDA that the driver serves, as 12040 for 12.4."""
+    version = ctypes.c_int()
+    ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    return version.value
 
 
 def _cuda(version: int) -> str:

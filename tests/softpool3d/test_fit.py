@@ -24,7 +24,7 @@ def gpu(monkeypatch):
         monkeypatch.setattr(fit, "built_for", lambda path: built)
         monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
-        monkeypatch.setattr(torch._C, "_cuda_getDriverVersion", lambda: driver, raising=False)
+        monkeypatch.setattr(fit, "_driver", lambda: driver)
 
     yield stand_in
     fit._misfit.cache_clear()
