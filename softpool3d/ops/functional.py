@@ -239,7 +239,8 @@ def _run(input, dims, name, fallback, beta, geometry) -> Tensor:
     for _ in range(3 - dims):
         x = x.unsqueeze(2)
     betas, number = (beta, 1.0) if isinstance(beta, Tensor) else (None, beta)
-    if torch.onnx.is_in_onnx_export():  # ONNX knows standard operators only
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if traced and torch.onnx.is_in_onnx_export():  # ONNX knows standard operators only
         y = getattr(decomposition, name)(x, betas, number, *geometry)
     elif library.choose(x) == "reference":
         library.warn_of_reference(x.device.type, x.device.index)
@@ -308,6 +309,8 @@ def _check_type(name: str, input: Tensor) -> None:
 
 def _check_beta(name: str, input: Tensor, dims: int, beta: float | Tensor) -> float | Tensor:
     """Returns beta as a finite float, or as a tensor (C,) of the type that sums are kept in."""
+    if type(beta) is float and beta == beta:  # most calls end here
+        return beta
     numbers = (int, float, torch.SymFloat)
     if torch.compiler.is_compiling() and not isinstance(beta, (Tensor, *numbers)) and hasattr(beta, "dtype"):
         beta = torch.as_tensor(beta, dtype=torch.float32, device=input.device)  # to the compiler, numpy's are tensors
