@@ -33,7 +33,8 @@ class Average(AveragedModel):
         ours, theirs = list(self.module.parameters()), list(model.parameters())
         self.begun = self.begun or bool(self.n_averaged > 0)
         if not self.begun:
-            copy(ours, theirs)
+            for average, weight in zip(ours, theirs, strict=True):  # one by one: shards cannot be copied at once
+                average.copy_(weight)
         elif made is None:
             torch._foreach_lerp_(ours, theirs, 1 - self.decay)
         else:
