@@ -208,7 +208,10 @@ def rows(library: Path) -> list[list[str]]:
                 if found := re.fullmatch(kind.pattern.replace("<T,", f"<{of},"), plain):
                     cells = table.setdefault(kind.title.format(*found.groups()), {})
                     cells[of] = _cells(kind, found.groups(), codes[name], registers[name])
-    return [[title, *(cell for of in SIZES for cell in cells.get(of, ["-"] * 5))] for title, cells in table.items()]
+    return [
+        [title, *(cell for of in SIZES for cell in cells.get(of, ["-"] * len(COLUMNS)))]
+        for title, cells in table.items()
+    ]
 
 
 def _cells(kind: Kind, groups: tuple[str, ...], code: list[Instruction], registers: int) -> list[str]:
@@ -236,8 +239,8 @@ def measure(
     table = markdown_table(["kernel", *columns], rows(Path(library["path"])))
     say(table)
     if save:
-        page = DOCUMENT.with_name("kernels.md")
-        say(f"Written to {save_section('Instructions', f'{about}{chr(10) * 2}{LEGEND}{chr(10) * 2}{table}', page)}")
+        body = "\n\n".join([about, LEGEND, table])
+        say(f"Written to {save_section('Instructions', body, DOCUMENT.with_name('kernels.md'))}")
 
 
 if __name__ == "__main__":

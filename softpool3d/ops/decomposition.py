@@ -53,10 +53,7 @@ def soft_pool3d(
     ceil_mode: bool,
 ) -> Tensor:
     """Computes `softpool3d::soft_pool3d` of (N, C, T, H, W), with checked (T, H, W) triples, beta (C,) or a float."""
-    sizes, outside = input.shape[2:], []
-    for s, p in zip(stride, padding, strict=True):
-        # as far as the last window may reach; with a remainder under ceil_mode that is beyond the padding
-        outside = [p, p + (s - 1 if ceil_mode and s > 1 else 0), *outside]
+    sizes, outside = input.shape[2:], reach(stride, padding, ceil_mode)
     sums = _start(input, betas, beta, outside)
     for axis in (2, 1, 0):
         n, k, s, p, d = sizes[axis], kernel_size[axis], stride[axis], padding[axis], dilation[axis]
@@ -64,7 +61,7 @@ def soft_pool3d(
         if isinstance(n, int) and k == n and p == 0 and d == 1:  # a traced n is not compared, and stays free
             sums = _merge_all(sums, 2 + axis)
         elif k > 1 or s > 1 or any(outside[4 - 2 * axis : 6 - 2 * axis]):
-            sums = _merge(sums, 2 + axis, [slice(j * d, j * d + (out - 1) * s + 1, s) for j in range(k)])
+            sums = _merge(sums, 2 + axis, taps(out, k, s, d))
     return _finish(sums, input)
 
 
@@ -76,11 +73,32 @@ def adaptive_soft_pool3d(input: Tensor, betas: Tensor | None, beta: float, outpu
         if out == 1:  # tested first, and without n: a traced n stays free
             sums = _merge_all(sums, dim)
         elif out != n:
-            bins = [(i * n // out, ((i + 1) * n + out - 1) // out) for i in range(out)]
-            cuts = [partial(torch.narrow, dim=dim, start=begin, length=end - begin) for begin, end in bins]
+            cuts = [partial(torch.narrow, dim=dim, start=begin, length=end - begin) for begin, end in bins(n, out)]
             parts = [_merge_all(_each(sums, cut), dim) for cut in cuts]
             sums = tuple(torch.cat(column, dim) for column in zip(*parts, strict=True))
     return _finish(sums, input)
+
+
+def reach(stride: Sequence[int], padding: Sequence[int], ceil_mode: bool) -> list[int]:
+    """Returns how far windows reach beyond the input, as `F.pad` wants it.
+
+    With a remainder under ceil_mode that is beyond the padding.
+    """
+    outside: list[int] = []
+    for s, p in zip(stride, padding, strict=True):
+        outside = [p, p + (s - 1 if ceil_mode else 0), *outside]
+    return outside
+
+
+def taps(out: int, kernel: int, stride: int, dilation: int) -> list[slice]:
+    """Returns for each position of the kernel the places along a padded axis that `out` windows see there."""
+    firsts = (j * dilation for j in range(kernel))
+    return [slice(first, first + (out - 1) * stride + 1, stride) for first in firsts]
+
+
+def bins(size: int, out: int) -> list[tuple[int, int]]:
+    """Returns where each of the `out` bins of torch's adaptive pools begins and ends."""
+    return [(i * size // out, ((i + 1) * size + out - 1) // out) for i in range(out)]
 
 
 def _start(input: Tensor, betas: Tensor | None, beta: float, outside: list[int]) -> _Sums:
@@ -114,9 +132,9 @@ def _merge_all(sums: _Sums, dim: int) -> _Sums:
     )
 
 
-def _merge(sums: _Sums, dim: int, taps: list[slice]) -> _Sums:
-    """Merges along `dim`; `taps` holds for each position of the kernel the places that the windows see there."""
-    columns = [_each(sums, lambda t, tap=tap: t[(slice(None),) * dim + (tap,)]) for tap in taps]
+def _merge(sums: _Sums, dim: int, places: list[slice]) -> _Sums:
+    """Merges what lies along `dim` at `places`, which `taps` returned."""
+    columns = [_each(sums, lambda t, tap=tap: t[(slice(None),) * dim + (tap,)]) for tap in places]
     top = columns[0][0]
     for exponent, _, _ in columns[1:]:
         top = torch.maximum(top, exponent)

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from softpool3d.ops.decomposition import bins, reach, taps
 from softpool3d.ops.reference import pooled_size
 
 
@@ -44,10 +45,7 @@ def soft_pool3d_fallback(
     beta: float | Tensor = 1.0,
 ) -> Tensor:
     """Returns SoftPool of (N, C, T, H, W); the other arguments are checked (T, H, W) triples, beta a float or (C,)."""
-    outside: list[int] = []
-    for s, p in zip(stride, padding, strict=True):
-        # as far as the last window may reach; with a remainder under ceil_mode that is beyond the padding
-        outside = [p, p + (s - 1 if ceil_mode else 0), *outside]
+    outside = reach(stride, padding, ceil_mode)
     x = F.pad(input, outside, value=-torch.inf) if any(outside) else input  # -inf has no weight
     source, sign, scale = _start(x, beta)
     filled = []
@@ -57,8 +55,7 @@ def soft_pool3d_fallback(
         # With windows of one position, one axis is merged all the same: then beta's derivative is 0, not none.
         single = axis == 2 and max(kernel_size) == 1
         if k > 1 or s > 1 or single or any(outside[4 - 2 * axis : 6 - 2 * axis]):
-            taps = [(*at, slice(j * d, j * d + (out - 1) * s + 1, s)) for j in range(k)]
-            source = _merge(source, [lambda t, tap=tap: t[tap] for tap in taps], scale).at
+            source = _merge(source, [lambda t, at=(*at, tap): t[at] for tap in taps(out, k, s, d)], scale).at
         if d > 1:  # then a window's positions may all be outside
             first = torch.arange(out, device=input.device) * s - p
             positions = first[:, None] + torch.arange(k, device=input.device) * d
@@ -75,8 +72,7 @@ def adaptive_soft_pool3d_fallback(input: Tensor, output_size: Sequence[int], bet
     for axis in (2, 1, 0):
         n, out, dim = input.shape[2 + axis], output_size[axis], 2 + axis
         if out != n or (axis == 2 and tuple(output_size) == tuple(input.shape[2:])):  # as above
-            bins = [(i * n // out, ((i + 1) * n + out - 1) // out) for i in range(out)]
-            parts = [_merge_run(source, dim, begin, end - begin, scale) for begin, end in bins]
+            parts = [_merge_run(source, dim, begin, end - begin, scale) for begin, end in bins(n, out)]
             source = _Part(*(torch.cat(column, dim) for column in zip(*parts, strict=True))).at
     return _finish(source, sign).to(input.dtype)
 

@@ -308,7 +308,7 @@ def _check_type(name: str, input: Tensor) -> None:
 
 
 def _check_beta(name: str, input: Tensor, dims: int, beta: float | Tensor) -> float | Tensor:
-    """Returns beta as a finite float, or as a tensor (C,) of the type that sums are kept in."""
+    """Returns beta as a float, not NaN, or as a tensor (C,) of the type that sums are kept in."""
     if type(beta) is float and beta == beta:  # most calls end here
         return beta
     numbers = (int, float, torch.SymFloat)

@@ -47,10 +47,10 @@ class LossGuard:
     Verdicts are read after so many updates, and not after so many seconds, because several processes have to stop at
     the same update.
 
+    Gradients in fp16 are left to the scaler: now and then they overflow, and it skips those updates itself.
+
     Attributes:
         verdict: of the last update that was allowed: bool (), on the device, or None if the host has read it.
-
-    Gradients in fp16 are left to the scaler: now and then they overflow, and it skips those updates itself.
     """
 
     def __init__(

@@ -133,8 +133,8 @@ class Training(Setup):
         for step, batch in enumerate(self.meter.timed(self.train_clips), first):
             updated = self.step(batch, epoch, step)
             last = step + 1 == steps
-            if self.meter.due() or last:
-                self.display.show(**self.read())
+            if self.meter.due() or last:  # here the host waits for the device, as for a report and a checkpoint
+                self.display.show(**self.meter.read())
             self.display.advance()
             if not updated:
                 continue
@@ -266,10 +266,6 @@ class Training(Setup):
             raise Interrupted(f"stopped; {self.go_on}", asked)
         return bool(save_now)
 
-    def read(self, total=lambda sums: sums) -> dict[str, float]:
-        """Returns what the meter counted. Here the host waits for the device: twice a second, and for a report."""
-        return self.meter.read(total)
-
     def evaluate(self) -> dict[str, Scores]:
         """Returns the validation scores of the weights ("") and of their average ("_ema")."""
         scores = {}
@@ -292,7 +288,7 @@ class Training(Setup):
             evaluated: False leaves the evaluation out.
         """
         self.guard.settle()
-        trained, state, epoch = self.read(self.processes.sum), self.state, self.state.epoch + 1
+        trained, state, epoch = self.meter.read(self.processes.sum), self.state, self.state.epoch + 1
         scores, better = {}, False
         if evaluated:
             self.display.describe(f"{at}, validation")
