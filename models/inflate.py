@@ -67,14 +67,14 @@ def _inflated(module: nn.Module, temporal_kernel: int | None) -> nn.Module | Non
         if isinstance(module, nn.MaxPool2d):
             return nn.MaxPool3d(*geometry, dilation, module.return_indices, module.ceil_mode)
         pool = SoftPool3d(*geometry, dilation, module.ceil_mode)
-        pool.beta = module.beta
+        pool.share_beta(module)
         return pool
     if isinstance(module, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, AdaptiveSoftPool2d)):
         size = _pair(module.output_size)
         size = (1 if size == (1, 1) else None, *size)
         if isinstance(module, AdaptiveSoftPool2d):
             pool = AdaptiveSoftPool3d(size)
-            pool.beta = module.beta
+            pool.share_beta(module)
             return pool
         return (nn.AdaptiveAvgPool3d if isinstance(module, nn.AdaptiveAvgPool2d) else nn.AdaptiveMaxPool3d)(size)
     if isinstance(module, nn.Dropout2d):

@@ -60,7 +60,7 @@ def place_pooling(
             raise UsageError(f"pool.where: {name} has no place {place!r} (it has {', '.join(has)})")
     sites, left = find_sites(network)
     where = set(options.where) | ({"head"} if "existing" in options.where else set())
-    if KINDS[options.kind].windows_only and "head" not in options.where:
+    if KINDS[options.at("head").kind].windows_only and "head" not in options.where:
         where.discard("head")
     if options.kind == "conv":
         where.discard("downsample")  # kind conv: strided convolutions stay as they are

@@ -179,18 +179,17 @@ def swap(
         UsageError: for a kind that has no form for one of them; names the layer.
     """
     sites = list(sites)
-    channels: dict[int, int] = {}
-    if needs_channels(options):
-        channels = channels_at(network, sites, run)
+    wanting = [site for site in sites if needs_channels(options.at(site.place))]
+    channels = channels_at(network, wanting, run) if wanting else {}
     parameter = next(network.parameters(), torch.empty(0))
     layers: dict[int, nn.Module] = {}
     for site in sites:
         if id(site.layer) in layers:  # a layer that is at two places stays one layer
             continue
-        if needs_channels(options) and id(site.layer) not in channels:
+        if site in wanting and id(site.layer) not in channels:
             raise UsageError(f"{site.name}: the example input does not reach it, so its channels are not known")
         try:
-            layer = site.replacement(options, channels.get(id(site.layer)))
+            layer = site.replacement(options.at(site.place), channels.get(id(site.layer)))
         except UsageError as error:
             raise UsageError(f"{site.name}: {error}") from None
         dtype = parameter.dtype if parameter.is_floating_point() else None
@@ -202,7 +201,7 @@ def swap(
         layer = layers[id(site.layer)]
         network.set_submodule(site.name, layer)
         before = type(site.layer).__name__
-        changes.append(Change(site.name, site.place, before, f"{options.kind} {site.geometry}"))
+        changes.append(Change(site.name, site.place, before, f"{options.at(site.place).kind} {site.geometry}"))
     return PoolingReport(tuple(changes), tuple(left))
 
 

@@ -52,7 +52,9 @@ class PoolConfig(Section):
 
     kind: PoolKind = "soft"
     where: Annotated[list[PoolPlace], Words] = ["existing"]
+    head: PoolKind | None = None  # the kind in the head, where it is not `kind`
     beta: float | Literal["learnable"] = 1.0  # soft only: 0 is average pooling, large is max pooling
+    beta_start: Annotated[float, Field(ge=1e-3, le=1e3)] = 1.0  # soft with beta: learnable only
     p: Annotated[float, Field(ge=1)] = 2.0  # lp only
     temporal: Annotated[list[Stage], Words] = []  # the stages before which time is halved, for `where: [temporal]`
     paper_stem: bool = False  # the stem's 3x3 pooling becomes 2x2, as in SoftPool's own ImageNet networks
@@ -64,7 +66,13 @@ class PoolConfig(Section):
             raise ValueError(f"{missing}; set both, as in where: [existing, temporal] and temporal: [stage3]")
         if self.paper_stem and "existing" not in self.where:
             raise ValueError("paper_stem changes what `existing` puts into the stem; add existing to where")
+        if self.head and not {"head", "existing"} & set(self.where):
+            raise ValueError("head says what stands in the head, and where leaves the head alone; add head to where")
         return self
+
+    def at(self, place: str) -> PoolConfig:
+        """Returns the options of a place."""
+        return self.model_copy(update={"kind": self.head}) if self.head and place == "head" else self
 
 
 class ModelConfig(Section):

@@ -58,7 +58,7 @@ def room_of(name: str) -> str | None:
         return None
     if parts[:2] == ["datasets", "video"]:
         return "video"
-    return "base" if parts[0] in BASE else parts[0]
+    return "base" if parts[0] in BASE else parts[0].replace("__main__", "cli")
 
 
 def imported(path: Path) -> set[str]:

@@ -78,12 +78,15 @@ def _number(text: str) -> float:
 
 
 def _find(path: Path) -> Path:
-    """Returns the file of scores: the path itself, or the one in the folder of a test or of a tested run."""
-    candidates = [path / "scores.npz", path / "test" / "scores.npz"] if path.is_dir() else [path]
+    """Returns the file of scores: the path itself, or the one in the folder of a test or of a run.
+
+    A run has the scores of its last `test`, with more views perhaps, before those that training ended with.
+    """
+    candidates = [path / "test" / "scores.npz", path / "scores.npz"] if path.is_dir() else [path]
     found = next((candidate for candidate in candidates if candidate.is_file()), None)
     if found is None:
         hint = "; softpool3d test --weights RUN writes them" if path.is_dir() else ""
-        raise UsageError(f"no file of scores {candidates[0]}{hint}")
+        raise UsageError(f"no file of scores {candidates[-1]}{hint}")
     return found
 
 

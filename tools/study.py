@@ -2,6 +2,7 @@
 
 python tools/study.py --cfg configs/study/motion.yaml --out docs/study.md
 python tools/study.py --cfg my_study.yaml data.root=/data/mine output=runs/mine
+python tools/study.py --cfg configs/study/actions.yaml --data actions --jobs 2
 """
 
 import os
@@ -18,28 +19,31 @@ def main(
         None, metavar="[KEY.PATH=VALUE]...", help="Settings of every run, as in output=runs/other."
     ),
     cfg: str = typer.Option(help="The study's YAML file, or the name of one that is shipped: study/motion."),
+    data: Path | None = typer.Option(
+        None, help="The folder of the study's data sets; or any folder of labelled videos, as the one data set."
+    ),
     out: Path | None = typer.Option(None, help="The page of results. [default: study.md in the study's output]"),
+    jobs: int = typer.Option(1, min=1, help="Runs at a time; they share the cores."),
     dry_run: bool = typer.Option(
         False, "--dry-run", help="Say which runs there are, and which are finished; train nothing."
     ),
 ) -> None:
     """Run a study: train what is not finished, write means, spread and paired differences."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise UsageError("a study trains its runs one after another in one process; start it without torchrun")
+        raise UsageError("a study starts its runs itself; start it without torchrun, with --jobs")
 
     from rich.console import Console
 
     from softpool3d.analysis.folders import MEASURES, read_run
     from softpool3d.analysis.measuring import machine
-    from softpool3d.analysis.study import load_study, run_study
+    from softpool3d.analysis.study import absent_sets, load_study
     from softpool3d.analysis.study_report import study_page
+    from softpool3d.analysis.study_run import run_study
     from softpool3d.files import write_atomically
     from softpool3d.runs.lock import claim
     from softpool3d.runtime.devices import pick_device
-    from softpool3d.runtime.interrupt import Interrupted
-    from softpool3d.training.trainer import train
 
-    study, trials = load_study(cfg, overrides)
+    study, trials = load_study(cfg, overrides, data)
     if out is not None and out.suffix != ".md":
         raise UsageError(f"--out {out}: the page is Markdown; give it a name that ends in .md")
     console = Console()
@@ -47,6 +51,8 @@ def main(
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    for name in absent_sets(study, trials):
+        say(f"{name}: there is no folder {data / name}; the study goes on without it")
     if dry_run:
         for trial in trials:
             record = read_run(trial.folder)
@@ -55,15 +61,13 @@ def main(
             say(f"{trial.folder}: {state}")
         return
     page = out or Path(trials[0].config.output) / "study.md"
-    options = ["--cfg", cfg, *(["--out", str(out)] if out else []), *(overrides or [])]
-    command = shlex.join(["python", "tools/study.py", *options])
+    options = ["--cfg", cfg, *(["--data", str(data)] if data else []), *(["--out", str(out)] if out else [])]
+    command = shlex.join(["softpool3d", "study", *options, *(overrides or [])])
     device = pick_device(trials[0].config.device)
     failed: dict[str, str] = {}
     with claim(Path(trials[0].config.output), is_folder=True):
         try:
-            failed = run_study(trials, train, say)
-        except Interrupted as error:
-            raise Interrupted("stopped; the same command goes on where it was", error.exit_code - 128) from None
+            failed = run_study(trials, console, jobs)
         finally:
             write_atomically(page, study_page(study, trials, failed, command, machine(device)).encode())
             say(f"\nwritten to {page}")

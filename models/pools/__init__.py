@@ -55,7 +55,7 @@ KINDS: dict[str, Kind] = {
     "soft": Kind(
         "softmax-weighted sum; beta 0 is avg, large beta is max",
         "Stergiou et al., ICCV 2021, arXiv 2101.00440",
-        lambda g, c, o: soft_pool(g, c, o.beta),
+        lambda g, c, o: soft_pool(g, c, o.beta, o.beta_start),
         learns="beta per channel, with beta=learnable",
     ),
     "avg": Kind("mean", "LeCun et al., Proc. IEEE 1998", lambda g, c, o: avg_pool(g)),
@@ -124,7 +124,10 @@ def make_pool(options: PoolConfig, geometry: Geometry, channels: int | None = No
     kind = KINDS[options.kind]
     whole = isinstance(geometry, Bins) or geometry.shrinks
     if kind.windows_only and whole:
-        raise UsageError(f"pool.kind: {options.kind} slides over windows; it has no global form for a head")
+        raise UsageError(
+            f"pool.kind: {options.kind} slides over windows and has no global form for a head; pool.head=avg says what "
+            "stands there"
+        )
     if channels is None and needs_channels(options):
         raise UsageError(f"pool.kind: {options.kind} has parameters for each channel; say how many channels there are")
     return kind.make(geometry, channels, options)

@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -29,6 +31,26 @@ def paired_difference(first: Sequence[float], second: Sequence[float], level: fl
         return Difference(pairs, mean, None)
     half = t_quantile(level, len(pairs) - 1) * statistics.stdev(pairs) / math.sqrt(len(pairs))
     return Difference(pairs, mean, (mean - half, mean + half))
+
+
+def grouped_interval(
+    values: Sequence[float], groups: Sequence[str], level: float = 0.95, draws: int = 4000
+) -> tuple[float, float] | None:
+    """Returns the bootstrap's percentile interval of the mean of `values`; None where there is one group.
+
+    Whole groups are drawn with replacement: the clips of one person are alike, and count as one observation.
+
+    Args:
+        values: a value for each clip. groups: whose clip each is.
+    """
+    names, index = np.unique(np.asarray(groups), return_inverse=True)
+    if len(names) < 2:
+        return None
+    sums, counts = np.bincount(index, np.asarray(values)), np.bincount(index)
+    drawn = np.random.default_rng(0).integers(len(names), size=(draws, len(names)))
+    means = sums[drawn].sum(1) / counts[drawn].sum(1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def spread(values: Sequence[float]) -> float | None:

@@ -1,141 +1,228 @@
-"""What a study found, as a page of Markdown: means and spread, paired differences with their interval, the time."""
+"""What a study found, as a page of Markdown: a summary, then means, spread, differences and their intervals."""
 
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-from softpool3d.analysis.folders import MEASURES, RunRecord, read_run
-from softpool3d.analysis.statistics import paired_difference, spread
-from softpool3d.analysis.study import Study, Trial
-
-
-@dataclass(frozen=True)
-class Outcome:
-    trial: Trial
-    record: RunRecord
-
-    @property
-    def score(self) -> float:
-        """Top-1 on the test split, or mAP where clips have several labels."""
-        return self.record.test()
+from softpool3d.analysis.folders import MEASURES
+from softpool3d.analysis.statistics import spread
+from softpool3d.analysis.study import Study, Trial, absent_sets
+from softpool3d.analysis.study_findings import Compared, Findings, Outcome, findings
 
 
 def study_page(study: Study, trials: list[Trial], failed: dict[str, str], command: str, machine: str) -> str:
     """Returns the page, made from the runs that are finished; it names the others."""
-    outcomes = [Outcome(trial, record) for trial in trials if (record := read_run(trial.folder)).finished]
+    found = findings(study, trials)
+    outcomes = [outcome for finding in found.values() for outcome in finding.outcomes]
     done = {outcome.trial.folder for outcome in outcomes}
     seconds = sum(outcome.record.summary["seconds"] for outcome in outcomes)
-    lines = [
-        f"# {study.title}",
-        "",
-        f"Written by `{command}`.",
-        f"{len(outcomes)} of {len(trials)} runs are finished; they took {_minutes(seconds)} on {machine}.",
-        "",
-        *_setting(study, trials),
-        "",
-    ]
-    classes = {outcome.record.num_classes for outcome in outcomes} - {None}
-    if len(classes) == 1:
-        count = classes.pop()
-        lines += [f"There are {count} classes: chance is {1 / count:.1%}.", ""]
-    for network in dict.fromkeys(trial.network for trial in trials):
-        mine = [outcome for outcome in outcomes if outcome.trial.network == network]
-        lines += [f"## {network}", "", *_means(study, mine), "", *_differences(study, mine), ""]
+    lines = [f"# {study.title}", "", *_summary(found), f"Written by `{command}`."]
+    lines += [f"{len(outcomes)} of {len(trials)} runs are finished; they took {_minutes(seconds)} on {machine}.", ""]
+    lines += [*_setting(study, trials), ""]
+    for (data_set, network), finding in found.items():
+        lines += [f"## {', '.join(filter(None, (data_set, network)))}", "", *_about(finding)]
+        lines += [*_means(finding), "", *_differences(finding), "", *_pairs(finding)]
     missing = [trial for trial in trials if trial.folder not in done]
-    if missing:
+    absent = absent_sets(study, trials)
+    if missing or absent:
         lines += ["## Not finished", ""]
+        lines += [f"- {name}: its folder was not there" for name in absent]
         lines += [f"- {trial.config.name}: {failed.get(str(trial.folder), 'not trained yet')}" for trial in missing]
         lines += [""]
-    lines += _how(study)
+    lines += _how(study, found)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _summary(found: dict[tuple[str, str], Findings]) -> list[str]:
+    """Returns a sentence or two for each data set and network, of the variants that have all seeds."""
+    lines = []
+    for (data_set, network), finding in found.items():
+        study = finding.study
+        whole = [name for name in finding.variants if finding.complete(name)]
+        if study.reference not in whole or len(study.seeds) < 2 or len(whole) < 2:
+            continue
+        means = sorted(
+            ((statistics.fmean(one.score for one in finding.of(name)), name) for name in whole), reverse=True
+        )
+        scores = ", ".join(f"{name} {mean:.1%}" for mean, name in means)
+        of_whom = finding.outcomes[0]
+        tested = int(of_whom.record.summary.get("test_clips", 0))
+        groups = len(set(finding.groups.values()))
+        lines.append(
+            f"**{', '.join(filter(None, (data_set, network)))}**: {scores} ({_judged(of_whom)} on {tested} test "
+            f"clips{f' of {groups} people or places that training did not see' if groups else ''}, mean of "
+            f"{len(study.seeds)} seeds). {_verdicts(finding, whole)}"
+        )
+        lines.append("")
+    return lines
+
+
+def _verdicts(finding: Findings, variants: Sequence[str]) -> str:
+    """Returns what holds of the reference beside each variant, as one sentence."""
+    kinds: dict[str, list[str]] = {}
+    for name in variants:
+        if name != finding.study.reference and (compared := finding.compared(name)):
+            kinds.setdefault(_verdict(compared), []).append(name)
+    words = {"better": "better than", "worse": "worse than", "": "not told apart from"}
+    said = [f"{words[kind]} {', '.join(names)}" for kind, names in sorted(kinds.items(), reverse=True)]
+    return f"{finding.study.reference} is {'; '.join(said)}."
+
+
+def _verdict(compared: Compared) -> str:
+    """Returns "better" or "worse" if both intervals exclude 0, over seeds and over test clips; else ""."""
+    intervals = [compared.by_seed.interval, compared.by_clip or compared.by_seed.interval]
+    if any(interval is None for interval in intervals):
+        return ""
+    if all(low > 0 for low, _ in intervals):
+        return "better"
+    return "worse" if all(high < 0 for _, high in intervals) else ""
+
+
+def _judged(outcome: Outcome) -> str:
+    return MEASURES[outcome.record.measure]
 
 
 def _setting(study: Study, trials: list[Trial]) -> list[str]:
     config = trials[0].config
-    data, train, test = config.data, config.train, config.test
-    clips = f"`{data.dataset}`"
-    if data.dataset == "motion":
-        clips = "{} train, {} val and {} test clips of `motion`".format(*data.motion_clips)
     networks = list(dict.fromkeys(trial.network for trial in trials))
-    lines = [
-        f"{' and '.join(networks)}, {len(study.variants)} variants, seeds {', '.join(map(str, study.seeds))}.",
-        f"{clips}, {data.num_frames} frames of {data.crop_size}x{data.crop_size} at rate {data.sampling_rate};",
-        f"{train.epochs} epochs in batches of {train.batch_size}; the weights that were best in validation, tested on",
-        f"{test.num_clips} clip{'s' if test.num_clips > 1 else ''} of each video, {test.num_crops} "
-        f"crop{'s' if test.num_crops > 1 else ''} of each.",
+    sets = [name for name in dict.fromkeys(trial.data_set for trial in trials) if name]
+    lines = [f"{' and '.join(networks)}, {len(study.variants)} variants, seeds {', '.join(map(str, study.seeds))}."]
+    if study.once:
+        lines += [f"With seed {study.seeds[0]} alone: {', '.join(study.once)}."]
+    if not sets:
+        clips = f"`{config.data.dataset}`"
+        if config.data.dataset == "motion":
+            clips = "{} train, {} val and {} test clips of `motion`".format(*config.data.motion_clips)
+        lines += [f"{clips}: {_recipe(trials[0])}."]
+    for name in sets:
+        lines += [f"{name}: {_recipe(next(trial for trial in trials if trial.data_set == name))}."]
+    views = config.test
+    lines += [
+        "The weights that were best in validation are tested, on "
+        f"{views.num_clips} clip{'s' if views.num_clips > 1 else ''} of each video, {views.num_crops} "
+        f"crop{'s' if views.num_crops > 1 else ''} of each.",
         "",
         "| variant | settings |",
         "|---|---|",
     ]
-    return lines + [f"| {name} | {' '.join(f'`{key}`' for key in own)} |" for name, own in study.variants.items()]
+    lines += [f"| {name} | {' '.join(f'`{key}`' for key in own)} |" for name, own in study.variants.items()]
+    return lines + [f"| {name} | of {', '.join(one)}, the best in validation |" for name, one in study.chosen.items()]
 
 
-def _means(study: Study, outcomes: list[Outcome]) -> list[str]:
-    measure = outcomes[0].record.measure if outcomes else "top1"
-    judged = MEASURES[measure]
-    heads = ["variant", f"test {judged}, mean", "spread (sd)", *(f"seed {seed}" for seed in study.seeds)]
-    heads += [f"best val {judged}, mean", "train top-1 in the last epoch, mean", "parameters", "seconds a run, median"]
+def _recipe(trial: Trial) -> str:
+    data, train = trial.config.data, trial.config.train
+    rate = f" at rate {data.sampling_rate}" if data.sampling == "dense" else f", {data.sampling}"
+    return (
+        f"{data.num_frames} frames of {data.crop_size}x{data.crop_size}{rate}; {train.epochs} epochs in batches of "
+        f"{train.batch_size}"
+    )
+
+
+def _about(finding: Findings) -> list[str]:
+    classes = {outcome.record.num_classes for outcome in finding.outcomes} - {None}
+    if len(classes) != 1:
+        return []
+    count = classes.pop()
+    return [f"There are {count} classes: chance is {1 / count:.1%}.", ""]
+
+
+def _means(finding: Findings) -> list[str]:
+    judged = _judged(finding.outcomes[0]) if finding.outcomes else MEASURES["top1"]
+    heads = ["variant", f"test {judged}, mean", "spread (sd)", "of each seed", f"best val {judged}, mean"]
+    heads += ["train top-1 in the last epoch, mean", "parameters", "seconds a run, median", "peak memory"]
     lines = _head(heads)
-    for variant in study.variants:
-        mine = {outcome.trial.seed: outcome for outcome in outcomes if outcome.trial.variant == variant}
-        values = [outcome.score for outcome in mine.values()]
-        if not values:
+    for variant in finding.variants:
+        mine = finding.of(variant)
+        if not mine:
             lines.append(_row([variant, "not finished", *[""] * (len(heads) - 2)]))
             continue
+        values = [outcome.score for outcome in mine]
         deviation = spread(values)
-        val = statistics.fmean(outcome.record.summary[f"val_{measure}"] for outcome in mine.values())
-        trained = statistics.fmean(outcome.record.epochs[-1]["train_top1"] for outcome in mine.values())
-        seconds = statistics.median(outcome.record.summary["seconds"] for outcome in mine.values())
-        parameters = next(iter(mine.values())).record.parameters
+        parameters = mine[0].record.parameters
+        memory = max(outcome.record.summary.get("peak_memory_bytes", 0) for outcome in mine)
         lines.append(
             _row(
                 [
                     variant,
                     f"{statistics.fmean(values):.1%}",
                     "" if deviation is None else f"{100 * deviation:.1f}",
-                    *(f"{mine[seed].score:.1%}" if seed in mine else "" for seed in study.seeds),
-                    f"{val:.1%}",
-                    f"{trained:.1%}",
+                    ", ".join(f"{100 * value:.1f}" for value in values),
+                    f"{statistics.fmean(outcome.val for outcome in mine):.1%}",
+                    f"{statistics.fmean(outcome.record.epochs[-1]['train_top1'] for outcome in mine):.1%}",
                     "" if parameters is None else f"{parameters / 1e6:.2f} M",
-                    f"{seconds:.0f}",
+                    f"{statistics.median(outcome.record.summary['seconds'] for outcome in mine):.0f}",
+                    f"{memory / 2**30:.2f} GiB" if memory else "",
                 ]
             )
         )
     return lines
 
 
-def _differences(study: Study, outcomes: list[Outcome]) -> list[str]:
-    scores = {(outcome.trial.variant, outcome.trial.seed): outcome.score for outcome in outcomes}
-    lines = _head([f"{study.reference} minus", "mean, points", "95% interval", "of each pair", "what it says"])
-    for variant in study.variants:
-        if variant == study.reference:
+def _differences(finding: Findings) -> list[str]:
+    reference = finding.study.reference
+    grouped = "people or places" if finding.groups else "clips"
+    heads = [f"{reference} minus", "mean, points", "95% over seeds", f"95% over test {grouped}", "of each pair"]
+    lines = _head([*heads, "what it says"])
+    for variant in finding.variants:
+        if variant == reference:
             continue
-        seeds = [s for s in study.seeds if (variant, s) in scores and (study.reference, s) in scores]
-        if not seeds:
-            lines.append(_row([variant, "no finished pair", "", "", ""]))
+        compared = finding.compared(variant)
+        if compared is None:
+            lines.append(_row([variant, "no finished pair", "", "", "", ""]))
             continue
-        found = paired_difference([scores[study.reference, s] for s in seeds], [scores[variant, s] for s in seeds])
-        interval = "" if found.interval is None else f"{_points(found.interval[0])} to {_points(found.interval[1])}"
-        verdict = "not told apart"
-        if found.excludes_zero:
-            verdict = f"{study.reference} is {'better' if found.mean > 0 else 'worse'}"
-        pairs = ", ".join(map(_points, found.pairs))
-        lines.append(_row([variant, _points(found.mean), interval, pairs, verdict]))
+        verdict = _verdict(compared)
+        lines.append(
+            _row(
+                [
+                    variant,
+                    _points(compared.by_seed.mean),
+                    _interval(compared.by_seed.interval),
+                    _interval(compared.by_clip),
+                    ", ".join(map(_points, compared.by_seed.pairs)),
+                    f"{reference} is {verdict}" if verdict else "not told apart",
+                ]
+            )
+        )
     return lines
 
 
-def _how(study: Study) -> list[str]:
+def _pairs(finding: Findings) -> list[str]:
+    """Returns a table of the classes that the study wants to be told apart."""
+    if not finding.outcomes:
+        return []
+    pairs = finding.study.pairs.get(finding.outcomes[0].trial.data_set, [])
+    if not pairs:
+        return []
+    lines = ["Right, and taken for each other, of the clips of two classes:", ""]
+    lines += _head(["variant", *(" and ".join(pair) for pair in pairs)])
+    for variant in finding.variants:
+        if finding.of(variant):
+            lines.append(_row([variant, *(f"{right:.0%}, {other:.0%}" for right, other in finding.pairs(variant))]))
+    return [*lines, ""]
+
+
+def _how(study: Study, found: dict[tuple[str, str], Findings]) -> list[str]:
+    groups = sorted({len(set(finding.groups.values())) for finding in found.values()} - {0})
+    whole, rough = "", ""
+    if groups:
+        whole = ", whole people or places at a time,"
+        rough = f"; of {' or '.join(map(str, groups))} people or places it is rough"
     return [
         "## How to read it",
         "",
         "Runs of one seed are a pair: the same clips in the same order, and the same initial weights wherever layers",
-        "have the same shape. The interval is Student's t over the pairs' differences: it covers what another seed",
-        f"would change, not another set of test clips. Of {len(study.seeds)} pairs it is wide, and nothing is",
-        "corrected for the number of comparisons. Where top-1 on the training clips is still low in the last epoch, a",
-        "row says how fast the variant learns from these clips, not what it would reach. Seconds are those of the runs",
-        "as they were, whatever else the machine did.",
+        "have the same shape. The first interval is Student's t over the pairs' differences: it covers what another",
+        f"seed would change, not other test clips. Of {len(study.seeds)} pairs it is wide. The second is a bootstrap",
+        f"over the test clips{whole} of the seeds' mean: it covers other clips, not other seeds{rough}.",
+        "A verdict needs both to exclude 0. Nothing is corrected for the number of comparisons. Where top-1 on the",
+        "training clips is still low in the last epoch, a row says how fast the variant learns from these clips, not",
+        "what it would reach. Seconds are those of the runs as they were, whatever else the machine did.",
     ]
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f"{_points(interval[0])} to {_points(interval[1])}"
 
 
 def _points(share: float) -> str:

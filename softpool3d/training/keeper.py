@@ -1,4 +1,4 @@
-"""Which weights of a run are kept: the last, the best, and on request the best few; and when to stop early."""
+"""Which weights of a run are kept (the last, the best, the best few), with what scores; and when to stop early."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from softpool3d.config import Config
-from softpool3d.evaluation.evaluator import Scores
+from softpool3d.datasets.manifest import Manifest
+from softpool3d.evaluation.scores import Scores, VideoScores, video_names
 from softpool3d.runs.checkpoint import save_weights
 
 
@@ -23,6 +24,7 @@ class Keeper:
     def __init__(self, folder: Path, config: Config, classes: tuple[str, ...], suffix: str = "") -> None:
         self.best = folder / f"best{suffix}.safetensors"
         self.last = folder / f"last{suffix}.safetensors"
+        self._scores = folder / f"scores{suffix}.npz"
         self._kept = folder / f"kept{suffix}"
         self._config, self._classes = config, classes
         self._state: dict[str, Any] = {"best": [], "without": 0}  # best: [key, name in kept/], best first
@@ -64,6 +66,14 @@ class Keeper:
             self._keep(weights, name, [kept for _, kept in ranked])
         self._state = {"best": ranked, "without": 0 if better else self._state["without"] + 1}
         return better
+
+    def write_scores(self, scores: Scores, manifest: Manifest, split: str) -> None:
+        """Writes the best weights' scores of a split, for each of its clips."""
+        names, test = video_names(manifest.clips), self._config.test
+        views = {"num_clips": test.num_clips, "num_crops": test.num_crops, "average": test.average}
+        about = {"dataset": self._config.data.dataset, "split": split, "weights": str(self.best), **views}
+        videos = tuple(names[index] for index in scores.index.tolist())
+        VideoScores(scores, videos, self._classes, about).save(self._scores)
 
     def _keep(self, weights: dict[str, Tensor], name: str, names: list[str]) -> None:
         if self._config.train.keep_best == 1:

@@ -335,6 +335,7 @@ class Training(Setup):
                 scores[suffix] = evaluate(
                     self.network, clips, self.config, self.accelerator, self.stop_if_asked, self.bad[split].add
                 )
+            self.processes.first(lambda s=suffix: self.keepers[s].write_scores(scores[s], self.manifests[split], split))
         return summary_of(self, split, num_views(self.config.data, *views), scores)
 
     def seconds(self) -> float:

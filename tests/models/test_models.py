@@ -185,7 +185,12 @@ def test_each_key_of_the_model_reaches_its_network():
         ("model.pool.kind=lp", "model.pool.p=3"): powers[3],
     }.items():
         torch.testing.assert_close(made(*overrides).avgpool(x).flatten(1), expected)
-    assert made("model.pool.beta=learnable").avgpool.beta.requires_grad
+    assert made("model.pool.beta=learnable").avgpool.raw_beta.requires_grad
+    started = made("model.pool.beta=learnable", "model.pool.beta_start=4").avgpool.beta
+    torch.testing.assert_close(started, torch.full((64,), 4.0))
+    conv = made("model.pool.kind=conv", "model.pool.where=[downsample,head]", "model.pool.head=max")
+    assert [(change.place, change.after.split()[0]) for change in conv.pooling] == [("head", "max")]
+    torch.testing.assert_close(conv.avgpool(x).flatten(1), flat.amax(2))
     for where, place in (("downsample", "downsample"), ("head", "head"), ("existing", "head")):  # it pools there alone
         assert {change.place for change in made(f"model.pool.where=[{where}]").pooling} == {place}
     temporal = made("model.pool.where=[temporal]", "model.pool.temporal=[stage2,stage3]")

@@ -81,7 +81,7 @@ class Network(nn.Module):
             adaptive(1),
         )
         with torch.no_grad():
-            self.layers[1].beta.copy_(torch.tensor([-1.0, 0.0, 1.0, 3.0]))
+            self.layers[1].raw_beta.copy_(torch.tensor([-0.3, 0.0, 0.05, 0.1]))
 
     def forward(self, x):
         return self.layers(x).flatten(1)

@@ -1,6 +1,7 @@
 """The modules: the functions with their arguments kept, and a learnable beta that behaves like any parameter."""
 
 import copy
+import math
 import pickle
 
 import numpy as np
@@ -58,25 +59,47 @@ def test_learnable_beta_starts_at_1_and_learns(dims, make):
     plain = FUNCTIONS[dims](x) if make == "pool" else ADAPTIVE_FUNCTIONS[dims](x, 2)
     assert torch.equal(pool(x), plain)
     assert torch.equal(pool.beta, torch.ones(5)) and pool.beta.requires_grad
-    assert [name for name, _ in pool.named_parameters()] == ["beta"]
+    assert [name for name, _ in pool.named_parameters()] == ["raw_beta"]
     assert torch.equal(pool(x[0]), plain[0])  # unbatched: channels come first
 
     # Larger outputs are wanted, and a larger beta makes them.
     optimizer = torch.optim.SGD(pool.parameters(), lr=0.1)
     for _ in range(5):
         optimizer.zero_grad()
-        (-pool(x).sum()).backward()
+        (-pool(x).mean()).backward()
         optimizer.step()
     assert (pool.beta > 1).all() and (pool(x) >= plain).all()
+
+
+def test_a_learned_beta_moves_at_the_learning_rate_of_weights():
+    """A step of SGD moves log(beta) a hundred times as far as it would move log(beta) itself; by hand."""
+    pool, rate = softpool3d.SoftPool3d(2, beta="learnable", num_channels=5, beta_start=4), 1e-3
+    torch.testing.assert_close(pool.beta, torch.full((5,), 4.0))
+    x, beta = input_of(3), torch.full((5,), 4.0, requires_grad=True)
+    (slope,) = torch.autograd.grad(softpool3d.soft_pool3d(x, 2, beta=beta).sum(), beta)
+    pool(x).sum().backward()
+    torch.optim.SGD(pool.parameters(), lr=rate).step()
+    torch.testing.assert_close(pool.beta.log(), math.log(4) - rate * 100 * 4 * slope, rtol=1e-5, atol=1e-6)
+
+
+def test_a_learned_beta_stays_a_number_however_far_it_goes():
+    pool, x = softpool3d.SoftPool3d(2, beta="learnable", num_channels=2), torch.randn(1, 2, 4, 4, 4)
+    with torch.no_grad():
+        pool.raw_beta.copy_(torch.tensor([1e6, -1e6]))
+    y = pool(x)
+    torch.testing.assert_close(y[:, 0], nn.functional.max_pool3d(x, 2)[:, 0])
+    torch.testing.assert_close(y[:, 1], nn.functional.avg_pool3d(x, 2)[:, 1], rtol=1e-3, atol=1e-3)
+    y.sum().backward()
+    assert pool.raw_beta.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
 def test_copies(clone):
     x = input_of(3)
     pool = softpool3d.SoftPool3d(3, 2, 1, beta="learnable", num_channels=5)
-    nn.init.uniform_(pool.beta)
+    nn.init.uniform_(pool.raw_beta)
     after = clone(pool)
-    assert torch.equal(after(x), pool(x)) and after.beta is not pool.beta
+    assert torch.equal(after(x), pool(x)) and after.raw_beta is not pool.raw_beta
     fixed = softpool3d.SoftPool3d(2, beta=0.5)
     assert torch.equal(clone(fixed)(x), fixed(x)) and clone(fixed).beta == 0.5
 
@@ -86,13 +109,13 @@ def test_state_dict():
     net, fresh = (
         nn.Sequential(nn.Conv3d(5, 5, 1), softpool3d.SoftPool3d(2, beta="learnable", num_channels=5)) for _ in range(2)
     )
-    nn.init.uniform_(net[1].beta)
+    nn.init.uniform_(net[1].raw_beta)
     state = net.state_dict()
-    assert state["1.beta"].shape == (5,)
+    assert state["1.raw_beta"].shape == (5,)
     fresh.load_state_dict(state)
     assert torch.equal(fresh(x), net(x))
     other = nn.Sequential(nn.Conv3d(5, 5, 1), softpool3d.SoftPool3d(2, beta="learnable", num_channels=4))
-    with pytest.raises(RuntimeError, match="size mismatch for 1.beta"):
+    with pytest.raises(RuntimeError, match="size mismatch for 1.raw_beta"):
         other.load_state_dict(state)
     plain = softpool3d.SoftPool3d(2, beta=0.5)
     assert plain.state_dict() == {}
@@ -104,7 +127,7 @@ def test_moves_and_casts_like_any_module():
     assert sum(p.numel() for p in pool.parameters()) == 5
     y = pool(x.bfloat16())
     y.float().sum().backward()
-    assert y.dtype == torch.bfloat16 and pool.beta.dtype == torch.bfloat16 and pool.beta.grad is not None
+    assert y.dtype == torch.bfloat16 and pool.beta.dtype == torch.bfloat16 and pool.raw_beta.grad is not None
     assert softpool3d.SoftPool3d(2, beta="learnable", num_channels=5).to("meta").beta.device.type == "meta"
 
 
@@ -121,6 +144,14 @@ def test_moves_and_casts_like_any_module():
         (
             lambda: softpool3d.SoftPool3d(2, num_channels=3),
             "num_channels is the length of a beta .* but beta is 1.0",
+        ),
+        (
+            lambda: softpool3d.SoftPool3d(2, beta_start=4),
+            "SoftPool3d: beta_start is the start of a beta .* but beta is 1.0",
+        ),
+        (
+            lambda: softpool3d.SoftPool3d(2, beta="learnable", num_channels=3, beta_start=0),
+            "SoftPool3d: beta_start must lie between .* but got 0",
         ),
         (
             lambda: softpool3d.SoftPool3d(2, beta="learnable", num_channels=0),

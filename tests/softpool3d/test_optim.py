@@ -22,7 +22,7 @@ def test_norms_biases_and_beta_do_not_decay():
     decayed, rest = build_optimizer(model, optim()).param_groups
     assert [p.ndim for p in decayed["params"]] == [5] and decayed["weight_decay"] == 5e-4
     assert [p.ndim for p in rest["params"]] == [1, 1, 1, 1] and rest["weight_decay"] == 0
-    assert any(p is pool.beta for p in rest["params"])
+    assert any(p is pool.raw_beta for p in rest["params"])
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw", "rmsprop", "lamb"])

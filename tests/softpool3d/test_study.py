@@ -1,23 +1,30 @@
 """Studies: the statistics by hand, the runs with a stand-in for training, and one small study whole."""
 
+import io
 import json
+import os
 import shutil
+import signal
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import save_file
 from scores import write_data_set, write_weights
 
+import softpool3d
 from softpool3d import cli
 from softpool3d.analysis.comparison import compare, curve, curves_figure, curves_text, names, picture
 from softpool3d.analysis.folders import read_run
-from softpool3d.analysis.statistics import paired_difference, spread, t_quantile
-from softpool3d.analysis.study import load_study, run_study
+from softpool3d.analysis.statistics import grouped_interval, paired_difference, spread, t_quantile
+from softpool3d.analysis.study import load_study
+from softpool3d.analysis.study_findings import Findings, findings
 from softpool3d.analysis.study_report import study_page
-from softpool3d.errors import UsageError, WorkError
+from softpool3d.analysis.study_run import run_study
+from softpool3d.errors import UsageError
+from softpool3d.evaluation.scores import Scores, VideoScores
 from softpool3d.runs.checkpoint import load_state, save_state
 from softpool3d.runtime.interrupt import Interrupted
-from softpool3d.training.trainer import train
 
 
 @pytest.mark.parametrize(("freedom", "t"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (9, 2.2622), (30, 2.0423)])
@@ -68,6 +75,34 @@ def write_run(folder, config, top1=None, epochs=2, parameters=12, seconds=3.0):
         (folder / "summary.json").write_text(json.dumps(summary))
 
 
+class StandIn:
+    """Takes the place of the runs' processes: `work(trial)` does what a training would, and returns its exit code."""
+
+    def __init__(self, work):
+        self.work, self.started = work, []
+
+    def __call__(self, trial, jobs):
+        self.started.append(trial)
+        self.code = self.work(trial)
+        return self
+
+    def poll(self):
+        return self.code
+
+    wait = poll
+
+    def kill(self):
+        pytest.fail("it has ended")
+
+
+def unexpected(trial):
+    pytest.fail(f"{trial.folder} is not to be trained")
+
+
+def run(trials, work, jobs=1):
+    return run_study(trials, Console(file=io.StringIO()), jobs, StandIn(work))
+
+
 def test_a_study_trains_what_is_not_finished(study_file):
     study, trials = load_study(study_file)
     assert [(t.network, t.variant, t.seed) for t in trials] == [
@@ -80,32 +115,34 @@ def test_a_study_trains_what_is_not_finished(study_file):
     top1 = {("soft", 0): 0.8, ("max", 0): 0.7, ("soft", 1): 0.9, ("max", 1): 0.8}
     trained = []
 
-    def stand_in(config, run):
-        trained.append((config.name, run is not None))
+    def stand_in(trial):
+        trained.append(trial)
         if len(trained) == 3:
-            (trials[2].folder / "last").mkdir(parents=True)
-            (trials[2].folder / "config.yaml").write_text(config.to_yaml())
-            raise Interrupted("stopped")
+            (trial.folder / "last").mkdir(parents=True)
+            (trial.folder / "config.yaml").write_text(trial.config.to_yaml())
+            os.kill(os.getpid(), signal.SIGTERM)
+            return 128 + signal.SIGTERM
         if len(trained) == 5:
-            raise WorkError("the loss is nan")
-        if run is not None:
-            shutil.rmtree(run.folder)
-        trial = next(trial for trial in trials if trial.config.name == config.name)
-        write_run(trial.folder, config, top1[trial.variant, trial.seed])
+            trial.folder.with_name(f"{trial.folder.name}.log").write_text("epoch 1\nerror: the loss is nan\n")
+            return 1
+        if trial.folder.exists():
+            shutil.rmtree(trial.folder)
+        write_run(trial.folder, trial.config, top1[trial.variant, trial.seed])
+        return 0
 
-    with pytest.raises(Interrupted):
-        run_study(trials, stand_in, lambda text: None)
+    with pytest.raises(Interrupted, match="the same command goes on where it was"):
+        run(trials, stand_in)
     assert "2 of 4 runs are finished" in study_page(study, trials, {}, "command", "a machine")
-    failed = run_study(trials, stand_in, lambda text: None)
-    assert [name for name, _ in trained] == [trials[n].config.name for n in (0, 1, 2, 2, 3)]
-    assert [resumed for _, resumed in trained] == [False, False, False, True, False]
+    failed = run(trials, stand_in)
+    assert trained == [trials[n] for n in (0, 1, 2, 2, 3)]
     page = study_page(study, trials, failed, "command", "a machine")
     assert "3 of 4 runs are finished" in page and "- tiny-max-seed1: the loss is nan" in page
-    assert run_study(trials, stand_in, lambda text: None) == {}
+    assert run(trials, stand_in) == {}
     page = study_page(study, trials, {}, "command", "a machine")
     assert "4 of 4 runs are finished; they took 12 seconds on a machine" in page
-    assert "| soft | 85.0% | 7.1 | 80.0% | 90.0% | 60.0% | 80.0% | 0.00 M | 3 |" in page
-    assert "| max | +10.0 | +10.0 to +10.0 | +10.0, +10.0 | soft is better |" in page
+    assert "| soft | 85.0% | 7.1 | 80.0, 90.0 | 60.0% | 80.0% | 0.00 M | 3 |  |" in page
+    assert "| max | +10.0 | +10.0 to +10.0 |  | +10.0, +10.0 | soft is better |" in page
+    assert "**tiny**: soft 85.0%, max 75.0% (top-1 on 0 test clips, mean of 2 seeds). soft is better than max." in page
 
 
 def test_the_study_that_is_shipped():
@@ -120,8 +157,17 @@ def test_the_study_that_is_shipped():
 def test_a_run_of_another_configuration_is_not_taken_for_a_finished_one(study_file):
     _, trials = load_study(study_file)
     write_run(trials[1].folder, trials[1].config.model_copy(update={"seed": 7}), 0.5)
-    with pytest.raises(UsageError, match="tiny-max-seed0 is a run with another seed; move it away"):
-        run_study(trials, lambda *_: pytest.fail("nothing is to be trained"), lambda text: None)
+    write_run(trials[0].folder, trials[0].config, 0.5)
+    (trials[0].folder / "run.json").write_text('[{"versions": {"softpool3d": "0.0.1"}}]')
+    trials[2].folder.mkdir()
+    trained = []
+    failed = run(trials, lambda trial: trained.append(trial) or write_run(trial.folder, trial.config, 0.5) or 0)
+    assert trained == trials[3:]  # the others go on
+    assert [failed[str(trial.folder)].partition(";")[0] for trial in trials[:3]] == [
+        f"softpool3d 0.0.1 made it, and this is {softpool3d.__version__}",
+        "it is a run with another seed",
+        "it is not the folder of a run (it has no config.yaml)",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -146,13 +192,148 @@ def test_a_study_from_file_to_page(tmp_path, study_file):
     small = ["data.dataset=folder", f"data.root={root}", "data.num_frames=4", "data.sampling_rate=1"]
     small += ["data.short_side=32", "data.train_short_side=[32,32]", "data.crop_size=32", "data.num_workers=0"]
     study, trials = load_study(study_file, [*small, "train.epochs=1", "train.batch_size=4", "test.num_clips=1"])
-    assert run_study(trials, train, lambda text: None) == {}
+    assert run_study(trials, Console(file=io.StringIO()), jobs=2) == {}
     page = study_page(study, trials, {}, "command", "a machine")
     assert "4 of 4 runs are finished" in page
     summary = json.loads((trials[0].folder / "summary.json").read_text())
     row = next(line for line in page.splitlines() if line.startswith("| soft | ") and "%" in line)
     assert f"{summary['test_top1']:.1%}" in row
-    assert run_study(trials, lambda *_: pytest.fail("all of it is finished"), lambda text: None) == {}
+    scores = VideoScores.load(trials[0].folder / "scores.npz")
+    assert scores.scores.accuracy() == summary["test_top1"] and len(scores.videos) == 5 == summary["test_clips"]
+    assert scores.about["split"] == "test" and scores.about["num_clips"] == 1
+    assert run(trials, unexpected) == {}
+
+
+SETS = (
+    STUDY.replace(
+        "variants:",
+        """\
+sets:
+  first: [data.num_frames=4]
+  second: []
+  third: []
+variants:""",
+    )
+    .replace(
+        "reference",
+        """\
+once: [max]
+chosen: {best: [soft, sharp]}
+pairs: {first: [[jump, run]]}
+reference""",
+    )
+    .replace("  max:", "  sharp: [model.pool.beta=4]\n  max:")
+)
+
+
+@pytest.fixture
+def study_of_sets(tmp_path, study_file):
+    study_file.write_text(SETS.replace("{output}", str(tmp_path / "runs")))
+    small = ["data.short_side=32", "data.train_short_side=[32,32]", "data.crop_size=32", "data.sampling_rate=1"]
+    (tmp_path / "tiny.yaml").write_text(
+        NETWORK
+        + "data: {num_frames: 2, num_workers: 0, "
+        + ", ".join(small).replace("data.", "").replace("=", ": ")
+        + "}\n"
+    )
+    for name in ("first", "second"):
+        write_data_set(tmp_path / "data" / name, train=4, val=2, test=5)
+    return study_file
+
+
+def test_a_study_of_several_data_sets(study_of_sets, tmp_path):
+    study, trials = load_study(study_of_sets, None, tmp_path / "data")
+    assert [trial.config.name for trial in trials[:3]] == [
+        f"first-tiny-{kind}-seed0" for kind in ("soft", "sharp", "max")
+    ]
+    assert len(trials) == 2 * (3 + 2)  # max with the first seed alone
+    assert {trial.data_set: trial.config.data.num_frames for trial in trials} == {"first": 4, "second": 2}
+    assert trials[0].config.data.root == str(tmp_path / "data" / "first")
+    top1 = {"soft": 0.5, "sharp": 0.75, "max": 0.625}
+    assert run(trials, lambda t: write_run(t.folder, t.config, top1[t.variant]) or 0) == {}
+    page = study_page(study, trials, {}, "command", "a machine")
+    assert "- third: its folder was not there" in page and "## first, tiny" in page and "## second, tiny" in page
+    assert "With seed 0 alone: max." in page
+    rows = [line for line in page.splitlines() if line.startswith("| best | ") and "%" in line]
+    assert len(rows) == 3 and all("50.0%" in row or "75.0%" in row or "0%, 0%" in row for row in rows)
+
+
+def test_a_data_set_that_changed_is_not_mixed_with_what_it_was(study_of_sets, tmp_path):
+    _, trials = load_study(study_of_sets, None, tmp_path / "data")
+    done = lambda t: write_run(t.folder, t.config, 0.5) or 0  # noqa: E731
+    assert run(trials[:1], done) == {}
+    clip = next((tmp_path / "data" / "first").rglob("*.mp4"))
+    times, content = clip.stat(), clip.read_bytes()
+    clip.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(clip, (times.st_atime, times.st_mtime))
+    failed = run(trials, done)
+    assert {trial.data_set for trial in trials if str(trial.folder) in failed} == {"first"}
+    assert all("holds other clips than when this study began" in problem for problem in failed.values())
+    clip.write_bytes(content)
+    assert run(trials, done) == {}
+
+
+def test_any_folder_of_videos_may_stand_for_the_data_sets(study_of_sets, tmp_path):
+    with pytest.raises(
+        UsageError, match="--data: the study is on first, second, third; name the folder that holds them"
+    ):
+        load_study(study_of_sets)
+    with pytest.raises(UsageError, match="--data: there is no folder .*nowhere"):
+        load_study(study_of_sets, None, tmp_path / "nowhere")
+    _, trials = load_study(study_of_sets, None, tmp_path / "data" / "second")  # as it holds none of them
+    assert {trial.data_set for trial in trials} == {"second"} and len(trials) == 5
+    study_of_sets.write_text(STUDY.format(output=tmp_path / "runs"))
+    _, trials = load_study(study_of_sets, None, tmp_path / "data" / "first")
+    assert {(trial.config.data.dataset, trial.data_set) for trial in trials} == {("folder", "first")}
+
+
+def test_intervals_over_groups_of_clips():
+    values = [1.0, 1.0, 1.0, 0.0, 0.0, 0.5]
+    assert grouped_interval(values, ["a"] * 6) is None
+    assert grouped_interval(values, ["a", "a", "a", "b", "b", "b"]) == (pytest.approx(1 / 6), 1.0)
+    low, high = grouped_interval([0.0, 1.0] * 50, list(range(100)))
+    assert low == pytest.approx(0.5 - 1.96 * 0.05, abs=0.02) and high == pytest.approx(0.5 + 1.96 * 0.05, abs=0.02)
+
+
+def write_scores(folder, right, classes=("jump", "run")):
+    """Scores of one clip of each group and class: right[group][class] says whether the answer is right."""
+    labels = torch.tensor([label for _ in right for label in (0, 1)])
+    answers = torch.tensor(
+        [label if good else 1 - label for goods in right.values() for label, good in enumerate(goods)]
+    )
+    probabilities = torch.nn.functional.one_hot(answers, 2).float()
+    videos = tuple(f"{classes[label]}/{group}.mp4" for group in right for label in (0, 1))
+    VideoScores(Scores(probabilities, labels, torch.arange(len(labels))), videos, classes, {}).save(
+        folder / "scores.npz"
+    )
+
+
+def test_clips_of_one_person_count_as_one_and_pairs_are_told_apart(study_of_sets, tmp_path, monkeypatch):
+    study, trials = load_study(study_of_sets, None, tmp_path / "data")
+    mine = [t for t in trials if t.data_set == "first" and t.variant in ("soft", "sharp")]
+    people = {"ann": (True, True), "bob": (True, False), "cat": (True, True)}
+    for trial in mine:
+        write_run(trial.folder, trial.config, 5 / 6 if trial.variant == "soft" else 0.5)
+        write_scores(trial.folder, people if trial.variant == "soft" else {name: (True, False) for name in people})
+    names = [f"{label}/{name}.mp4" for name in people for label in ("jump", "run")]
+    monkeypatch.setattr(Findings, "groups", {name: name.split("/")[1] for name in names})
+    finding = findings(study, trials)["first", "tiny"]
+    compared = finding.compared("sharp")
+    assert compared.by_seed.mean == pytest.approx(1 / 3) and compared.by_clip == (0.0, 0.5)
+    assert finding.pairs("soft") == [(pytest.approx(5 / 6), pytest.approx(1 / 6))]
+    page = study_page(study, trials, {}, "command", "a machine")
+    assert "| soft | 83%, 17% |" in page and "| sharp | 50%, 50% |" in page
+    assert "| sharp | +33.3 | +33.3 to +33.3 | +0.0 to +50.0 | +33.3, +33.3 | not told apart |" in page
+
+
+def test_the_groups_of_a_data_set_are_read(study_of_sets, tmp_path):
+    study, trials = load_study(study_of_sets, None, tmp_path / "data")
+    root = tmp_path / "data" / "first"
+    rows = [f"video {number}.mp4,x,person {number}" for number in range(3)]
+    (root / "groups.csv").write_text("\n".join(["path,label,group", *rows]) + "\n")
+    write_run(trials[0].folder, trials[0].config, 0.5)
+    groups = findings(study, trials)["first", "tiny"].groups
+    assert groups["video 1.mp4#0.05-0.55"] == "person 1" and len(groups) == 5 and len(set(groups.values())) == 3
 
 
 def test_runs_side_by_side(study_file, tmp_path):
@@ -212,7 +393,7 @@ def test_a_study_takes_up_runs_that_filled_in_what_was_left_open(tmp_path, study
     small += ["data.short_side=32", "data.train_short_side=[32,32]", "data.crop_size=32", "data.num_workers=0"]
     small += ["train.epochs=1", "train.batch_size=2", "test.num_clips=1", f"model.weights={weights}"]
     _, trials = load_study(study_file, small)
-    assert run_study(trials[:1], train, lambda text: None) == {}
+    assert run_study(trials[:1], Console(file=io.StringIO())) == {}
     folder = trials[0].folder
     config = read_run(folder).config
     assert config.data.mean == [0.5, 0.4, 0.3] != trials[0].config.data.mean
@@ -222,10 +403,9 @@ def test_a_study_takes_up_runs_that_filled_in_what_was_left_open(tmp_path, study
     state = load_state(folder / "last" / "checkpoint.pt")
     save_state(folder / "last" / "checkpoint.pt", {**state, "processes": 2})  # a part of it was done elsewhere
     (folder / "summary.json").touch()
-    assert run_study(trials[:1], lambda *_: pytest.fail("it is finished"), lambda text: None) == {}
+    assert run(trials[:1], unexpected) == {}
     _, changed = load_study(study_file, [*small, "data.mean=[0.5,0.5,0.5]"])
-    with pytest.raises(UsageError, match="tiny-soft-seed0 is a run with another data.mean; move it away"):
-        run_study(changed[:1], lambda *_: pytest.fail("nothing is to be trained"), lambda text: None)
+    assert "it is a run with another data.mean; move it away" in run(changed[:1], unexpected)[str(folder)]
 
 
 def write_multi_label_run(folder, config, test_map=0.625):

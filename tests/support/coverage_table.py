@@ -102,8 +102,8 @@ KEYS = {
         {
             **_of(
                 "tests/models/test_models.py::test_each_key_of_the_model_reaches_its_network",
-                *("name", "width", "dropout", "inflate", "checkpointing", "pool.kind", "pool.where", "pool.beta"),
-                *("pool.p", "pool.temporal", "pool.paper_stem"),
+                *("name", "width", "dropout", "inflate", "checkpointing", "pool.kind", "pool.where", "pool.head"),
+                *("pool.beta", "pool.beta_start", "pool.p", "pool.temporal", "pool.paper_stem"),
             ),
             **_of(_TRAINER + "test_weights_to_start_from", "weights"),
         },
@@ -166,7 +166,10 @@ OPTIONS = {
     ),
     **_under(
         "study ",
-        _of(_OPTIONS + "test_study_says_what_there_is_and_writes_its_page", "overrides", "--cfg", "--out", "--dry-run"),
+        _of(
+            _OPTIONS + "test_study_says_what_there_is_and_writes_its_page",
+            *("overrides", "--cfg", "--data", "--out", "--jobs", "--dry-run"),
+        ),
     ),
     **_under(
         "classify ",

@@ -49,7 +49,7 @@ def weights(tmp_path_factory):
                 network.get_submodule(network.logits_layer()).weight.mul_(30)
                 for name, parameter in network.named_parameters():
                     if name.endswith("beta"):
-                        parameter.uniform_(-1, 3)
+                        parameter.uniform_(-0.1, 0.1)
             path = folder / f"{len(written)}.safetensors"
             save_weights(path, network, config, ("run", "jump", "Grüße", "a", "b"))
             written[overrides] = path

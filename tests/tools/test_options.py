@@ -91,14 +91,14 @@ def test_test_tests_what_it_is_told_to(run, weights, tmp_path, monkeypatch):
     assert subject.config.data.sampling_rate == 2 and subject.classes == CLASSES
 
 
-def test_study_says_what_there_is_and_writes_its_page(run, tmp_path, monkeypatch):
-    from softpool3d.analysis import study
+def test_study_says_what_there_is_and_writes_its_page(run, data, tmp_path, monkeypatch):
+    from softpool3d.analysis import study_run
 
     (tmp_path / "tiny.yaml").write_text("name: tiny\nmodel:\n  width: 4\n")
     text = "title: One\noutput: runs\nseeds: [0]\nnetworks: [tiny.yaml]\nreference: soft\n"
     text += "variants:\n  soft: [model.pool.kind=soft]\n  max: [model.pool.kind=max]\n"
     (tmp_path / "study.yaml").write_text(text)
-    told = Told(monkeypatch, study, "run_study")
+    told = Told(monkeypatch, study_run, "run_study")
     base = ["study", "--cfg", tmp_path / "study.yaml", f"output={tmp_path / 'mine'}"]
     dry = run(*base, "--dry-run")
     assert dry.returncode == 0 and not told.calls and not (tmp_path / "mine").exists()
@@ -106,12 +106,18 @@ def test_study_says_what_there_is_and_writes_its_page(run, tmp_path, monkeypatch
         f"{tmp_path / 'mine'}/tiny-{kind}-seed0: to be trained" for kind in ("soft", "max")
     ]
     assert run(*base, "train.epochs=9", "--out", tmp_path / "page.md").returncode == 1
-    (trials, *_), _ = told.last
-    assert [trial.config.train.epochs for trial in trials] == [9, 9]
+    (trials, _, jobs), _ = told.last
+    assert [trial.config.train.epochs for trial in trials] == [9, 9] and jobs == 1
     assert "0 of 2 runs are finished" in (tmp_path / "page.md").read_text()
     assert not (tmp_path / "mine" / "study.md").exists()
     run(*base)
     assert "0 of 2 runs are finished" in (tmp_path / "mine" / "study.md").read_text()
+    run(*base, "--data", data, "--jobs", 2)
+    (trials, _, jobs), _ = told.last
+    assert {trial.config.data.root for trial in trials} == {str(data)} and jobs == 2
+    (tmp_path / "study.yaml").write_text(f"{text}sets:\n  {data.name}: []\n  absent: []\n")
+    dry = run(*base, "--data", data.parent, "--dry-run")
+    assert dry.stdout.startswith(f"absent: there is no folder {data.parent / 'absent'}; the study goes on without it\n")
 
 
 # --- ensemble, compare -----------------------------------------------------------------------------------------------

@@ -1,0 +1,157 @@
+"""What the finished runs of a study say: scores by variant, differences by seed and by clip, confused pairs."""
+
+from __future__ import annotations
+
+import csv
+import os
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from softpool3d.analysis.folders import RunRecord, read_run
+from softpool3d.analysis.statistics import Difference, grouped_interval, paired_difference
+from softpool3d.analysis.study import Study, Trial
+from softpool3d.config import Config
+from softpool3d.datasets import read_manifests
+from softpool3d.errors import SoftPool3dError, UsageError
+from softpool3d.evaluation.scores import FILE, VideoScores, video_names
+
+GROUPS = "groups.csv"  # in a data set's folder: path and group of each clip, a person or a place
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run."""
+
+    trial: Trial
+    record: RunRecord
+
+    @property
+    def score(self) -> float:
+        """Top-1 on the test split, or mAP where clips have several labels."""
+        return self.record.test()
+
+    @property
+    def val(self) -> float:
+        return self.record.summary[f"val_{self.record.measure}"]
+
+    @cached_property
+    def scores(self) -> VideoScores | None:
+        """The scores of the test clips; None if they cannot be read."""
+        with suppress(UsageError):
+            return VideoScores.load(self.record.folder / FILE)
+        return None
+
+    @cached_property
+    def right(self) -> dict[str, float]:
+        """1 for each test clip whose likeliest class is its label, 0 for the others; {} for several labels."""
+        if self.scores is None or self.scores.scores.multi_label:
+            return {}
+        found = self.scores.scores
+        right = (found.probabilities.argmax(1) == found.label).tolist()
+        return dict(zip(self.scores.videos, map(float, right), strict=True))
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The reference minus a variant.
+
+    by_clip: an interval over groups of test clips; None if their scores are not there, or there is one group.
+    """
+
+    by_seed: Difference
+    by_clip: tuple[float, float] | None
+
+
+class Findings:
+    """The finished runs of one data set and network."""
+
+    def __init__(self, study: Study, outcomes: Sequence[Outcome]) -> None:
+        self.study = study
+        self.outcomes = list(outcomes)
+        self._of = {(one.trial.variant, one.trial.seed): one for one in outcomes}
+        for name, variants in study.chosen.items():
+            self._of |= {(name, seed): one for seed in study.seeds if (one := self._best(variants, seed))}
+
+    @property
+    def variants(self) -> list[str]:
+        """The study's variants, and after them those that stand for the best of several."""
+        return [*self.study.variants, *self.study.chosen]
+
+    def of(self, variant: str) -> list[Outcome]:
+        return [self._of[variant, seed] for seed in self.study.seeds if (variant, seed) in self._of]
+
+    def complete(self, variant: str) -> bool:
+        """Whether a variant was trained with each of the study's seeds."""
+        return len(self.of(variant)) == len(self.study.seeds)
+
+    def _best(self, variants: Sequence[str], seed: int) -> Outcome | None:
+        there = [self._of[variant, seed] for variant in variants if (variant, seed) in self._of]
+        return max(there, key=lambda one: one.val) if len(there) == len(variants) else None
+
+    def compared(self, variant: str) -> Compared | None:
+        """Returns the reference minus a variant, over the seeds that both have; None if there are none."""
+        reference = self.study.reference
+        seeds = [s for s in self.study.seeds if (variant, s) in self._of and (reference, s) in self._of]
+        if not seeds:
+            return None
+        ours, theirs = ([self._of[name, seed] for seed in seeds] for name in (reference, variant))
+        by_seed = paired_difference([one.score for one in ours], [one.score for one in theirs])
+        if not all(one.right for one in (*ours, *theirs)):
+            return Compared(by_seed, None)
+        clips = list(ours[0].right)
+        both = list(zip(ours, theirs, strict=True))
+        values = [statistics.fmean(a.right[clip] - b.right[clip] for a, b in both) for clip in clips]
+        return Compared(by_seed, grouped_interval(values, [self.groups.get(clip, clip) for clip in clips]))
+
+    @cached_property
+    def groups(self) -> dict[str, str]:
+        """The group of each test clip, by the clip's name in the file of scores; {} where the data set has none."""
+        return dict(_groups(self.outcomes[0].trial.config)) if self.outcomes else {}
+
+    def pairs(self, variant: str) -> list[tuple[float, float]]:
+        """Returns for each of the data set's pairs, over all seeds: the share of its clips that are right, and the
+        share that is taken for the other class of the pair."""
+        scores = [one.scores for one in self.of(variant) if one.scores is not None]
+        found = []
+        for pair in self.study.pairs.get(self.outcomes[0].trial.data_set, []):
+            counts = [_pair_counts(one, pair) for one in scores]
+            clips = sum(count[0] for count in counts) or 1
+            found.append((sum(count[1] for count in counts) / clips, sum(count[2] for count in counts) / clips))
+        return found
+
+
+def _pair_counts(scores: VideoScores, pair: Sequence[str]) -> tuple[int, int, int]:
+    """Returns how many clips of a pair of classes there are, are right, and are taken for each other."""
+    first, second = (scores.classes.index(name) for name in pair)
+    label, answer = scores.scores.label, scores.scores.probabilities.argmax(1)
+    of_pair = (label == first) | (label == second)
+    other = (label == first) & (answer == second) | (label == second) & (answer == first)
+    return int(of_pair.sum()), int((of_pair & (label == answer)).sum()), int(other.sum())
+
+
+def _groups(config: Config) -> Iterator[tuple[str, str]]:
+    try:
+        with (Path(config.data.root or ".") / GROUPS).open(newline="", encoding="utf-8-sig") as file:
+            known = {row["path"]: row["group"] for row in csv.DictReader(file)}
+        manifests = read_manifests(config.data)
+    except (OSError, KeyError, csv.Error, UnicodeDecodeError, SoftPool3dError):
+        return
+    clips = manifests.get("test", manifests["val"]).clips
+    for name, clip in zip(video_names(clips), clips, strict=True):
+        path = os.path.relpath(clip.path, config.data.root)
+        if path in known:
+            yield name, known[path]
+
+
+def findings(study: Study, trials: Sequence[Trial]) -> dict[tuple[str, str], Findings]:
+    """Returns the finished runs by data set and network."""
+    places = dict.fromkeys((trial.data_set, trial.network) for trial in trials)
+    found: dict[tuple[str, str], list[Outcome]] = {place: [] for place in places}
+    for trial in trials:
+        if (record := read_run(trial.folder)).finished:
+            found[trial.data_set, trial.network].append(Outcome(trial, record))
+    return {place: Findings(study, outcomes) for place, outcomes in found.items()}
