@@ -17,12 +17,22 @@ ARCHITECTURES := $(or $(TORCH_CUDA_ARCH_LIST),$(strip $(GPUS)),7.5+PTX)
 
 env: $(VENV)/.installed
 
+SOURCES := constraints.txt pyproject.toml setup.py $(wildcard cuda_ext/*)
+
 # torch comes first because our own library compiles against it; the stamp is touched last, so that an interrupted
 # install is taken up again and a finished one installs nothing.
-$(VENV)/.installed: constraints.txt pyproject.toml setup.py $(wildcard cuda_ext/*) $(VENV)/.architectures
+$(VENV)/.installed: $(SOURCES) $(VENV)/.architectures
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q -c constraints.txt torch setuptools wheel ninja
 	TORCH_CUDA_ARCH_LIST='$(ARCHITECTURES)' $(PY) -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	touch $(VENV)/.demo $@
+
+# what the demo needs: no packages of tests, and kernels for GPUs only where there is one
+$(VENV)/.demo: $(SOURCES) $(VENV)/.architectures
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q -c constraints.txt torch setuptools wheel ninja
+	$(if $(GPUS),,SOFTPOOL3D_CUDA=0) TORCH_CUDA_ARCH_LIST='$(ARCHITECTURES)' \
+		$(PY) -m pip install -q -c constraints.txt --no-build-isolation -e .
 	touch $@
 
 # looked at each time, written where it changed: other architectures compile again
@@ -30,7 +40,7 @@ $(VENV)/.architectures: FORCE
 	@mkdir -p $(VENV) && echo '$(ARCHITECTURES)' | cmp -s - $@ || echo '$(ARCHITECTURES)' > $@
 FORCE:
 
-demo: env
+demo: $(VENV)/.demo
 	DEMO_STARTED=$(STARTED) $(PY) benchmarks/demo.py
 
 # a process on each core, with one thread: faster than one process with threads
