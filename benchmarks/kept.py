@@ -40,7 +40,7 @@ each folder, by beta of SoftPool and by kind. Pixels lie in [0, 1]. The paper of
 beta 1, which is beta 255 here: close to max pooling."""
 OF_MAPS = """\
 The share of the variance of feature maps that a linear decoder explains from their pooled form, on clips it was not
-fitted to. The decoder sees the pooled values of one channel at a place and its 26 neighbours, and predicts the 8 values
+fitted to. The decoder sees the pooled values of one channel at a place and its 26 neighbours, and predicts the values
 of the window; it is fitted by least squares for each layer and kind, to maps whose channels have standard deviation 1.
 That is the scale of beta here."""
 
@@ -170,32 +170,36 @@ def _maps(network: nn.Module, layers: Sequence[str], clip: Clip, data: DataConfi
 def _explained(train: Sequence[Tensor], test: Sequence[Tensor]) -> dict[str, float]:
     """Returns the explained variance by kind of pooling, of maps (C, T, H, W)."""
     channels = torch.stack([maps.flatten(1).var(1) for maps in train]).mean(0).sqrt().clamp_min(1e-6)
-    train, test = ([_cut(maps / channels.view(-1, 1, 1, 1)) for maps in part] for part in (train, test))
-    pools = poolings(["soft"], BETAS[:-1], KERNEL) + poolings(["avg", "max", "lp", "edscw", STRIDE], [1], KERNEL)
+    kernel = tuple(min(k, size) for k, size in zip(KERNEL, train[0].shape[1:], strict=True))  # of one frame, no time
+    train, test = ([_cut(maps / channels.view(-1, 1, 1, 1), kernel) for maps in part] for part in (train, test))
+    pools = poolings(["soft"], BETAS[:-1], kernel) + poolings(["avg", "max", "lp", "edscw", STRIDE], [1], kernel)
     result = {}
     for pool in pools:
         gram, cross = 0.0, 0.0
         for maps in train:
-            seen, wanted = _neighbours(pool.layer(maps[None])[0]), _windows(maps)
+            seen, wanted = _neighbours(pool.layer(maps[None])[0]), _windows(maps, kernel)
             gram, cross = gram + seen.T @ seen, cross + seen.T @ wanted
         decoder = torch.linalg.solve(gram + 1e-4 * gram.diagonal().mean() * torch.eye(len(gram)).double(), cross)
-        missed = sum(
-            (_neighbours(pool.layer(maps[None])[0]) @ decoder - _windows(maps)).square().sum() for maps in test
-        )
+        missed = 0.0
+        for maps in test:
+            guess = _neighbours(pool.layer(maps[None])[0]) @ decoder
+            missed += (guess - _windows(maps, kernel)).square().sum()
         mean = torch.cat([maps.flatten(1) for maps in test], 1).mean(1, keepdim=True)
         there = sum((maps.flatten(1) - mean).square().sum() for maps in test)
         result[pool.label] = float(1 - missed / there)
     return result
 
 
-def _cut(maps: Tensor) -> Tensor:
-    return maps[(slice(None), *(slice(size // 2 * 2) for size in maps.shape[1:]))]
+def _cut(maps: Tensor, kernel: tuple[int, ...]) -> Tensor:
+    """Returns the part of maps (C, T, H, W) that windows cover."""
+    return maps[(slice(None), *(slice(size // k * k) for size, k in zip(maps.shape[1:], kernel, strict=True)))]
 
 
-def _windows(maps: Tensor) -> Tensor:
-    """Returns the values of each window, float64 (channels and windows, 8)."""
-    c, t, h, w = maps.shape
-    return maps.view(c, t // 2, 2, h // 2, 2, w // 2, 2).permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, 8).double()
+def _windows(maps: Tensor, kernel: tuple[int, ...]) -> Tensor:
+    """Returns the values of each window, float64 (channels and windows, positions of a window)."""
+    for dim, k in enumerate(kernel, 1):
+        maps = maps.unfold(dim, k, k)
+    return maps.flatten(4).flatten(0, 3).double()
 
 
 def _neighbours(pooled: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ python benchmarks/temperature.py runs/study/actions --save
 """
 
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,7 @@ from softpool3d.evaluation.evaluator import evaluate
 from softpool3d.files import replacing
 from softpool3d.inference.trained import load_trained
 from softpool3d.models import build_model
+from softpool3d.models.pools import per_dimension
 from softpool3d.models.sites import PooledConv3d
 from softpool3d.ops.modules import SoftPool3d
 from softpool3d.runtime.devices import make_accelerator
@@ -140,7 +142,7 @@ def _effective_positions(record: RunRecord) -> dict[str, Tensor]:
     for name, module in network.named_modules():
         if isinstance(module, SoftPool3d):
             where = name.removesuffix(".pool")
-            module.register_forward_pre_hook(note(f"{where}, of {torch.Size(module.kernel_size).numel()}"))
+            module.register_forward_pre_hook(note(f"{where}, of {prod(_sizes(module)[0])}"))
     for clips in _test_clips(trained.config):
         network(clips)
     return {name: torch.cat(parts) for name, parts in found.items()}
@@ -149,9 +151,13 @@ def _effective_positions(record: RunRecord) -> dict[str, Tensor]:
 def _positions(pool: SoftPool3d, x: Tensor) -> Tensor:
     beta = pool.beta if isinstance(pool.beta, float) else pool.beta.view(-1, 1, 1, 1)
     windows = beta * x
-    for dim, (size, stride) in enumerate(zip(pool.kernel_size, pool.stride, strict=True), 2):
-        windows = windows.unfold(dim, size, stride)
+    for dim, (size, stride) in enumerate(zip(*_sizes(pool), strict=True), 2):
+        windows = windows.unfold(dim, min(size, x.shape[dim]), stride)
     return 1 / windows.flatten(5).softmax(-1).square().sum(-1)
+
+
+def _sizes(pool: SoftPool3d) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return per_dimension(pool.kernel_size, 3), per_dimension(pool.stride, 3)
 
 
 def _test_clips(config: Config) -> Iterator[Tensor]:
