@@ -99,7 +99,12 @@ pooling counts two for each element of a window.
 - `attention`, of MViT: the pooling replaces the depthwise convolutions that pool queries, keys and values.
 
 Names and shapes of parameters do not change, so public weights load; only `attention` takes weights away.
-`softpool3d.replace_pooling` does `existing`, `downsample` and `head` to any `nn.Module`.
+`softpool3d.replace_pooling` does `existing`, `downsample` and `head` to any `nn.Module`. Kinds with parameters for each
+channel, `beta="learnable"` among them, need the channels: they are found by a run on shapes alone, or from `example`, an
+input of the network, where such a run fails.
+
+`torch.fx.symbolic_trace` and torchvision's `create_feature_extractor` take a network with SoftPool where they take it
+without; SlowFast and MViT they do not.
 
 ## Kinds: `model.pool.kind`
 
@@ -107,6 +112,11 @@ Names and shapes of parameters do not change, so public weights load; only `atte
 
 `blur` and `conv` slide over windows and have no global form, so with `existing` they leave the head as it is. `conv`
 also leaves strided convolutions as they are.
+
+A learnable beta is `exp(10 raw_beta)`, one for each channel: it stays above 0, and moves at the learning rate of the
+network's weights. Train it with AdamW, as [docs/temperature.md](temperature.md) does. SGD moves it well only where its
+gradient is large, in heads and shortcuts, and hardly where a norm follows. Weight decay, which our training leaves out,
+pulls it to 1; `model.pool.beta_start` says where it begins.
 """
 _BY_HAND = "## Public weights"  # from here on the page is kept
 
