@@ -9,6 +9,7 @@ import typer
 
 import softpool3d
 from softpool3d import cli
+from softpool3d.analysis import models_page
 from softpool3d.config import Config
 from softpool3d.datasets.video.decoder import DecodeError
 from softpool3d.inference.classifier import Prediction
@@ -110,3 +111,10 @@ def _is_there(name: str) -> bool:
     if name.startswith(_ELSEWHERE):
         return True
     return any((ROOT / folder / name).exists() for folder in ("", "softpool3d", "docs", "tests"))
+
+
+def test_the_page_of_models_is_what_its_command_writes():
+    """Whoever edits the page edits its template too; the tables' figures are the command's own."""
+    text = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    for part in re.split(r"\{\w+\}", models_page._PAGE):
+        assert part in text

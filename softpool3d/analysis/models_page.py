@@ -100,8 +100,8 @@ pooling counts two for each element of a window.
 
 Names and shapes of parameters do not change, so public weights load; only `attention` takes weights away.
 `softpool3d.replace_pooling` does `existing`, `downsample` and `head` to any `nn.Module`. Kinds with parameters for each
-channel, `beta="learnable"` among them, need the channels: they are found by a run on shapes alone, or from `example`, an
-input of the network, where such a run fails.
+channel, `beta="learnable"` among them, need the channels. They are found by a run on shapes alone, or from `example`,
+an input of the network, where such a run fails.
 
 `torch.fx.symbolic_trace` and torchvision's `create_feature_extractor` take a network with SoftPool where they take it
 without; SlowFast and MViT they do not.
