@@ -30,6 +30,7 @@ from softpool3d.runs.provenance import FILE as PROVENANCE
 from softpool3d.runtime.interrupt import Interrupt, Interrupted
 
 DATA = "data.json"  # in a study's output: what its data sets held when it began
+_LOOK_EVERY_S = 2.0  # at the runs' folders, to say where they stand
 _END = 2**16  # bytes of a file's beginning and end that stand for its content
 
 
@@ -69,7 +70,7 @@ def run_study(
     for folder, problem in failed.items():
         say(f"not trained: {folder}: {problem}")
     left = [t for t in trials if str(t.folder) not in failed and not read_run(t.folder).finished]
-    waiting, running = list(enumerate(left, 1)), []
+    waiting, running, looked = list(enumerate(left, 1)), [], 0.0
     with Interrupt() as interrupt, console.status("") as status:
         try:
             while (waiting or running) and not interrupt.requested:
@@ -81,7 +82,9 @@ def run_study(
                     running.remove(run)
                     if problem := _outcome(run, say):
                         failed[str(run.trial.folder)] = problem
-                status.update("; ".join(_standing(run.trial) for run in running))
+                if console.is_terminal and time.monotonic() - looked > _LOOK_EVERY_S:
+                    status.update("; ".join(_standing(run.trial) for run in running))
+                    looked = time.monotonic()
                 time.sleep(0.2)
             if interrupt.requested:
                 _stop(running, status)
