@@ -2,16 +2,19 @@
 
 #pragma once
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <optional>
+#include <ostream>
+#include <sstream>
 #include <stdexcept>
-#include <string>
 #include <tuple>
 #include <vector>
 
@@ -24,14 +27,24 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using Ints = std::vector<int64_t>;
 
-inline void require(bool condition, const std::string& message) {
-  if (!condition) throw std::runtime_error(message);
+// How messages show a tensor's shape.
+struct ShapeOf {
+  const Tensor& tensor;
+};
+
+inline std::ostream& operator<<(std::ostream& out, const ShapeOf& shape) {
+  out << "(";
+  for (int64_t d = 0; d < shape.tensor.dim(); ++d) out << (d ? ", " : "") << shape.tensor.size(d);
+  return out << ")";
 }
 
-inline std::string shape_text(const Tensor& tensor) {
-  std::string text = "(";
-  for (int64_t d = 0; d < tensor.dim(); ++d) text += (d ? ", " : "") + std::to_string(tensor.size(d));
-  return text + ")";
+// Throws a message of these parts, which are put together only then.
+template <class... Parts>
+void require(bool condition, const Parts&... parts) {
+  if (condition) return;
+  std::ostringstream message;
+  (message << ... << parts);
+  throw std::runtime_error(message.str());
 }
 
 // The type that sums are kept in, which is also that of beta_per_channel.
@@ -46,13 +59,31 @@ inline bool is_channels_last(const Tensor& tensor) {
 }
 
 inline Tensor in_layout(const Tensor& tensor, bool channels_last) {
+  if (!channels_last && tensor.is_contiguous()) return tensor;
   return torch::stable::contiguous(tensor,
                                    channels_last ? MemoryFormat::ChannelsLast3d : MemoryFormat::Contiguous);
 }
 
+// A tensor on the device of `like`, with the given strides. torch::stable::empty, which looks for its operator by name,
+// takes as long as all the rest of a small call.
+inline Tensor empty(const Tensor& like, const Ints& size, const Ints& stride, ScalarType type) {
+  int32_t device, index;
+  AtenTensorHandle made;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &index));
+  const auto dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(size.size(), size.data(), stride.data(), dtype, device, index, &made));
+  return Tensor(made);
+}
+
+inline Tensor empty_row(const Tensor& like, int64_t length, ScalarType type) { return empty(like, {length}, {1}, type); }
+
 inline Tensor empty_in_layout(const Tensor& like, const Ints& size, bool channels_last) {
-  return torch::stable::empty(size, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
-                              channels_last ? MemoryFormat::ChannelsLast3d : MemoryFormat::Contiguous);
+  const int64_t c = size[1], t = size[2], h = size[3], w = size[4];
+  const Ints stride =
+      channels_last ? Ints{t * h * w * c, 1, h * w * c, w * c, c} : Ints{c * t * h * w, t * h * w, h * w, w, 1};
+  return empty(like, size, stride, like.scalar_type());
 }
 
 struct Problem {
@@ -64,20 +95,20 @@ struct Problem {
 
   Problem(const Tensor& given, const std::optional<Tensor>& betas, double beta_of_all)
       : input(given), beta_per_channel(betas), beta(beta_of_all) {
-    require(given.dim() == 5, "soft_pool3d: input must be (N, C, T, H, W), but got shape " + shape_text(given));
+    require(given.dim() == 5, "soft_pool3d: input must be (N, C, T, H, W), but got shape ", ShapeOf{given});
     const ScalarType type = given.scalar_type();
     require(type == ScalarType::Double || type == ScalarType::Float || type == ScalarType::Half ||
                 type == ScalarType::BFloat16,
-            std::string("soft_pool3d: input must be float64, float32, float16 or bfloat16, but got ") +
-                torch::headeronly::toString(type));
+            "soft_pool3d: input must be float64, float32, float16 or bfloat16, but got ",
+            torch::headeronly::toString(type));
     for (int64_t d = 1; d < 5; ++d)
       require(given.size(d) > 0,
-              "soft_pool3d: all but the batch of input must be non-empty, but got shape " + shape_text(given));
+              "soft_pool3d: all but the batch of input must be non-empty, but got shape ", ShapeOf{given});
     if (betas) {
       require(betas->dim() == 1 && betas->size(0) == channels() && betas->scalar_type() == accumulation_type(given),
-              "soft_pool3d: beta_per_channel must hold one value per channel, shape (" +
-                  std::to_string(channels()) + "), in the type of accumulation, but got shape " +
-                  shape_text(*betas) + " of " + torch::headeronly::toString(betas->scalar_type()));
+              "soft_pool3d: beta_per_channel must hold one value per channel, shape (", channels(),
+              "), in the type of accumulation, but got shape ", ShapeOf{*betas}, " of ",
+              torch::headeronly::toString(betas->scalar_type()));
       require(betas->device() == given.device(), "soft_pool3d: beta_per_channel must be on the device of input");
       beta_per_channel = torch::stable::contiguous(*betas);
     } else {
@@ -99,9 +130,8 @@ struct Problem {
   Tensor native_grad(const Tensor& grad) const {
     require(grad.dim() == 5 && grad.scalar_type() == input.scalar_type() && grad.device() == input.device(),
             "soft_pool3d_backward: grad_output must have the type and device of input");
-    for (int64_t d = 0; d < 5; ++d)
-      require(grad.size(d) == output_size()[d],
-              "soft_pool3d_backward: grad_output must have the output's shape, but got " + shape_text(grad));
+    require(std::ranges::equal(grad.sizes(), output_size()),
+            "soft_pool3d_backward: grad_output must have the output's shape, but got ", ShapeOf{grad});
     return in_layout(grad, channels_last);
   }
 };
@@ -110,8 +140,8 @@ inline Problem pool_problem(const Tensor& input, const std::optional<Tensor>& be
                             const Ints& stride, const Ints& padding, const Ints& dilation, bool ceil_mode) {
   Problem problem(input, betas, beta);
   for (const Ints* values : {&kernel, &stride, &padding, &dilation})
-    require(values->size() == 3, "soft_pool3d: kernel_size, stride, padding and dilation must be (T, H, W), but got " +
-                                     std::to_string(values->size()) + " values");
+    require(values->size() == 3, "soft_pool3d: kernel_size, stride, padding and dilation must be (T, H, W), but got ",
+            values->size(), " values");
   const int64_t size[3] = {input.size(2), input.size(3), input.size(4)};
   problem.geometry = pool_geometry(input.size(1), size, kernel.data(), stride.data(), padding.data(),
                                    dilation.data(), ceil_mode);
@@ -121,8 +151,8 @@ inline Problem pool_problem(const Tensor& input, const std::optional<Tensor>& be
 inline Problem adaptive_problem(const Tensor& input, const std::optional<Tensor>& betas, double beta,
                                 const Ints& output_size) {
   Problem problem(input, betas, beta);
-  require(output_size.size() == 3, "adaptive_soft_pool3d: output_size must be (T, H, W), but got " +
-                                       std::to_string(output_size.size()) + " values");
+  require(output_size.size() == 3, "adaptive_soft_pool3d: output_size must be (T, H, W), but got ",
+          output_size.size(), " values");
   const int64_t size[3] = {input.size(2), input.size(3), input.size(4)};
   problem.geometry = adaptive_geometry(size, output_size.data());
   return problem;

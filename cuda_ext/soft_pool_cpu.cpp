@@ -31,8 +31,8 @@ int64_t cpu_level() { return kernels().level; }
 
 // For tests: the kernels of at most this level.
 void limit_cpu_level(int64_t level) {
-  require(level >= 0 && level <= 2, "limit_cpu_level: level must be 0 (portable), 1 (AVX2) or 2 (AVX-512), but got " +
-                                        std::to_string(level));
+  require(level >= 0 && level <= 2, "limit_cpu_level: level must be 0 (portable), 1 (AVX2) or 2 (AVX-512), but got ",
+          level);
   chosen = kernels_of(level);
 }
 
@@ -259,8 +259,8 @@ Tensor forward_of(const Problem& p) {
 template <class Acc>
 std::tuple<Tensor, Tensor> backward_of(const Problem& p, const Tensor& grad, bool input_grad, bool beta_grad) {
   const Kernels& k = kernels();
-  Tensor dx = input_grad ? p.empty_input_grad() : torch::stable::new_empty(p.input, {0});
-  Tensor dbeta = torch::stable::new_empty(p.input, {beta_grad ? p.channels() : 0}, accumulation_type(p.input));
+  Tensor dx = input_grad ? p.empty_input_grad() : empty_row(p.input, 0, p.input.scalar_type());
+  Tensor dbeta = empty_row(p.input, beta_grad ? p.channels() : 0, accumulation_type(p.input));
   Prepared<Acc> prepared(k, p, grad, input_grad ? &dx : nullptr);
   Call& call = prepared.call;
   call.backward = true, call.input_grad = input_grad, call.beta_grad = beta_grad;

@@ -55,7 +55,7 @@ void with_launcher(const Problem& p, F f) {
     call.beta = p.beta;
     call.stream = current_stream(p.input);
     call.workspace = [&](int64_t bytes) {
-      workspaces.push_back(torch::stable::empty({bytes}, ScalarType::Byte, std::nullopt, p.input.device()));
+      workspaces.push_back(softpool3d::empty_row(p.input, bytes, ScalarType::Byte));
       return workspaces.back().data_ptr();
     };
     f(Launcher<T>(call), zero);
@@ -75,10 +75,9 @@ Tensor forward(const Problem& p) {
 std::tuple<Tensor, Tensor> backward(const Problem& p, const Tensor& y_grad, bool input_grad, bool beta_grad) {
   // A gradient that is not wanted is an empty tensor.
   const Tensor x_grad =
-      input_grad ? p.empty_input_grad()
-                 : torch::stable::empty({0}, p.input.scalar_type(), std::nullopt, p.input.device());
-  Tensor betas_grad = torch::stable::empty({beta_grad ? p.channels() : 0}, softpool3d::accumulation_type(p.input),
-                                           std::nullopt, p.input.device());
+      input_grad ? p.empty_input_grad() : softpool3d::empty_row(p.input, 0, p.input.scalar_type());
+  Tensor betas_grad =
+      softpool3d::empty_row(p.input, beta_grad ? p.channels() : 0, softpool3d::accumulation_type(p.input));
   if (p.batch() == 0) {
     if (beta_grad) torch::stable::zero_(betas_grad);
     return {x_grad, betas_grad};

@@ -68,7 +68,8 @@ def __getattr__(name: str):
         return import_module(f"softpool3d.{name}")
     if name in __all__:
         home = _HOMES.get(name) or ("ops.modules" if name[0].isupper() else "ops.functional")
-        return getattr(import_module(f"softpool3d.{home}"), name)
+        globals()[name] = getattr(import_module(f"softpool3d.{home}"), name)  # found here from now on
+        return globals()[name]
     raise AttributeError(f"module 'softpool3d' has no attribute '{name}'")
 
 

@@ -172,14 +172,19 @@ def _adaptive(input, dims, output_size, beta) -> Tensor:
 
 def _remembered(check, input, dims, window):
     """Returns `check(input.shape, dims, *window)`, remembered: a network asks for the same at every step."""
-    if not torch.compiler.is_compiling():
+    if not library.is_traced():
         try:
             # The types are part of what is looked up: (True, 2) equals (1, 2), and is refused.
-            kinds = [tuple(map(type, value)) if type(value) is tuple else type(value) for value in window]
-            return _of_before(check, _sizes(input), dims, window, tuple(kinds))
+            kinds = tuple([type(n) for value in window if type(value) is tuple for n in value])
+            return _of_before(check, input.shape, dims, kinds, *window)
         except TypeError:  # lists cannot be looked up, nor can symbolic sizes
             pass
     return check(_sizes(input), dims, *window)
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _of_before(check, shape, dims, kinds, *window):
+    return check(shape, dims, *window)
 
 
 def _sizes(tensor: Tensor) -> torch.Size:
@@ -192,11 +197,6 @@ def _sizes(tensor: Tensor) -> torch.Size:
         return tensor.shape
     finally:
         torch._C._set_tracing_state(state)
-
-
-@lru_cache(maxsize=1024)
-def _of_before(check, shape, dims, window, kinds):
-    return check(shape, dims, *window)
 
 
 def _pool_geometry(shape, dims, kernel_size, stride, padding, dilation, ceil_mode):
@@ -239,8 +239,7 @@ def _run(input, dims, name, fallback, beta, geometry) -> Tensor:
     for _ in range(3 - dims):
         x = x.unsqueeze(2)
     betas, number = (beta, 1.0) if isinstance(beta, Tensor) else (None, beta)
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    if traced and torch.onnx.is_in_onnx_export():  # ONNX knows standard operators only
+    if library.is_traced() and torch.onnx.is_in_onnx_export():  # ONNX knows standard operators only
         y = getattr(decomposition, name)(x, betas, number, *geometry)
     elif library.choose(x) == "reference":
         library.warn_of_reference(x.device.type, x.device.index)

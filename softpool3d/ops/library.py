@@ -62,7 +62,8 @@ def _load() -> dict[str, dict]:
 
 def choose(tensor: Tensor) -> str:
     """Returns the implementation for this tensor: "cpu", "cuda" or "reference"."""
-    kind = tensor.device.type
+    # torch puts the text of device.type together anew: 5 microseconds between other work
+    kind = "cpu" if tensor.is_cpu else "cuda" if tensor.is_cuda else tensor.device.type
     if kind == "meta":  # shapes only: the fake kernels have them
         kind = "cpu"
     library = build_info().get(kind)
@@ -151,20 +152,18 @@ def _complete(name: str) -> None:
         )
 
     def save(ctx, inputs, output):
-        input, betas, *constants = inputs
+        input, betas, *ctx.constants = inputs
         ctx.save_for_backward(input, betas)
-        ctx.constants = constants
 
     def derivative(ctx, grad):
         input, betas = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[:2]
-        grads = call_backward(grad, input, betas, *ctx.constants, *wanted)
-        return *(g if w else None for g, w in zip(grads, wanted, strict=True)), *(None,) * (1 + arity)
+        of_input, of_betas = ctx.needs_input_grad[:2]
+        grads = call_backward(grad, input, betas, *ctx.constants, of_input, of_betas)
+        return grads[0] if of_input else None, grads[1] if of_betas else None, *(None,) * (1 + arity)
 
     def save_backward(ctx, inputs, output):
-        grad, input, betas, *constants = inputs
+        grad, input, betas, *ctx.constants = inputs
         ctx.save_for_backward(grad, input, betas)
-        ctx.constants = constants
 
     def second_derivative(ctx, *grads):
         """Differentiates plain PyTorch twice: rarely needed, so it has no kernel of its own."""
@@ -188,9 +187,8 @@ def _complete(name: str) -> None:
 
     torch.library.register_autograd(forward, derivative, setup_context=save)
     torch.library.register_autograd(backward, second_derivative, setup_context=save_backward)
-    call_backward = _differentiable_under_func(backward, save_backward, second_derivative)
-    call_forward = _differentiable_under_func(forward, save, derivative)
-    _CALLS[name] = _in_a_hurry(forward, backward, call_forward, derivative)
+    call_backward = _past_the_library(backward, save_backward, second_derivative)
+    _CALLS[name] = _past_the_library(forward, save, derivative)
 
     _batch(forward, backward)
 
@@ -220,73 +218,47 @@ def _batch(forward, backward) -> None:
     torch.library.register_vmap(backward, batched_backward)
 
 
-def _differentiable_under_func(op, setup_context, backward):
-    """Returns a function that calls the operator, under transforms of torch.func as an autograd.Function.
+def _past_the_library(op, setup_context, backward):
+    """Returns a function that calls the operator, past torch.library's autograd unless the call is traced.
 
-    The transforms see the derivatives of such a function, but not those that torch.library holds.
+    That autograd shows tracers the derivatives. Its detour through Python takes longer than most kernels, and the
+    transforms of torch.func do not see it; they see an autograd.Function.
     """
+    below_autograd = torch._C._AutoDispatchBelowAutograd
 
-    class Operator(torch.autograd.Function):
+    class Eager(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *args):
+            setup_context(ctx, args, None)
+            with below_autograd():
+                return op(*args)
+
+    class Transformed(torch.autograd.Function):  # torch.func asks for setup_context, with which each call takes longer
         generate_vmap_rule = True
 
         @staticmethod
         def forward(*args):
             return op(*args)
 
-    Operator.setup_context = staticmethod(setup_context)
-    Operator.backward = staticmethod(backward)
+    Transformed.setup_context = staticmethod(setup_context)
+    Eager.backward = Transformed.backward = staticmethod(backward)
 
     def call(*args):
-        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
-            return Operator.apply(*args)
-        return op(*args)
-
-    return call
-
-
-def _in_a_hurry(forward, backward, call_forward, derivative):
-    """Returns a function that calls the operator, past torch.library's autograd where nothing transforms the call.
-
-    That autograd's detour through Python, which makes derivatives known to compilers, takes longer than most kernels.
-    """
-    below_autograd = torch._C._AutoDispatchBelowAutograd
-
-    class Operator(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, input, betas, *constants):
-            ctx.save_for_backward(input, betas)
-            ctx.constants = constants
-            with below_autograd():
-                return forward(input, betas, *constants)
-
-        @staticmethod
-        def backward(ctx, grad):
-            if torch.is_grad_enabled() or _is_transformed():  # the backward is differentiated itself
-                return derivative(ctx, grad)
-            input, betas = ctx.saved_tensors
-            wanted = ctx.needs_input_grad[:2]
-            with below_autograd():
-                grads = backward(grad, input, betas, *ctx.constants, *wanted)
-            return grads[0] if wanted[0] else None, grads[1] if wanted[1] else None, *(None,) * len(ctx.constants)
-
-    def call(input, betas, *constants):
-        if _is_transformed():
-            return call_forward(input, betas, *constants)
-        if torch.is_grad_enabled() and (input.requires_grad or (betas is not None and betas.requires_grad)):
-            return Operator.apply(input, betas, *constants)
+        if is_traced():
+            return op(*args)
+        if torch._C._are_functorch_transforms_active():
+            return Transformed.apply(*args)
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
+            return Eager.apply(*args)
         with below_autograd():
-            return forward(input, betas, *constants)
+            return op(*args)
 
     return call
 
 
-def _is_transformed() -> bool:
-    """Whether a compiler, torch.jit.trace or a transform of torch.func is tracing the call."""
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._get_tracing_state() is not None
-    )
+def is_traced() -> bool:
+    """Whether a compiler or torch.jit.trace records what is called."""
+    return torch.compiler.is_compiling() or torch._C._is_tracing()
 
 
 def _folded(size: int, dims, tensors: list[Tensor], betas: Tensor | None, per_channel: bool):

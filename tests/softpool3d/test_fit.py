@@ -69,7 +69,7 @@ def test_it_does_not_fit(gpu, built, driver, capability, why, remedy):
 class OnGpu:
     """As much of a tensor on a GPU as the choice looks at."""
 
-    device, layout = torch.device("cuda:0"), torch.strided
+    device, is_cpu, is_cuda, layout = torch.device("cuda:0"), False, True, torch.strided
     __torch_dispatch__ = torch.Tensor.__torch_dispatch__
 
 
