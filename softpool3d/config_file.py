@@ -37,6 +37,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     config = validate(values, origins)
     check_schedule(config, origins)
     _check_pooling(config, overrides)
+    _check_root(config, origins)
     return config
 
 
@@ -87,6 +88,16 @@ def _check_pooling(config: Config, overrides: Sequence[str]) -> None:
         raise UsageError(
             f"override {asked}: model.pool.where is [], so that the network pools as it was published; say where it "
             "goes, as in model.pool.where=[existing,downsample]"
+        )
+
+
+def _check_root(config: Config, origins: dict[tuple, str]) -> None:
+    """Raises UsageError for the folder of a data set that has none: nobody means to train on something else."""
+    root = config.data.root
+    if root is not None and config.data.dataset == "motion":
+        raise UsageError(
+            f"{origins.get(('data', 'root'), 'data.root')}: the data set motion is generated and has no folder; add "
+            f"data.dataset=folder to use {root}, or take data.root away"
         )
 
 
@@ -189,10 +200,10 @@ def _explain(errors: list, values: dict, origins: dict[tuple, str]) -> str:
         known = _known_keys(path[:-1])
         near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
         elsewhere = [k for k in _all_keys() if k.rpartition(".")[2] == path[-1]]
-        if near:
-            hint = f"did you mean {'.'.join((*path[:-1], near[0]))}?"
-        elif elsewhere:
+        if elsewhere:
             hint = f"did you mean {elsewhere[0]}?"
+        elif near:
+            hint = f"did you mean {'.'.join((*path[:-1], near[0]))}?"
         else:
             hint = f"known here: {', '.join(known)}"
         return f"{where}unknown key {key}; {hint}"
@@ -200,9 +211,23 @@ def _explain(errors: list, values: dict, origins: dict[tuple, str]) -> str:
     message = message.removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     given = error["input"]
+    if (section := _model_at(path)) is not None and not isinstance(given, dict):
+        keys = ", ".join(section.model_fields)
+        return f"{where}{key} is a group of keys ({keys}) and not a value; {_meant(section, key, given)}"
     if error["type"] == "value_error" or isinstance(given, dict):
         return f"{where}{key}: {message}"
     return f"{where}{key} = {given!r}: {message}"
+
+
+def _meant(section: type[BaseModel], key: str, given: object) -> str:
+    """Returns which key of a group may have been meant: the first that takes what was given."""
+    for name in section.model_fields:
+        try:
+            section(**{name: given})
+        except ValidationError:
+            continue
+        return f"did you mean {key}.{name}={given}?"
+    return f"name one of them, as in {key}.{next(iter(section.model_fields))}=..."
 
 
 def _model_at(path: tuple[str, ...]) -> type[BaseModel] | None:

@@ -15,6 +15,7 @@ from softpool3d.datasets.multigrid import Multigrid
 from softpool3d.datasets.overview import Overview
 from softpool3d.datasets.sampling import share_of
 from softpool3d.evaluation.scores import Scores
+from softpool3d.idle_keys import idle_keys
 from softpool3d.runtime.devices import peak_memory_bytes
 from softpool3d.training.meter import PARTS
 
@@ -45,8 +46,9 @@ def header(
     pool = config.model.pool
     pooling = f"{pool.kind} pooling at {', '.join(pool.where)}" if pool.where else "its own pooling"
     millions = sum(p.numel() for p in model.parameters()) / 1e6
+    idle = "".join(f"{sentence}\n" for sentence in idle_keys(config))
     return (
-        f"{config.model.name} with {pooling}, {millions:.2f} M parameters, on {device}\n"
+        f"{idle}{config.model.name} with {pooling}, {millions:.2f} M parameters, on {device}\n"
         f"{_cycles(config, multigrid)}writing to {folder}"
     )
 

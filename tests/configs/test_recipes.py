@@ -12,6 +12,7 @@ from torchvision.models.video import mvit
 
 from softpool3d.config_file import load_config
 from softpool3d.errors import UsageError
+from softpool3d.idle_keys import idle_keys
 from softpool3d.models import build_model, load_pretrained
 from softpool3d.runs.published import settings_of
 
@@ -128,3 +129,9 @@ def test_a_pooling_that_has_no_place_in_a_published_network_is_refused():
             load_config("kinetics400/x3d_m", [override])
     chosen = load_config("kinetics400/x3d_m", ["model.pool.kind=max", "model.pool.where=[downsample]"]).model.pool
     assert (chosen.kind, chosen.where) == ("max", ["downsample"])
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS)))
+def test_no_key_of_a_recipe_is_without_effect(path):
+    if "variants:" not in path.read_text():  # a study
+        assert idle_keys(load_config(path)) == []

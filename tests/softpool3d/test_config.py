@@ -1,3 +1,4 @@
+import json
 import re
 from importlib.resources import files
 from pathlib import Path
@@ -5,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from softpool3d.config import Config
-from softpool3d.config_file import load_config
+from softpool3d.config_file import load_config, override_config
 from softpool3d.errors import UsageError
+from softpool3d.idle_keys import _BELONGS_TO, idle_keys
 
 CONFIGS = Path(str(files("softpool3d.configs")))
 
@@ -20,13 +22,15 @@ def write(tmp_path, text, name="a.yaml"):
 def test_file_base_and_overrides(tmp_path):
     write(tmp_path, "seed: 1\noptim:\n  lr: 0.5\n  momentum: 0.5\n", "base.yaml")
     path = write(tmp_path, "base: base.yaml\noptim:\n  lr: 1e-3\n")
-    config = load_config(path, ["optim.momentum=0.1", "model.pool.where=[head]", "data.root=/a b/c"])
+    config = load_config(
+        path, ["optim.momentum=0.1", "model.pool.where=[head]", "data.dataset=folder", "data.root=/a b/c"]
+    )
     assert (config.seed, config.optim.lr, config.optim.momentum) == (1, 0.001, 0.1)
     assert (config.model.pool.where, config.data.root) == (["head"], "/a b/c")
 
 
 def test_what_is_printed_can_be_read_again(tmp_path):
-    config = load_config("r3d_softpool", ["data.root=Grüße"])
+    config = load_config("r3d_softpool", ["data.dataset=folder", "data.root=Grüße"])
     assert load_config(write(tmp_path, config.to_yaml())) == config
 
 
@@ -44,7 +48,7 @@ def test_shipped_configs(name, monkeypatch, tmp_path):
         ("optim:\n  lr: fast\n", r"a.yaml:2: optim.lr = 'fast': input should be a valid number"),
         ("\noptim:\n  lr: -1\n", r"a.yaml:3: optim.lr = -1: input should be greater than 0"),
         ("model:\n  pool:\n    kind: softmax\n", r"a.yaml:3: model.pool.kind = 'softmax': .*'soft', 'avg', 'max'"),
-        ("model: 3\n", r"a.yaml:1: model = 3"),
+        ("model: 3\n", r"a.yaml:1: model is a group of keys"),
         ("data:\n  crop_size: 999\n", r"a.yaml:1: data: crop_size 999 does not fit into a short side of 128"),
         ("data:\n  split: [0.5, 0.5]\n", r"a.yaml:2: data.split"),
         ("a: [1\n", r"a.yaml:2: not valid YAML"),
@@ -105,7 +109,9 @@ def test_what_looks_like_a_date_is_a_name():
 
 def test_the_root_does_not_depend_on_where_a_run_is_resumed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert load_config("r3d_softpool", ["data.root=videos"]).data.root == str(tmp_path / "videos")
+    assert load_config("r3d_softpool", ["data.dataset=folder", "data.root=videos"]).data.root == str(
+        tmp_path / "videos"
+    )
 
 
 def test_defaults_are_valid():
@@ -178,3 +184,62 @@ def test_every_shipped_recipe_is_valid():
     for file in sorted(CONFIGS.rglob("*.yaml")):
         if file.parent.name != "study" or "variants" not in file.read_text():
             load_config(file)
+
+
+def test_a_folder_for_a_data_set_that_has_none():
+    """It was passed over, and a training of minutes on generated clips began."""
+    with pytest.raises(UsageError, match=r"override data.root=videos: the data set motion .* add data.dataset=folder"):
+        load_config("r3d_softpool", ["data.root=videos"])
+    load_config("r3d_softpool", ["data.root=videos", "data.dataset=folder"])
+
+
+def test_a_key_of_another_section_and_a_section_in_place_of_a_key():
+    with pytest.raises(UsageError, match=r"unknown key data.class_weights; did you mean optim.class_weights\?"):
+        load_config("r3d_softpool", ["data.class_weights=balanced"])
+    with pytest.raises(UsageError, match=r"model.pool is a group of keys \(kind, .*did you mean model.pool.kind=max\?"):
+        load_config("r3d_softpool", ["model.pool=max"])
+    with pytest.raises(UsageError, match="train is a group of keys .*; name one of them, as in train.epochs=..."):
+        load_config("r3d_softpool", ["train=fast"])
+
+
+@pytest.mark.parametrize("key", list(_BELONGS_TO))
+def test_what_has_no_effect_is_said(key):
+    """Each key by itself: with a value of its own it is idle or not, as what it belongs to says."""
+    what, belongs = _BELONGS_TO[key]
+    others = {
+        "model.pool.beta": 2,
+        "model.pool.beta_start": 4,
+        "data.path_prefix": "/x",
+        "data.split": [0.5, 0.3, 0.2],
+        "data.motion_clips": [8, 8, 8],
+        "data.target_fps": 12,
+        "data.jitter": 0.5,
+        "optim.warmup_start": 0.5,
+        "data.short_clip": "hold",
+        "data.no_flip_classes": [],
+        "data.augment.inverse_scale": True,
+        "data.augment.area": [0.5, 1.0],
+        "data.augment.ratio": [0.5, 2.0],
+        "data.official_split": 2,
+        "optim.momentum": 0.5,
+        "optim.nesterov": False,
+        "optim.gamma": 0.5,
+        "optim.final_lr": 0.5,
+        "train.multigrid.short_crops": [0.25],
+        "train.multigrid.long_shapes": [[0.5, 0.5]],
+    }
+    idle = ["model.pool.kind=max", "data.dataset=kinetics400", "data.sampling=uniform", "data.flip=false"]
+    idle += ["optim.name=adamw", "optim.schedule=constant"]
+    if key == "data.augment.inverse_scale":
+        idle.append("data.augment.crop=area")
+    default = Config().flat()[key]
+    value = others[key] if key in others else default + 1
+    config = override_config(Config(), [*idle, f"{key}={json.dumps(value)}"])
+    said = idle_keys(config)
+    assert not belongs(config)
+    assert [sentence for sentence in said if sentence.startswith(f"{key}=")] and what in "".join(said)
+
+
+def test_nothing_is_said_of_what_has_an_effect():
+    used = ["model.pool.beta=2", "optim.momentum=0.5", "data.sampling_rate=3", "optim.final_lr=0.1", "data.jitter=0.5"]
+    assert idle_keys(override_config(Config(), used)) == []

@@ -1,0 +1,51 @@
+"""Which keys of a configuration have no effect, because of what other keys say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from softpool3d.config import Config
+
+_FOLDERS = ("folder", "pictures")
+
+# key -> what it belongs to, as an override says it, and whether that is so
+_BELONGS_TO: dict[str, tuple[str, Callable[[Config], bool]]] = {
+    "model.pool.beta": ("model.pool.kind=soft", lambda c: "soft" in (c.model.pool.kind, c.model.pool.head)),
+    "model.pool.beta_start": ("model.pool.beta=learnable", lambda c: c.model.pool.beta == "learnable"),
+    "model.pool.p": ("model.pool.kind=lp", lambda c: "lp" in (c.model.pool.kind, c.model.pool.head)),
+    "data.path_prefix": ("data.dataset=folder", lambda c: c.data.dataset in _FOLDERS),
+    "data.split": ("data.dataset=folder", lambda c: c.data.dataset in _FOLDERS),
+    "data.split_seed": ("data.dataset=folder", lambda c: c.data.dataset in _FOLDERS),
+    "data.official_split": ("data.dataset=hmdb51 or ucf101", lambda c: c.data.dataset in ("hmdb51", "ucf101")),
+    "data.motion_clips": ("data.dataset=motion", lambda c: c.data.dataset == "motion"),
+    "data.motion_seed": ("data.dataset=motion", lambda c: c.data.dataset == "motion"),
+    "data.sampling_rate": ("data.sampling=dense or centred", lambda c: c.data.sampling != "uniform"),
+    "data.target_fps": ("data.sampling=dense or centred", lambda c: c.data.sampling != "uniform"),
+    "data.jitter": ("data.sampling=dense", lambda c: c.data.sampling == "dense"),
+    "data.short_clip": ("data.sampling=dense or centred", lambda c: c.data.sampling != "uniform"),
+    "data.no_flip_classes": ("data.flip=true", lambda c: c.data.flip),
+    "data.cache_gb": ("data.cache=memory or folder", lambda c: c.data.cache != "none"),
+    "data.augment.inverse_scale": ("data.augment.crop=scale", lambda c: c.data.augment.crop == "scale"),
+    "data.augment.area": ("data.augment.crop=area", lambda c: c.data.augment.crop == "area"),
+    "data.augment.ratio": ("data.augment.crop=area", lambda c: c.data.augment.crop == "area"),
+    "data.augment.operations": ("data.augment.policy", lambda c: c.data.augment.policy != "none"),
+    "data.augment.magnitude": ("data.augment.policy", lambda c: c.data.augment.policy != "none"),
+    "optim.momentum": ("optim.name=sgd", lambda c: c.optim.name == "sgd"),
+    "optim.nesterov": ("optim.name=sgd", lambda c: c.optim.name == "sgd"),
+    "optim.gamma": ("optim.schedule=multistep", lambda c: c.optim.schedule == "multistep"),
+    "optim.final_lr": ("optim.schedule=cosine", lambda c: c.optim.schedule == "cosine"),
+    "optim.warmup_start": ("optim.warmup_epochs", lambda c: c.optim.warmup_epochs > 0),
+    "train.norm_clips": ("train.norm=split", lambda c: c.train.norm == "split"),
+    "train.multigrid.short_crops": ("train.multigrid.short_cycle=true", lambda c: c.train.multigrid.short_cycle),
+    "train.multigrid.long_shapes": ("train.multigrid.long_cycles", lambda c: bool(c.train.multigrid.long_cycles)),
+}
+
+
+def idle_keys(config: Config) -> list[str]:
+    """Returns a sentence for each key that differs from its default and has no effect."""
+    values, defaults = config.flat(), Config().flat()
+    return [
+        f"{key}={values[key]} has no effect: it belongs to {what}"
+        for key, (what, is_so) in _BELONGS_TO.items()
+        if values[key] != defaults[key] and not is_so(config)
+    ]
