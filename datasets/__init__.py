@@ -99,6 +99,12 @@ def _folder(data: DataConfig) -> dict[str, Manifest]:
     return read_folder(data.root, data.split, data.split_seed, data.path_prefix)
 
 
+def _pictures(data: DataConfig) -> dict[str, Manifest]:
+    from softpool3d.datasets.sources.folder import PICTURES, read_folder
+
+    return read_folder(data.root, data.split, data.split_seed, data.path_prefix, PICTURES)
+
+
 def _kinetics(data: DataConfig) -> dict[str, Manifest]:
     from softpool3d.datasets.sources.kinetics import read_kinetics
 
@@ -126,6 +132,7 @@ def _ssv2(data: DataConfig) -> dict[str, Manifest]:
 _READERS = {
     "motion": _motion,
     "folder": _folder,
+    "pictures": _pictures,
     "kinetics400": _kinetics,
     "kinetics600": _kinetics,
     "kinetics700": _kinetics,

@@ -52,7 +52,7 @@ def overview(manifests: dict[str, Manifest], data: DataConfig) -> Overview:
         classes = manifests["train"].classes
         return Overview((f"{data.dataset}: {sizes} clips, {len(classes)} classes ({few(classes)})",), ())
     prepared, listed = prepared_folder(data), any(manifest.clips[0].line for manifest in manifests.values())
-    videos, endings = survey(data.root) if prepared.is_dir() or not listed else ((), {})
+    videos, endings = survey(data.root, data.of_pictures) if prepared.is_dir() or not listed else ((), {})
     gone = _gone(manifests, videos) if listed else {}
     _check_gone(gone, manifests, data)
     notes = [*odd_labels(manifests), *odd_files(manifests), *left_out_note(endings, data)]

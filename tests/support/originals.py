@@ -157,3 +157,36 @@ def pyslowfast_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             renamed[f"head.{layer}.{'.'.join(rest)}"] = tensor
     assert two == any("pathway1" in name for name in renamed) and len(renamed) == len(state)
     return renamed
+
+
+class SeedResNet(torchvision.models.ResNet):
+    """The ResNets of SoftPool's repository (main/models/resnet.py), restated: 2x2 SoftPool in the stem, all else is
+    torchvision's."""
+
+    def __init__(self, name: str, num_classes: int) -> None:
+        plain = getattr(torchvision.models, name)(num_classes=num_classes)
+        nn.Module.__init__(self)
+        self.__dict__.update(plain.__dict__)
+        del self._modules["maxpool"]
+        randomize(self).eval()
+
+    def maxpool(self, x: torch.Tensor) -> torch.Tensor:
+        return seed_soft_pool(x)
+
+
+def seed_densenet(name: str, num_classes: int) -> nn.Module:
+    """The DenseNets of SoftPool's repository (main/models/densent.py): means stay in the transitions."""
+    network = getattr(torchvision.models, name)(num_classes=num_classes)
+    network.features.pool0 = SeedSoftPool()
+    return randomize(network).eval()
+
+
+class SeedSoftPool(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return seed_soft_pool(x)
+
+
+def seed_soft_pool(x: torch.Tensor) -> torch.Tensor:
+    """2x2 SoftPool as the paper defines it."""
+    weights = x.exp()
+    return nn.functional.avg_pool2d(weights * x, 2) / nn.functional.avg_pool2d(weights, 2)
