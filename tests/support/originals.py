@@ -11,6 +11,7 @@ from torch import nn
 IMAGES = [
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
     *("densenet121", "densenet161", "densenet169", "resnext50_32x4d", "resnext101_32x8d", "wide_resnet50_2"),
+    "resnext101_32x4d",
 ]
 TORCHVISION = ["r3d_18", "mc3_18", "r2plus1d_18", "s3d", "mvit_v2_s"]
 PYTORCHVIDEO = ["x3d_xs", "x3d_s", "x3d_m", "x3d_l", "slow_r50", "c2d_r50", "i3d_r50", "csn_r101", "r2plus1d_r50"]
@@ -21,7 +22,7 @@ X3D = {"x3d_xs": (4, 160, 2.2), "x3d_s": (13, 160, 2.2), "x3d_m": (16, 224, 2.2)
 def original(name: str, num_classes: int = 7, frames: int | None = None, crop: int | None = None) -> nn.Module:
     """`frames` and `crop` matter to X3D's head alone; the published ones if not given."""
     if name in IMAGES:
-        network = getattr(torchvision.models, name)(num_classes=num_classes)
+        network = image_network(name, num_classes)
     elif name in TORCHVISION:
         network = getattr(torchvision.models.video, name)(num_classes=num_classes)
     elif name in HARA:
@@ -159,12 +160,20 @@ def pyslowfast_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return renamed
 
 
+def image_network(name: str, num_classes: int) -> nn.Module:
+    """torchvision's; it has no function for resnext101_32x4d."""
+    if name != "resnext101_32x4d":
+        return getattr(torchvision.models, name)(num_classes=num_classes)
+    block, layers = torchvision.models.resnet.Bottleneck, [3, 4, 23, 3]
+    return torchvision.models.ResNet(block, layers, num_classes, groups=32, width_per_group=4)
+
+
 class SeedResNet(torchvision.models.ResNet):
     """The ResNets of SoftPool's repository (main/models/resnet.py), restated: 2x2 SoftPool in the stem, all else is
     torchvision's."""
 
     def __init__(self, name: str, num_classes: int) -> None:
-        plain = getattr(torchvision.models, name)(num_classes=num_classes)
+        plain = image_network(name, num_classes)
         nn.Module.__init__(self)
         self.__dict__.update(plain.__dict__)
         del self._modules["maxpool"]
@@ -174,9 +183,13 @@ class SeedResNet(torchvision.models.ResNet):
         return seed_soft_pool(x)
 
 
+def seed_network(name: str, num_classes: int) -> nn.Module:
+    return (seed_densenet if name.startswith("densenet") else SeedResNet)(name, num_classes)
+
+
 def seed_densenet(name: str, num_classes: int) -> nn.Module:
     """The DenseNets of SoftPool's repository (main/models/densent.py): means stay in the transitions."""
-    network = getattr(torchvision.models, name)(num_classes=num_classes)
+    network = image_network(name, num_classes)
     network.features.pool0 = SeedSoftPool()
     return randomize(network).eval()
 
