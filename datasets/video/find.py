@@ -202,7 +202,7 @@ def data_root(root: str | Path | None, dataset: str) -> Path:
         UsageError: if it is not set, or not there.
     """
     if root is None:
-        raise UsageError(f"data.root is not set: data.dataset={dataset} needs the folder that holds the videos")
+        raise UsageError(f"data.root is not set: data.dataset={dataset} needs the folder that holds its files")
     root = Path(root).expanduser()
     if not root.exists():
         raise UsageError(f"data.root: no folder {root}")

@@ -125,3 +125,8 @@ def test_each_picture_of_a_folder_is_one_where_pictures_are_wanted(tmp_path, cap
 def test_a_pil_image_by_itself_is_a_picture():
     frames = as_frames(coloured("red", 0, (30, 20)))
     assert frames.shape == (1, 3, 20, 30) and frames.dtype == torch.uint8
+
+
+def test_a_root_that_is_not_set_is_said():
+    with pytest.raises(UsageError, match="data.root is not set: data.dataset=pictures needs the folder that hold"):
+        read_manifests(DataConfig(dataset="pictures", num_frames=1))
