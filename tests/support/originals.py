@@ -11,7 +11,6 @@ from torch import nn
 IMAGES = [
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
     *("densenet121", "densenet161", "densenet169", "resnext50_32x4d", "resnext101_32x8d", "wide_resnet50_2"),
-    "resnext101_32x4d",
 ]
 TORCHVISION = ["r3d_18", "mc3_18", "r2plus1d_18", "s3d", "mvit_v2_s"]
 PYTORCHVIDEO = ["x3d_xs", "x3d_s", "x3d_m", "x3d_l", "slow_r50", "c2d_r50", "i3d_r50", "csn_r101", "r2plus1d_r50"]
@@ -21,7 +20,7 @@ X3D = {"x3d_xs": (4, 160, 2.2), "x3d_s": (13, 160, 2.2), "x3d_m": (16, 224, 2.2)
 
 def original(name: str, num_classes: int = 7, frames: int | None = None, crop: int | None = None) -> nn.Module:
     """`frames` and `crop` matter to X3D's head alone; the published ones if not given."""
-    if name in IMAGES:
+    if name in (*IMAGES, "resnext101_32x4d"):
         network = image_network(name, num_classes)
     elif name in TORCHVISION:
         network = getattr(torchvision.models.video, name)(num_classes=num_classes)
