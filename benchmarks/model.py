@@ -98,7 +98,7 @@ def _contenders(name: str, kind: str, size: tuple[int | None, int]) -> dict[str,
     if theirs is not None:
         theirs.load_state_dict(own.state_dict())
         networks["library"] = theirs
-    for place in places(own):
+    for place in [place for place in places(own) if place != "stem"]:  # which is a part of existing
         temporal = ["stage2"] if place == "temporal" else []
         pool = PoolConfig(kind=kind, where=[place], temporal=temporal)
         try:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from softpool3d.datasets.manifest import Manifest
 
 
+GENERATED = ("motion", "digits")  # made here, and so without a root
+
+
 def read_manifests(data: DataConfig) -> dict[str, Manifest]:
     """Returns the splits of the configured data set: "train", "val" and, where there is one, "test".
 
@@ -32,7 +35,7 @@ def read_manifests(data: DataConfig) -> dict[str, Manifest]:
     Raises:
         UsageError: for an unknown data set, or a folder that is not what the data set needs.
     """
-    if data.root is not None and data.dataset in _READERS and data.dataset != "motion":
+    if data.root is not None and data.dataset in _READERS and data.dataset not in GENERATED:
         prepared = prepared_folder(data)
         if prepared.is_dir():
             from softpool3d.datasets.manifest import read_manifests_in
@@ -99,6 +102,18 @@ def _folder(data: DataConfig) -> dict[str, Manifest]:
     return read_folder(data.root, data.split, data.split_seed, data.path_prefix)
 
 
+def _pictures(data: DataConfig) -> dict[str, Manifest]:
+    from softpool3d.datasets.sources.folder import PICTURES, read_folder
+
+    return read_folder(data.root, data.split, data.split_seed, data.path_prefix, PICTURES)
+
+
+def _digits(data: DataConfig) -> dict[str, Manifest]:
+    from softpool3d.datasets.sources.digits import read_digits
+
+    return read_digits(data.split, data.split_seed)
+
+
 def _kinetics(data: DataConfig) -> dict[str, Manifest]:
     from softpool3d.datasets.sources.kinetics import read_kinetics
 
@@ -126,6 +141,8 @@ def _ssv2(data: DataConfig) -> dict[str, Manifest]:
 _READERS = {
     "motion": _motion,
     "folder": _folder,
+    "pictures": _pictures,
+    "digits": _digits,
     "kinetics400": _kinetics,
     "kinetics600": _kinetics,
     "kinetics700": _kinetics,

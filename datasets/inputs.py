@@ -13,7 +13,7 @@ from pathlib import Path
 
 from softpool3d.datasets.lists import format_seconds, read_rows
 from softpool3d.datasets.manifest import LISTS, Clip
-from softpool3d.datasets.video.find import videos_in
+from softpool3d.datasets.video.find import pictures_in, videos_in
 from softpool3d.datasets.video.frame_index import DecodeError
 from softpool3d.datasets.video.pictures import is_picture
 from softpool3d.datasets.video.remote import is_address
@@ -26,10 +26,12 @@ class Inputs:
 
     named: files, folders (searched recursively), globs in quotes, `@list.txt`, `-` for standard input, addresses.
     manifest: a list, as lists.py reads them; with a header it may have columns `start` and `end`, in seconds.
+    pictures: of a folder, each picture is a clip; else its videos are, and its folders of frames.
     """
 
     named: Sequence[str]
     manifest: Path | None = None
+    pictures: bool = False
 
     def check(self) -> None:
         """Raises UsageError if a list is not there, or nothing was named."""
@@ -48,7 +50,7 @@ class Inputs:
         lists = sum(1 for path in self._lists() for _ in read_rows(path, path.parent, labelled=False))
         if "-" in self.named:
             return None
-        return lists + sum(len(_expanded(name)) for name in self.named if not name.startswith("@"))
+        return lists + sum(len(self._expanded(name)) for name in self.named if not name.startswith("@"))
 
     def __iter__(self) -> Iterator[Clip]:
         seen: set[str] = set()  # of what was named, not of what lists hold
@@ -58,7 +60,7 @@ class Inputs:
             elif name.startswith("@"):
                 yield from _listed(Path(name[1:]))
             else:
-                for path in _expanded(name):
+                for path in self._expanded(name):
                     if path not in seen:
                         seen.add(path)
                         yield Clip(path, 0)
@@ -68,6 +70,15 @@ class Inputs:
     def _lists(self) -> list[Path]:
         lists = [Path(name[1:]) for name in self.named if name.startswith("@")]
         return lists + ([self.manifest] if self.manifest is not None else [])
+
+    def _expanded(self, name: str) -> list[str]:
+        """Returns the files that one argument names; if there are none, the argument, so that reading it fails."""
+        if is_address(name) or os.path.isfile(name):
+            return [name]
+        if os.path.isdir(name):
+            return pictures_in(name) if self.pictures else videos_in(name)
+        found = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else []
+        return [path for path in found if not os.path.isdir(path) or not self.pictures and _frames(path)] or [name]
 
 
 def clip_name(clip: Clip) -> str:
@@ -86,19 +97,7 @@ def explain(error: DecodeError) -> str:
     return error.reason
 
 
-def _expanded(name: str) -> list[str]:
-    """Returns the files that one argument names; if there are none, the argument, so that reading it fails."""
-    if is_address(name) or os.path.isfile(name):
-        return [name]
-    if os.path.isdir(name):
-        return videos_in(name)
-    if glob.has_magic(name):
-        found = sorted(path for path in glob.glob(name, recursive=True) if not os.path.isdir(path) or _pictures(path))
-        return found or [name]
-    return [name]
-
-
-def _pictures(folder: str) -> bool:
+def _frames(folder: str) -> bool:
     return any(is_picture(entry.name) for entry in os.scandir(folder))
 
 

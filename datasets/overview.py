@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from softpool3d.datasets import prepared_folder
+from softpool3d.datasets import GENERATED, prepared_folder
 from softpool3d.datasets.manifest import Clip, Manifest
 from softpool3d.datasets.video.find import survey
 from softpool3d.datasets.video.remote import is_address
@@ -47,12 +47,12 @@ def overview(manifests: dict[str, Manifest], data: DataConfig) -> Overview:
         UsageError: as `check_learnable`; or if more files are missing than `data.max_bad_fraction` allows.
     """
     check_learnable(manifests)
-    if data.root is None or data.dataset == "motion":
+    if data.root is None or data.dataset in GENERATED:
         sizes = ", ".join(f"{len(manifest)} {split}" for split, manifest in manifests.items())
         classes = manifests["train"].classes
         return Overview((f"{data.dataset}: {sizes} clips, {len(classes)} classes ({few(classes)})",), ())
     prepared, listed = prepared_folder(data), any(manifest.clips[0].line for manifest in manifests.values())
-    videos, endings = survey(data.root) if prepared.is_dir() or not listed else ((), {})
+    videos, endings = survey(data.root, data.of_pictures) if prepared.is_dir() or not listed else ((), {})
     gone = _gone(manifests, videos) if listed else {}
     _check_gone(gone, manifests, data)
     notes = [*odd_labels(manifests), *odd_files(manifests), *left_out_note(endings, data)]

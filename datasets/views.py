@@ -59,7 +59,8 @@ def as_frames(pictures: Tensor | np.ndarray | Sequence) -> Tensor:
     """Turns frames in memory into uint8 (T, 3, H, W).
 
     Args:
-        pictures: such a tensor; or a list of images of one size: PIL images, arrays (H, W, 3), tensors (3, H, W).
+        pictures: such a tensor; or a list of images of one size: PIL images, arrays (H, W, 3), tensors (3, H, W); or
+            one PIL image.
 
     Raises:
         ValueError: for anything else, as one sentence.
@@ -70,6 +71,8 @@ def as_frames(pictures: Tensor | np.ndarray | Sequence) -> Tensor:
         if pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[1] != 3 or not pictures.numel():
             raise ValueError(f"frames are uint8 (T, 3, H, W), not {_name(pictures.dtype)} {tuple(pictures.shape)}")
         return pictures.cpu()
+    if hasattr(pictures, "convert"):  # PIL
+        pictures = [pictures]
     if not isinstance(pictures, (Sequence, np.ndarray)):
         kind = type(pictures).__name__
         raise ValueError(f"a video is a path, uint8 frames (T, 3, H, W), or a list of images, not {kind}")

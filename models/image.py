@@ -20,12 +20,22 @@ from torchvision.models.resnet import ResNet as TorchvisionResNet
 from softpool3d.models.network import Options, Staged
 
 
-class ResNet(Staged, TorchvisionResNet):
-    """torchvision's ResNet, whose input channels, width and dropout can be chosen; images (N, C, H, W) to logits."""
+class OfPictures(Staged):
+    """A network that takes pictures (N, C, H, W), and clips of one frame (N, C, 1, H, W), which are the same.
+
+    Once it is inflated it takes clips of any length.
+    """
 
     dims = 2
     head_pools = ("avgpool",)
     pools_time = False
+
+    def enter(self, clip: Tensor) -> Tensor:
+        return clip.squeeze(2) if self.dims == 2 and clip.ndim == 5 else clip
+
+
+class ResNet(OfPictures, TorchvisionResNet):
+    """torchvision's ResNet, whose input channels, width and dropout can be chosen."""
 
     def __init__(
         self, options: Options, block: type[nn.Module], layers: Sequence[int], groups: int = 1, per_group: int = 64
@@ -59,12 +69,8 @@ class ResNet(Staged, TorchvisionResNet):
         return "fc"
 
 
-class DenseNet(Staged, TorchvisionDenseNet):
+class DenseNet(OfPictures, TorchvisionDenseNet):
     """torchvision's DenseNet; its head's pooling is a layer, where torchvision calls a function."""
-
-    dims = 2
-    head_pools = ("avgpool",)
-    pools_time = False
 
     def __init__(self, options: Options, growth: int, layers: tuple[int, int, int, int], width: int) -> None:
         growth = max(1, growth * options.width // width)

@@ -2,6 +2,7 @@
 
     existing     each pooling layer that the network has, its head's included: the paper's rule; kernel, stride,
                  padding and ceil_mode are kept
+    stem         of these, the ones in the stem alone, as in SoftPool's own ImageNet networks
     downsample   each strided convolution: it gets stride 1 and a pooling takes over the stride
     temporal     before the stages that `model.pool.temporal` names: time is halved
     head         the global pooling before the classifier
@@ -23,11 +24,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import prod
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
-from softpool3d.config import PoolConfig
+from softpool3d.config import PoolConfig, PoolPlace
 from softpool3d.errors import UsageError
 from softpool3d.models.network import Staged, evaluating
 from softpool3d.models.pools import KINDS, Window, make_pool, strided
@@ -36,10 +38,12 @@ from softpool3d.models.sites import ATTENTION, Change, PoolingReport, Site, find
 
 def places(network: nn.Module) -> tuple[str, ...]:
     """Returns the places that a network has."""
-    has = {site.place for site in find_sites(network)[0]} | {"existing"}
-    if isinstance(network, Staged) and network.pools_time:
-        has.add("temporal")
-    return tuple(place for place in ("existing", "downsample", "temporal", "head", "attention") if place in has)
+    sites = find_sites(network)[0]
+    has = {site.place for site in sites} | {"existing"}
+    if isinstance(network, Staged):
+        has |= {"temporal"} if network.pools_time else set()
+        has |= {"stem"} if any(_in_stem(network, site) for site in sites) else set()
+    return tuple(place for place in get_args(PoolPlace) if place in has)
 
 
 def place_pooling(
@@ -67,7 +71,7 @@ def place_pooling(
     if "attention" in where:  # the pooling there takes over the stride, too
         sites = [site for site in sites if not (site.place == "downsample" and site.name.endswith(ATTENTION))]
         where.discard("attention" if options.kind == "conv" else "")
-    sites = [site for site in sites if site.place in where]
+    sites = [site for site in sites if site.place in where or "stem" in where and _in_stem(network, site)]
     if options.paper_stem:
         sites = _with_paper_stem(network, sites, name)
 
@@ -81,17 +85,23 @@ def place_pooling(
 
 
 def _with_paper_stem(network: Staged, sites: list[Site], name: str) -> list[Site]:
-    stem = {id(m) for block in network.stages()["stem"] for m in block.modules()}
     changed, found = [], False
     for site in sites:
-        w = site.geometry
-        if id(site.layer) in stem and isinstance(w, Window) and site.place == "existing" and prod(w.stride) > 1:
-            found = True
+        if _in_stem(network, site):
+            found, w = True, site.geometry
             site = replace(site, geometry=replace(strided(w.stride), after_max=w.after_max))
         changed.append(site)
     if not found:
         raise UsageError(f"pool.paper_stem: {name} has no pooling in its stem")
     return changed
+
+
+def _in_stem(network: Staged, site: Site) -> bool:
+    """Whether a site is a pooling of the network's own, in its stem, that makes the picture smaller."""
+    w = site.geometry
+    if site.place != "existing" or not isinstance(w, Window) or prod(w.stride) == 1:
+        return False
+    return any(site.layer is module for block in network.stages()["stem"] for module in block.modules())
 
 
 class _EachPathway(nn.Module):

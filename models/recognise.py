@@ -13,14 +13,15 @@ from softpool3d.models.weights import Source, classifier_of, fit
 
 
 def recognise(source: Source) -> tuple[tuple[str, ...], str]:
-    """Returns the networks for clips that have just these layers, and how the nearest other differs, if any is near.
+    """Returns the networks that have just these layers, and how the nearest other differs, if any is near.
 
     Networks that differ only in the clips they are given have the same layers: X3D XS, S and M.
     """
     in_blocks = source.layout in ("pytorchvideo", "pyslowfast")
+    of_pictures = max((tensor.ndim for tensor in source.state.values()), default=0) == 4
     found, nearest, why = [], 0.5, ""
     for name, entry in SPECS.items():
-        if entry.is_image or in_blocks != (PYTORCHVIDEO in entry.weights):
+        if entry.is_image != of_pictures or in_blocks != (PYTORCHVIDEO in entry.weights):
             continue
         network = _shapes(name)
         try:

@@ -20,7 +20,8 @@ from softpool3d.models.pooling import place_pooling
 from softpool3d.models.weights import WeightsReport, load_public, read_weights
 
 PYTORCHVIDEO = "PyTorchVideo zoo"
-_SLOWFAST, _TORCHVISION, _SEED = "PySlowFast", "torchvision", "SoftPool's"
+SEED = "SoftPool's"  # of its own repository
+_SLOWFAST, _TORCHVISION = "PySlowFast", "torchvision"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ _block = partial(Spec, width_step=1, least=(1, 32), weights=(PYTORCHVIDEO, _SLOW
 _x3d = partial(Spec, paper="arXiv 2004.04730", width=24, width_step=8, least=(1, 32), weights=(PYTORCHVIDEO, _SLOWFAST))
 _hara = partial(Spec, paper="arXiv 1711.09577", frames=16, crop=112, least=(1, 32), weights=("Hara",))
 _tran = partial(Spec, paper="arXiv 1711.11248", frames=16, crop=112, weights=(_TORCHVISION,))
-_image = partial(Spec, frames=None, crop=224, least=(1, 32), weights=(_TORCHVISION, _SEED))
+_image = partial(Spec, frames=None, crop=224, least=(1, 32), weights=(_TORCHVISION, SEED))
 _he = partial(_image, paper="arXiv 1512.03385")
 _dense = partial(_image, paper="arXiv 1608.06993")
 _next = partial(_image, paper="arXiv 1611.05431")
@@ -121,8 +122,10 @@ SPECS: dict[str, Spec] = {
     "densenet161": _dense(image.densenet161, width=96, millions=28.68, gflops=7.73),
     "densenet169": _dense(image.densenet169, millions=14.15, gflops=3.36),
     "resnext50_32x4d": _next(image.resnext50_32x4d, width_step=16, millions=25.03, gflops=4.23),
-    "resnext101_32x4d": _next(image.resnext101_32x4d, width_step=16, weights=(_SEED,)),
-    "resnext101_32x8d": _next(image.resnext101_32x8d, width_step=8, millions=88.79, gflops=16.41),
+    "resnext101_32x4d": _next(image.resnext101_32x4d, width_step=16, weights=(SEED,)),
+    "resnext101_32x8d": _next(
+        image.resnext101_32x8d, width_step=8, millions=88.79, gflops=16.41, weights=(_TORCHVISION,)
+    ),
     "wide_resnet50_2": _image(image.wide_resnet50_2, paper="arXiv 1605.07146", millions=68.88, gflops=11.40),
 }
 
@@ -169,9 +172,9 @@ def create(
         print(model.pooling)           # what was swapped
         print(model.loaded_weights)    # what of the weights was loaded
 
-    It takes float clips (N, C, T, H, W), or images (N, C, H, W) if it is an image network, and returns logits
-    (N, num_classes). With `pool` None it is the original library's own network: it has the same parameter names, and
-    gives the same outputs for the same weights.
+    It takes float clips (N, C, T, H, W), and returns logits (N, num_classes). An image network takes images
+    (N, C, H, W), or clips of one frame. With `pool` None it is the original library's own network: it has the same
+    parameter names, and gives the same outputs for the same weights.
 
     Args:
         pool: a kind, which goes where the network pools already (`where: [existing]`); or a PoolConfig; or None.
@@ -249,8 +252,11 @@ def build_model(config: Config, num_classes: int) -> Staged:
     """
     model, data = config.model, config.data
     try:
-        if spec(model.name).is_image and not model.inflate:
-            raise UsageError(f"inflate: {model.name} takes images; with model.inflate=true it takes clips")
+        if spec(model.name).is_image and not model.inflate and data.num_frames > 1:
+            raise UsageError(
+                f"num_frames: {model.name} takes pictures, which are clips of one frame, not {data.num_frames}; set "
+                "data.num_frames=1, or model.inflate=true, with which it takes longer clips"
+            )
         return create(
             model.name,
             num_classes,

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,15 @@ class Preprocessing:
     crop_size: int
 
 
+@dataclass(frozen=True)
+class Figures:
+    """The accuracy that was published for weights. top1: in percent; source: whose it is, and how it was measured."""
+
+    dataset: str
+    top1: float
+    source: str
+
+
 @dataclass
 class Source:
     """Weights as they were read: names are ours, shapes are the file's."""
@@ -45,6 +56,7 @@ class Source:
     notes: tuple[str, ...] = ()  # how the network was found: prefixes, an average of weights
     classes: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
+    figures: Figures | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +69,7 @@ class WeightsReport:
         missing: tensors of the network that keep their initial values: such a classifier, parameters of poolings.
         adapted: tensors whose size was fitted, and how.
         notes: how the network was found in the file: prefixes that were taken off, an average of weights.
-        classes, preprocessing: those of the weights, if their library or run tells them.
+        classes, preprocessing, figures: those of the weights, if their library or run tells them.
     """
 
     origin: str
@@ -69,6 +81,7 @@ class WeightsReport:
     notes: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
+    figures: Figures | None = None
 
     def __str__(self) -> str:
         lines = [f"{self.origin} ({self.layout}): {self.loaded} tensors loaded"]
@@ -99,14 +112,16 @@ def read_weights(source: str | Path, name: str) -> Source:
     for file in (path, path / "best.safetensors"):
         if file.is_file():
             return read_file(file)
-    published = torchvision_weights(str(source))
+    theirs, _, kind = str(source).partition(":")
+    published = torchvision_weights(theirs, kind)
     if published is None:
         public = ", ".join(sorted(TORCHVISION))
         raise UsageError(f"weights: no weights file {source}, and no public weights of that name (there are: {public})")
-    if str(source) != name:
+    if theirs != name:
         raise UsageError(f"weights: {source} are the weights of another network; {name} cannot take them")
     try:
-        state = published.get_state_dict(progress=True, check_hash=True)
+        with redirect_stdout(sys.stderr):  # torch says there that it downloads; results go to the standard output
+            state = published.get_state_dict(progress=True, check_hash=True)
     except OSError as error:
         raise WorkError(f"weights: cannot fetch {published.url} ({error}); give a file instead") from None
     return Source(from_torchvision(state), str(source), "torchvision", **_meta(published))
@@ -146,13 +161,21 @@ TORCHVISION = (
 )
 
 
-def torchvision_weights(name: str) -> Any | None:
-    """Returns torchvision's default weights of a network, by its name; None if it has none."""
+def torchvision_weights(name: str, kind: str = "") -> Any | None:
+    """Returns torchvision's weights of a network, by its name; None if it has none.
+
+    Args:
+        kind: which of them, as torchvision calls them, in any case: imagenet1k_v1; without the number, or if it is "",
+            the ones that torchvision recommends.
+    """
     if name not in TORCHVISION:
         return None
     from torchvision.models import get_model_weights
 
-    return get_model_weights(name).DEFAULT
+    there = {weights.name.lower(): weights for weights in get_model_weights(name)}
+    default = get_model_weights(name).DEFAULT
+    known = there | {"": default, default.name.lower().rpartition("_")[0]: default}
+    return known.get(kind.lower())
 
 
 def _torchvision_file(name: str) -> dict[str, Any]:
@@ -171,7 +194,13 @@ def preprocessing_of(published: Any) -> Preprocessing:
 
 
 def _meta(published: Any) -> dict[str, Any]:
-    return {"classes": tuple(published.meta["categories"]), "preprocessing": preprocessing_of(published)}
+    wanted = preprocessing_of(published)
+    [(dataset, accuracies)] = published.meta["_metrics"].items()
+    how = f"torchvision's {published.name}, short side {wanted.short_side}, crop {wanted.crop_size}"
+    figures = Figures(
+        dataset, accuracies["acc@1"], how if dataset.startswith("ImageNet") else f"{how}, 5 clips of each"
+    )
+    return {"classes": tuple(published.meta["categories"]), "preprocessing": wanted, "figures": figures}
 
 
 # --- into a network --------------------------------------------------------------------------------------------------
@@ -224,7 +253,7 @@ def fit(network: Staged, source: Source, name: str) -> tuple[State, WeightsRepor
     extra = next((key for key in theirs if key not in known), None)
     if extra is not None:
         raise UsageError(_another(source, name, f"it has {extra}, which {name} lacks"))
-    told = (source.notes, source.classes, source.preprocessing)
+    told = (source.notes, source.classes, source.preprocessing, source.figures)
     report = WeightsReport(
         source.origin, source.layout, len(state), tuple(left_out), tuple(missing), tuple(adapted), *told
     )

@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from softpool3d.yaml_text import dump
 
 PoolKind = Literal["soft", "avg", "max", "lp", "mixed", "stochastic", "blur", "lip", "edscw", "ada", "conv"]
-PoolPlace = Literal["existing", "downsample", "temporal", "head", "attention"]
+PoolPlace = Literal["existing", "stem", "downsample", "temporal", "head", "attention"]
 Stage = Literal["stem", "stage1", "stage2", "stage3", "stage4"]
 Tracker = Literal["wandb", "mlflow", "comet_ml", "aim", "clearml"]
 Positive = Annotated[int, Field(ge=1)]
@@ -64,8 +64,8 @@ class PoolConfig(Section):
         if ("temporal" in self.where) != bool(self.temporal):
             missing = "temporal names no stages" if "temporal" in self.where else "where does not hold `temporal`"
             raise ValueError(f"{missing}; set both, as in where: [existing, temporal] and temporal: [stage3]")
-        if self.paper_stem and "existing" not in self.where:
-            raise ValueError("paper_stem changes what `existing` puts into the stem; add existing to where")
+        if self.paper_stem and not {"existing", "stem"} & set(self.where):
+            raise ValueError("paper_stem changes what is put into the stem; add stem or existing to where")
         if self.head and not {"head", "existing"} & set(self.where):
             raise ValueError("head says what stands in the head, and where leaves the head alone; add head to where")
         return self
@@ -173,6 +173,11 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> DataConfig:
+        if self.of_pictures and self.num_frames > 1:
+            raise ValueError(
+                f"dataset {self.dataset} has pictures, which are clips of one frame; set num_frames: 1 "
+                f"(not {self.num_frames}), and a network for pictures, such as model.name=resnet18"
+            )
         low, high = self.train_short_side
         if low > high:
             raise ValueError(f"train_short_side is [from, to] and {low} > {high}")
@@ -192,6 +197,11 @@ class DataConfig(Section):
         if abs(sum(self.split) - 1) > 1e-6 or 0 in self.split[:2]:
             raise ValueError(f"split {self.split} has to sum to 1, with parts above 0 for train and val")
         return self
+
+    @property
+    def of_pictures(self) -> bool:
+        """Whether the data set holds pictures, each a clip of one frame; folders of frames are none."""
+        return self.dataset in ("pictures", "digits")
 
     @property
     def tested_crop(self) -> int:

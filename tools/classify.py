@@ -1,4 +1,4 @@
-"""Label videos: files, folders, lists, addresses.
+"""Label videos and pictures: files, folders, lists, addresses.
 
 python tools/classify.py clip.mp4                                  # with the network that ships with the package
 python tools/classify.py holiday/ --weights best.safetensors --topk 3 --out results.csv
@@ -6,6 +6,7 @@ find . -name '*.mp4' | python tools/classify.py - --json --jobs 2
 torchrun --nproc-per-node 4 tools/classify.py --manifest huge.csv --resume results.csv
 python tools/classify.py match.mp4 --timeline --window 2s --hop 1s --plot timeline.png --min-score 0.5
 python tools/classify.py --camera 0
+python tools/classify.py photo.jpg photos/ --weights resnet50:imagenet1k
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ def main(
     ),
     weights: str | None = typer.Option(
         None,
-        help="A weights file, ours or one that others published (or x3d_m:FILE), or r3d_18:kinetics400 (torchvision's, "
-        "fetched); if not given, the network that ships with softpool3d, which knows the classes of `motion`.",
+        help="A weights file, ours or one that others published (or x3d_m:FILE), or r3d_18:kinetics400, "
+        "resnet50:imagenet1k (torchvision's, fetched); if not given, the network that ships with softpool3d, which "
+        "knows the classes of `motion`.",
     ),
     max_missing: float | None = typer.Option(
         None, min=0, max=1, help="Share of a video that may be missing or undecodable; as in training, 0.1 by default."
@@ -79,7 +81,7 @@ def main(
     stream: str | None = _of_live(None, help="Watch this address: rtsp://..., http://..."),
     live: bool = _of_live(False, "--live", help="Keep up with the stream: leave out what comes too fast."),
 ) -> None:
-    """Label videos: the likeliest classes of each, with probabilities."""
+    """Label videos and pictures: the likeliest classes of each, with probabilities."""
     from softpool3d.datasets.inputs import Inputs
 
     asked = SimpleNamespace(**locals())
@@ -155,9 +157,12 @@ def _classifier(asked: SimpleNamespace) -> Classifier:
 
 
 def _whole(clip: Clip) -> str:
-    """Returns the clip's file. A timeline shows whole files, so a clip that is a part of a file is refused."""
+    """Returns the clip's file. A timeline shows whole videos, so pictures and parts of files are refused."""
     from softpool3d.datasets.inputs import clip_name
+    from softpool3d.datasets.video.pictures import is_still
 
+    if is_still(clip.path):
+        raise UsageError(f"--timeline is of videos, and {clip.path} is a picture")
     if clip.start is not None or clip.end is not None:
         raise UsageError(f"--timeline is of whole files, and the list names a part: {clip_name(clip)}")
     return clip.path

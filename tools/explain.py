@@ -3,6 +3,7 @@
 python tools/explain.py clip.mp4 --method gradcam --out cam.mp4      # with the network that ships with the package
 python tools/explain.py clip.mp4 --weights best.safetensors --class "moving left" --out cam.gif
 python tools/explain.py clip.mp4 --weights best.safetensors --method features --out maps.png
+python tools/explain.py photo.jpg --weights resnet50:imagenet1k
 """
 
 import sys
@@ -17,14 +18,16 @@ METHODS = {"gradcam": ".mp4", "features": ".png"}
 
 
 def main(
-    clip: Path = typer.Argument(help="A video file, or a folder of frames."),
+    clip: Path = typer.Argument(help="A video file, a folder of frames, or for networks of pictures a picture."),
     weights: str | None = typer.Option(
         None,
-        help="A weights file, X3D_M.pyth, r3d_18:kinetics400, as for classify; if not given, the network that ships "
-        "with us.",
+        help="A weights file, X3D_M.pyth, r3d_18:kinetics400, resnet50:imagenet1k, as for classify; if not given, the "
+        "network that ships with us.",
     ),
     method: str = typer.Option("gradcam", help="gradcam, or features: maps before and after each pooling."),
-    out: Path | None = typer.Option(None, help="What to write; gradcam: .mp4, .gif, .png; features: .png."),
+    out: Path | None = typer.Option(
+        None, help="What to write; gradcam: .mp4, .gif, .png (of a picture .png); features: .png."
+    ),
     label: str | None = typer.Option(None, "--class", help="gradcam: the class to explain; else the likeliest one."),
     stage: str = typer.Option("stage4", help="gradcam: where in the network, stage1 to stage4."),
     channels: int = typer.Option(6, min=1, help="features: how many channels of each pooling."),
@@ -35,9 +38,11 @@ def main(
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace OUT if it exists."),
 ) -> None:
     """Show what speaks for a class (Grad-CAM), or feature maps around each pooling."""
+    from softpool3d.datasets.video.pictures import is_still
+
     if method not in METHODS:
         raise UsageError(f"--method {method}: unknown (known: {', '.join(METHODS)})")
-    out = out or Path(f"{clip.stem}_{method}{METHODS[method]}")
+    out = out or Path(f"{clip.stem}_{method}{'.png' if is_still(clip) else METHODS[method]}")
     _check(out, clip, method, stage, overwrite)
 
     from softpool3d.inference.classifier import Classifier
@@ -57,12 +62,14 @@ def main(
 
 
 def _check(out: Path, clip: Path, method: str, stage: str, overwrite: bool) -> None:
+    from softpool3d.datasets.video.pictures import is_still
     from softpool3d.visual.gradcam import STAGES
     from softpool3d.visual.output import FORMATS, PICTURES, check_free
 
-    known = FORMATS if method == "gradcam" else PICTURES
+    known = FORMATS if method == "gradcam" and not is_still(clip) else PICTURES
     if out.suffix.lower() not in known:
-        raise UsageError(f"--out {out}: unknown format {out.suffix!r} (known for {method}: {', '.join(known)})")
+        of = f"{method} of a picture" if is_still(clip) else method
+        raise UsageError(f"--out {out}: unknown format {out.suffix!r} (known for {of}: {', '.join(known)})")
     if stage not in STAGES:
         raise UsageError(f"--stage {stage}: unknown (known: {', '.join(STAGES)})")
     check_free([out], [clip], overwrite)
@@ -77,15 +84,13 @@ def _gradcam(classifier, clip: Path, out: Path, label: str | None, stage: str, s
     source = read_source(clip, 0.0, seconds, short_side)
     if source.damage:
         print(f"note: {clip}: {source.damage}", file=sys.stderr)
-    if source.is_picture:
-        raise UsageError(f"{clip} is a picture; the networks take clips")
     found = explain(classifier, source, label, stage)
     title = f"{found.label}  {found.probability:.1%}"
     heat = Panel(title, f"Grad-CAM, {stage}", overlay(source.frames, found.heat))
     network = classifier.config.model.name
     caption = f"{clip.name}, {network}: red speaks for the class; outside of the crop the network sees nothing"
     write_sheet(out, Sheet([[original_panel(source), heat]], source, caption))
-    print(f"{out}: {title}; {len(source.frames)} frames, Grad-CAM at {stage}")
+    print(f"{out}: {title}; {len(source.frames)} frame{'s' if len(source.frames) > 1 else ''}, Grad-CAM at {stage}")
 
 
 def _features(classifier, clip: Path, out: Path, channels: int, layers: str) -> None:

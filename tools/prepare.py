@@ -24,6 +24,7 @@ class DatasetName(str, Enum):
     ucf101 = "ucf101"
     ssv2 = "ssv2"
     folder = "folder"
+    pictures = "pictures"
 
 
 def main(
@@ -55,9 +56,12 @@ def main(
     from softpool3d.runtime.interrupt import Interrupted
     from softpool3d.signals import number_of
 
+    if reencode and dataset is DatasetName.pictures:
+        raise UsageError("--reencode makes videos; pictures are read as they are")
     if reencode and short_side % 2:
         raise UsageError(f"--short-side {short_side} has to be even: H.264 stores colours for squares of 2x2 pixels")
-    data = DataConfig(dataset=dataset.value, root=str(root), official_split=split, path_prefix=path_prefix)
+    frames = {"num_frames": 1} if dataset is DatasetName.pictures else {}
+    data = DataConfig(dataset=dataset.value, root=str(root), official_split=split, path_prefix=path_prefix, **frames)
     root = Path(data.root)
     if out is None:
         out = root.with_name(f"{root.name}-{short_side}px") if reencode else root
@@ -113,8 +117,8 @@ def _write_manifest(root: Path, out: Path, folder: Path, manifests: dict, bad: d
     from softpool3d.files import write_csv
 
     check_learnable(manifests)
-    videos, endings = survey(root)
-    unused = unused_videos(out, videos if out == root else survey(out)[0], manifests)
+    videos, endings = survey(root, data.of_pictures)
+    unused = unused_videos(out, videos if out == root else survey(out, data.of_pictures)[0], manifests)
     write_csv(folder / UNUSED, [["path"], *([path] for path in unused)])
     write_manifests(folder, manifests)
     unnamed = [path for path in unused if os.path.abspath(out / path) not in bad]

@@ -150,8 +150,8 @@ def _names(clips: list[Path]) -> dict[Path, str]:
 
 def _targets(clips: list[Path], out: Path | None, format: str | None) -> dict[Path, Path]:
     """Returns clip -> the file to draw it into."""
+    from softpool3d.datasets.video.pictures import is_still
     from softpool3d.visual.output import FORMATS
-    from softpool3d.visual.source import is_still
 
     known = ", ".join(suffix[1:] for suffix in FORMATS)
     if format is not None and f".{format.lower()}" not in FORMATS:

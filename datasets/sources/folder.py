@@ -1,4 +1,4 @@
-"""A folder of videos, with one folder for each class:
+"""A folder of videos, or of pictures, with one folder for each class:
 
     root/train/<class>/*.mp4  root/val/<class>/*.mp4  root/test/<class>/*.mp4     as split on disk, or
     root/<class>/*.mp4                                                            split here, by a seed, or
@@ -8,7 +8,7 @@
 Splits may have any of their usual names (`SPLIT_NAMES`), in upper or lower case. A folder of pictures counts as a
 video, its frames in the order of the numbers in their names. Without val, the validation clips are split off from
 train; without test, there is no test split. Class names are the folders' names, sorted, or in the order of a
-classes.txt.
+classes.txt. Of pictures (`PICTURES`) each file is a clip of its own.
 """
 
 from __future__ import annotations
@@ -16,20 +16,34 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from softpool3d.datasets.lists import read_table
 from softpool3d.datasets.manifest import LISTS, Clip, Manifest, read_classes, read_lists
-from softpool3d.datasets.video.find import data_root, find_videos, is_hidden, is_video
+from softpool3d.datasets.video.find import data_root, find_pictures, find_videos, is_hidden, is_video
 from softpool3d.datasets.video.pictures import is_picture
 from softpool3d.errors import UsageError
 from softpool3d.text import note
 
 T = TypeVar("T")
 Parts = tuple[float, float, float]  # of train, val and test
-Videos = dict[str, list[Path]]  # class name -> its videos
+Videos = dict[str, list[Path]]  # class name -> its videos, or pictures
+
+
+class Kind(NamedTuple):
+    """What a folder holds. find: yields those below a folder; is_one: whether a file's name says that it is one."""
+
+    dataset: str
+    name: str
+    example: str
+    find: Callable[[Path], Iterator[str]]
+    is_one: Callable[[str], bool]
+
+
+VIDEOS = Kind("folder", "videos", "*.mp4", find_videos, is_video)
+PICTURES = Kind("pictures", "pictures", "*.jpg", find_pictures, is_picture)
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -44,6 +58,7 @@ def read_folder(
     split: Iterable[float] = (0.8, 0.1, 0.1),
     seed: int = 0,
     prefix: str | Path | None = None,
+    kind: Kind = VIDEOS,
 ) -> dict[str, Manifest]:
     """Returns the splits that the folder holds: "train", "val" and, where there is one, "test".
 
@@ -52,12 +67,13 @@ def read_folder(
         split: parts of train, val and test where the folder is not split on disk.
         seed: of that split; each class is split by itself.
         prefix: the folder where relative paths of lists begin; None: the folder of the lists.
+        kind: VIDEOS or PICTURES.
 
     Raises:
         UsageError: if there is no such folder, no video in it, fewer than two classes, or a class without training; if
             folders of splits and of classes lie side by side, or videos of a split in no class.
     """
-    root = data_root(root, "folder")
+    root = data_root(root, kind.dataset)
     train_part, val_part, test_part = split
     # without val, as much is split off from train as the other parts leave
     kept = train_part / (train_part + val_part) if val_part else 0.9
@@ -68,23 +84,24 @@ def read_folder(
         return _with_validation(read_lists(lists, ordered, prefix), off_train, seed)
     if _is_table(root / _TABLE):
         return _with_validation(_read_table_of_all(root, ordered, prefix), off_train, seed)
-    folders = _split_folders(root, ordered or ())
+    folders = _split_folders(root, ordered or (), kind)
     tables = {name: folder / _TABLE for name, folder in folders.items() if _is_table(folder / _TABLE)}
     if tables:
         return _with_validation(_read_tables(folders, tables, ordered, prefix), off_train, seed)
     if folders:
-        parts = {name: _videos(folder) for name, folder in folders.items()}
-        _check_split(folders, parts)
+        parts = {name: _videos(folder, kind) for name, folder in folders.items()}
+        _check_split(folders, parts, kind)
         if "val" not in parts:
             parts["train"], parts["val"], _ = _divide(parts["train"], off_train, seed)
     else:
-        train, val, test = _divide(_videos(root), (train_part, val_part, test_part), seed)
+        train, val, test = _divide(_videos(root, kind), (train_part, val_part, test_part), seed)
         parts = {"train": train, "val": val} | ({"test": test} if test_part else {})
-    return _manifests(root, parts, folders, _classes(root, parts["train"], ordered), (train_part, val_part, test_part))
+    classes = _classes(root, parts["train"], ordered, kind)
+    return _manifests(root, parts, folders, classes, (train_part, val_part, test_part), kind)
 
 
 def _manifests(
-    root: Path, parts: dict[str, Videos], folders: dict[str, Path], classes: tuple[str, ...], split: Parts
+    root: Path, parts: dict[str, Videos], folders: dict[str, Path], classes: tuple[str, ...], split: Parts, kind: Kind
 ) -> dict[str, Manifest]:
     manifests = {}
     for name, videos in parts.items():
@@ -97,24 +114,26 @@ def _manifests(
                 )
         clips = [Clip(str(path), i) for i, label in enumerate(classes) for path in videos.get(label, ())]
         if not clips:
-            raise UsageError(f"data.root: too few videos in {root} to split off any for {name!r} (data.split={split})")
+            raise UsageError(
+                f"data.root: too few {kind.name} in {root} to split off any for {name!r} (data.split={split})"
+            )
         manifests[name] = Manifest(classes, clips, source=str(root))
     return manifests
 
 
-def _classes(root: Path, train: Videos, ordered: tuple[str, ...] | None) -> tuple[str, ...]:
+def _classes(root: Path, train: Videos, ordered: tuple[str, ...] | None, kind: Kind) -> tuple[str, ...]:
     """Returns the names of the classes: sorted, or in the order of classes.txt."""
     classes = tuple(sorted(train))
     if ordered and classes:
         if sorted(ordered) != list(classes):
             odd = sorted(set(ordered) ^ set(classes))[0]
-            what = "has no folder of videos" if odd in ordered else "is missing"
+            what = f"has no folder of {kind.name}" if odd in ordered else "is missing"
             raise UsageError(f"{root / 'classes.txt'}: the class {odd!r} {what}")
         classes = ordered
     if not classes:
         raise UsageError(
-            f"data.root: no videos in {root}{_astray(root)}; it has to hold <class>/*.mp4, or train/<class>/*.mp4 and "
-            "val/<class>/*.mp4"
+            f"data.root: no {kind.name} in {root}{_astray(root, kind)}; it has to hold <class>/{kind.example}, or "
+            f"train/<class>/{kind.example} and val/<class>/{kind.example}"
         )
     if len(classes) == 1:
         raise UsageError(f"data.root: {root} holds a single class, {classes[0]!r}; there have to be two at least")
@@ -148,7 +167,7 @@ def _named_as_splits(paths: list[Path], root: Path) -> dict[str, Path]:
     return {split: found[split] for split in SPLIT_NAMES if split in found}
 
 
-def _split_folders(root: Path, classes: tuple[str, ...]) -> dict[str, Path]:
+def _split_folders(root: Path, classes: tuple[str, ...], kind: Kind) -> dict[str, Path]:
     """Returns the folder of each split. A folder that classes.txt names is a class, whatever its name.
 
     Raises:
@@ -160,31 +179,31 @@ def _split_folders(root: Path, classes: tuple[str, ...]) -> dict[str, Path]:
     folders = _named_as_splits([path for path in there if path.name not in classes], root)
     if not folders:
         return {}
-    others = [path for path in there if path not in folders.values() and any(find_videos(path))]
+    others = [path for path in there if path not in folders.values() and any(kind.find(path))]
     names = _listed(folders.values())
     train = folders.get("train")
-    if others and (train is None or not _is_table(train / _TABLE) and not _class_folders(train)):
+    if others and (train is None or not _is_table(train / _TABLE) and not _class_folders(train, kind)):
         raise UsageError(
             f"data.root: {root} holds {names}, named as splits are, beside {_listed(others)}; move the classes into "
             "train/ and val/, or, if a class is really called so, name all classes in a classes.txt there"
         )
     if others:
-        note(f"the videos in {_listed(others)} are in no split: {root} is split into {names}")
+        note(f"the {kind.name} in {_listed(others)} are in no split: {root} is split into {names}")
     if train is None:
         raise UsageError(f"data.root: {root} holds {names}, but no training split: a folder train/ with class folders")
     return folders
 
 
-def _class_folders(folder: Path) -> list[Path]:
-    return [path for path in _folders(folder) if any(find_videos(path))]
+def _class_folders(folder: Path, kind: Kind) -> list[Path]:
+    return [path for path in _folders(folder) if any(kind.find(path))]
 
 
-def _check_split(folders: dict[str, Path], parts: dict[str, Videos]) -> None:
+def _check_split(folders: dict[str, Path], parts: dict[str, Videos], kind: Kind) -> None:
     for name, folder in folders.items():
         if not parts[name]:
             raise UsageError(
-                f"data.root: no videos in class folders of {folder}{_astray(folder)}; it has to hold <class>/*.mp4, or "
-                f"a {_TABLE} with the columns file_name,label"
+                f"data.root: no {kind.name} in class folders of {folder}{_astray(folder, kind)}; it has to hold "
+                f"<class>/{kind.example}, or a {_TABLE} with the columns file_name,label"
             )
 
 
@@ -252,37 +271,40 @@ def _with_validation(manifests: dict[str, Manifest], parts: Parts, seed: int) ->
 # --- class folders ---------------------------------------------------------------------------------------------------
 
 
-def _videos(folder: Path) -> Videos:
+def _videos(folder: Path, kind: Kind) -> Videos:
     """Returns the sorted videos of each class; notes name folders without videos, and videos outside of them."""
     found, empty = {}, []
     for directory in _folders(folder):
-        paths = sorted(map(Path, find_videos(directory)))
+        paths = sorted(map(Path, kind.find(directory)))
         if paths:
             _check_name(directory)
             found[directory.name] = paths
         elif not directory.name.startswith("manifest"):  # of `prepare`
             empty.append(directory)
     if found and empty:
-        note(f"no videos in {_listed(empty)} of {folder}: not taken for classes{_pictures_astray(folder)}")
-    if found and (astray := _videos_astray(folder)):
-        note(f"videos in no class folder of {folder} are left out: {_some(astray)}")
+        note(f"no {kind.name} in {_listed(empty)} of {folder}: not taken for classes{_of_another_kind(folder, kind)}")
+    if found and (astray := _in_no_class(folder, kind)):
+        note(f"{kind.name} in no class folder of {folder} are left out: {_some(astray)}")
     return found
 
 
-def _astray(folder: Path) -> str:
-    """Returns what lies one folder too high, for a sentence; "" if nothing does."""
-    videos = _videos_astray(folder)
-    return f", but {len(videos)} in no class folder ({videos[0]} first)" if videos else _pictures_astray(folder)
+def _astray(folder: Path, kind: Kind) -> str:
+    """Returns what lies one folder too high, or is of another kind, for a sentence; "" if nothing is."""
+    ones = _in_no_class(folder, kind)
+    return f", but {len(ones)} in no class folder ({ones[0]} first)" if ones else _of_another_kind(folder, kind)
 
 
-def _videos_astray(folder: Path) -> list[str]:
-    return [path.name for path in _entries(folder) if is_video(path.name) and path.is_file()]
+def _in_no_class(folder: Path, kind: Kind) -> list[str]:
+    return [path.name for path in _entries(folder) if kind.is_one(path.name) and path.is_file()]
 
 
-def _pictures_astray(folder: Path) -> str:
+def _of_another_kind(folder: Path, kind: Kind) -> str:
+    other, what = VIDEOS, "data.dataset=folder takes those"
+    if kind is VIDEOS:
+        other, what = PICTURES, "a class folder holds folders of pictures; data.dataset=pictures takes each by itself"
     for directory in _folders(folder):
-        if not any(find_videos(directory)) and any(is_picture(path.name) for path in directory.iterdir()):
-            return f" ({directory.name}/ holds pictures; a class folder holds folders of pictures)"
+        if not any(kind.find(directory)) and any(other.is_one(path.name) for path in directory.iterdir()):
+            return f" ({directory.name}/ holds {other.name}; {what})"
     return ""
 
 

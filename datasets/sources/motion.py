@@ -12,9 +12,6 @@ The videos are H.264, 32 frames of 112x112 at 25 fps, made once and kept in the 
 from __future__ import annotations
 
 import math
-import os
-import secrets
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +19,9 @@ import numpy as np
 from softpool3d.datasets.manifest import Manifest
 from softpool3d.datasets.parallel import each
 from softpool3d.datasets.sources.folder import read_folder
+from softpool3d.datasets.sources.generated import made_once
 from softpool3d.datasets.video.encoder import write_video
 from softpool3d.errors import WorkError
-from softpool3d.files import disown, is_abandoned, own
 
 CLASSES = (
     "moving left",
@@ -57,24 +54,7 @@ def read_motion(clips: tuple[int, int, int] = (400, 80, 80), seed: int = 0) -> d
         WorkError: if the cache folder cannot be written.
     """
     name = f"motion-v{VERSION}-seed{seed}-{'-'.join(map(str, clips))}"
-    root = cache_folder() / name
-    if not root.is_dir():
-        try:
-            _generate(root, clips, seed)
-        except OSError as error:
-            raise WorkError(
-                f"cannot write the data set `motion` to {root}: {error.strerror or error}; "
-                "set SOFTPOOL3D_HOME to a folder that can be written"
-            ) from None
-    return read_folder(root)
-
-
-def cache_folder() -> Path:
-    """Returns $SOFTPOOL3D_HOME, else `softpool3d` in the user's cache folder."""
-    home = os.environ.get("SOFTPOOL3D_HOME")
-    if home:
-        return Path(home).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "softpool3d"
+    return read_folder(made_once("motion", name, lambda folder: _generate(folder, clips, seed)))
 
 
 def render(label: int, rng: np.random.Generator) -> np.ndarray:
@@ -153,43 +133,20 @@ def _texture(rng: np.random.Generator, contrast: float) -> np.ndarray:
     return (dark + field[..., None] * (bright - dark)).astype(np.float32)
 
 
-def _generate(root: Path, clips: tuple[int, int, int], seed: int) -> None:
-    """Writes the set into a folder beside `root` and renames that, so that `root` is there as a whole or not at all."""
-    root.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(root)
-    partial = root.with_name(f"{root.name}.partial-{secrets.token_hex(8)}")
-    partial.mkdir()
-    owner = own(partial)
+def _generate(folder: Path, clips: tuple[int, int, int], seed: int) -> None:
     jobs = []
     for number, (split, count) in enumerate(zip(("train", "val", "test"), clips, strict=True)):
         for label in CLASSES:
-            (partial / split / label).mkdir(parents=True, exist_ok=True)
+            (folder / split / label).mkdir(parents=True, exist_ok=True)
         for index in range(count):
             label = index % len(CLASSES)
-            path = partial / split / CLASSES[label] / f"{index:05d}.mp4"
+            path = folder / split / CLASSES[label] / f"{index:05d}.mp4"
             jobs.append((str(path), label, (seed, number, index)))
-    try:
-        for _, failure in each(_render_to_file, jobs, "Generating the data set `motion`"):
-            if failure is not None:
-                raise failure if isinstance(failure, OSError) else WorkError(f"cannot make `motion`: {failure}")
-        disown(partial)
-        try:
-            partial.rename(root)
-        except OSError:
-            if not root.is_dir():  # else another process was faster
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        owner.close()
+    for _, failure in each(_render_to_file, jobs, "Generating the data set `motion`"):
+        if failure is not None:
+            raise failure if isinstance(failure, OSError) else WorkError(f"cannot make `motion`: {failure}")
 
 
 def _render_to_file(job: tuple[str, int, tuple[int, int, int]]) -> None:
     path, label, seed = job
     write_video(path, render(label, np.random.default_rng(seed)), FPS, crf=12)
-
-
-def _remove_abandoned(root: Path) -> None:
-    """Removes the unfinished folders of processes that were killed."""
-    for partial in root.parent.glob(f"{root.name}.partial-*"):
-        if is_abandoned(partial):
-            shutil.rmtree(partial, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Reads exactly the frames asked for, from a video file or a folder of pictures.
+"""Reads exactly the frames asked for, from a video file, a folder of pictures, or a picture, which has one frame.
 
     with open_video("clip.mp4", short_side=128) as video:
         frames = video.frames([0, 8, 16])        # uint8 (3, C, H, W), upright
@@ -6,7 +6,7 @@
 frame_index.py      which frames there are, and when each is shown
 pyav_reader.py      PyAV: reads nearly everything, leaves out B-frames that nobody wants
 decord_reader.py    decord: the files that it is known to read exactly (decord_files.py); never faster where we measured
-picture_folder.py   pictures: a folder of frames, or a moving WebP (pictures.py)
+picture_folder.py   pictures: a folder of frames, a moving WebP or a single picture (pictures.py)
 
 Frames are numbered in the order in which they are shown. Open videos inside the worker that reads them.
 """
@@ -35,6 +35,7 @@ from softpool3d.datasets.video.frame_index import (
 )
 from softpool3d.datasets.video.orientation import UPRIGHT, orientation_of
 from softpool3d.datasets.video.picture_folder import open_pictures
+from softpool3d.datasets.video.pictures import is_still
 from softpool3d.datasets.video.pyav_reader import PyAVReader, scaled
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def open_video(
     decoder: Decoder = "pyav",
     max_missing: float = MAX_MISSING,
 ) -> Video:
-    """Opens a video file, or a folder of pictures.
+    """Opens a video file, a folder of pictures, or a picture.
 
     Args:
         path: the file.
@@ -199,7 +200,18 @@ def open_video(
 
 
 def open_as(data: DataConfig, path: str | Path, short_side: int | None = None) -> Video:
-    """Opens a video as a configuration says: its decoder and limits; `data.short_side` where no other is given."""
+    """Opens a video as a configuration says: its decoder and limits; `data.short_side` where no other is given.
+
+    Raises:
+        DecodeError: as `open_video`; or if it is a single picture, and clips of several frames are wanted.
+    """
+    if data.num_frames > 1 and is_still(path):
+        check_file(path)
+        raise DecodeError(
+            path,
+            f"it is a single picture, and clips of {data.num_frames} frames are wanted; pictures are for networks of "
+            "pictures, such as --weights resnet50:imagenet1k",
+        )
     return open_video(
         path,
         short_side or data.short_side,

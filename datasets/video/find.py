@@ -1,4 +1,4 @@
-"""Finds video files, and folders of frames, on a disk."""
+"""Finds video files and folders of frames on a disk, or pictures that are each by itself."""
 
 from __future__ import annotations
 
@@ -47,6 +47,12 @@ def find_videos(folder: str | Path) -> Iterator[str]:
         yield from paths
 
 
+def find_pictures(folder: str | Path) -> Iterator[str]:
+    """Yields the paths of the pictures below a folder, in no order, each by itself; as `find_videos` else."""
+    for parent, _, names in _visited(folder):
+        yield from (os.path.join(parent, name) for name in _stills(parent, names))
+
+
 def left_out(folder: str | Path) -> dict[str, int]:
     """Returns how many files below a folder are no videos, by their ending (".zip"; "no ending"), the most first.
 
@@ -56,16 +62,26 @@ def left_out(folder: str | Path) -> dict[str, int]:
     return survey(folder)[1]
 
 
-def survey(folder: str | Path) -> tuple[list[str], dict[str, int]]:
-    """Returns what `find_videos` and `left_out` give, from one pass through the folder."""
-    videos: list[str] = []
+def survey(folder: str | Path, pictures: bool = False) -> tuple[list[str], dict[str, int]]:
+    """Returns what `find_videos` and `left_out` give, from one pass through the folder.
+
+    Args:
+        pictures: returns the pictures, each by itself, instead of the videos, and counts all other files.
+    """
+    found: list[str] = []
     counts: Counter[str] = Counter()
-    for paths, pictures, others in _walk(folder):
-        videos += paths
-        counts.update(_kinds(others))
-        if pictures:
-            counts.update(_beside(*pictures))
-    return videos, dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+    if pictures:
+        for parent, _, names in _visited(folder):
+            stills = _stills(parent, names)
+            found += [os.path.join(parent, name) for name in stills]
+            counts.update(_kinds(set(names).difference(stills)))
+    else:
+        for paths, beside, others in _walk(folder):
+            found += paths
+            counts.update(_kinds(others))
+            if beside:
+                counts.update(_beside(*beside))
+    return found, dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def videos_in(folder: str | Path) -> list[str]:
@@ -77,23 +93,29 @@ def videos_in(folder: str | Path) -> list[str]:
     if not videos:
         pictures = [name for name in os.listdir(folder) if is_picture(name)]
         kinds = _beside("", pictures) if pictures else {}
+    _note_left_out(folder, kinds)
+    return sorted(videos) or [str(folder)]
+
+
+def pictures_in(folder: str | Path) -> list[str]:
+    """Returns the sorted paths of the pictures below a folder that a user names; a note says what is left out.
+
+    Without any it returns the folder's own path, so that reading it says so.
+    """
+    pictures, kinds = survey(folder, pictures=True)
+    _note_left_out(folder, kinds)
+    return sorted(pictures) or [str(folder)]
+
+
+def _note_left_out(folder: str | Path, kinds: dict[str, int]) -> None:
     if kinds:
         note(f"left out of {folder}: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}")
-    return sorted(videos) or [str(folder)]
 
 
 def _walk(folder: str | Path) -> Iterator[tuple[list[str], tuple[str, list[str]] | None, list[str]]]:
     """Yields for each folder the paths of its videos, or its own path if it is a folder of frames; its name and its
     pictures, if it holds pictures and no videos; and its other files."""
-    seen = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not is_hidden(name)]
-        names = [name for name in names if not is_hidden(name)]
+    for parent, folders, names in _visited(folder):
         videos = {name for name in names if is_video(name) or is_moving_webp(os.path.join(parent, name))}
         others = [name for name in names if name not in videos]
         if parent == str(folder) or videos or folders:
@@ -103,6 +125,24 @@ def _walk(folder: str | Path) -> Iterator[tuple[list[str], tuple[str, list[str]]
         is_clip = (pictures or is_video(name)) and not is_beside_frames(name)
         others = [name for name in others if not is_picture(name)]
         yield [parent] if is_clip else [], (name, pictures) if pictures else None, others
+
+
+def _visited(folder: str | Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yields what os.walk does, each folder once however many links lead to it, without what is hidden."""
+    seen = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        yield parent, folders, [name for name in names if not is_hidden(name)]
+
+
+def _stills(parent: str, names: list[str]) -> list[str]:
+    """Returns the names of a folder's files that are pictures."""
+    return [name for name in names if is_picture(name) and not is_moving_webp(os.path.join(parent, name))]
 
 
 def _beside(folder: str, pictures: list[str]) -> dict[str, int]:
@@ -162,7 +202,7 @@ def data_root(root: str | Path | None, dataset: str) -> Path:
         UsageError: if it is not set, or not there.
     """
     if root is None:
-        raise UsageError(f"data.root is not set: data.dataset={dataset} needs the folder that holds the videos")
+        raise UsageError(f"data.root is not set: data.dataset={dataset} needs the folder that holds its files")
     root = Path(root).expanduser()
     if not root.exists():
         raise UsageError(f"data.root: no folder {root}")

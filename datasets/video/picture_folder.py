@@ -1,4 +1,4 @@
-"""Reads pictures as a video: a folder of frames, or a moving WebP."""
+"""Reads pictures as a video: a folder of frames, a moving WebP, or a single picture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from itertools import pairwise
 import numpy as np
 
 from softpool3d.datasets.video.frame_index import DecodeError
-from softpool3d.datasets.video.pictures import MovingWebP, is_moving_webp, is_picture, read_picture
+from softpool3d.datasets.video.pictures import (
+    MovingWebP,
+    StillPicture,
+    is_moving_webp,
+    is_picture,
+    is_still,
+    read_picture,
+    resized,
+)
 from softpool3d.datasets.video.pyav_reader import scaled
 
 FPS = 25.0  # a folder states no rate
@@ -21,14 +29,16 @@ _NUMBER = re.compile(r"\d+")
 _FOLDER_BESIDE = re.compile(r"((opt|optical|tvl1)[_-]?)?flow([_-]?[xyuv])?|thumb(nail)?s?")
 
 
-def open_pictures(path: str, short_side: int | None = None) -> PictureFolderReader | MovingWebP | None:
-    """Returns a reader of a folder of frames or a moving WebP; None for anything else.
+def open_pictures(path: str, short_side: int | None = None) -> PictureFolderReader | MovingWebP | StillPicture | None:
+    """Returns a reader of a folder of frames, a moving WebP or a single picture; None for anything else.
 
     Raises:
         DecodeError: if it cannot be read.
     """
     if os.path.isdir(path):
         return PictureFolderReader(path, short_side)
+    if is_still(path):
+        return StillPicture(path, short_side)
     return MovingWebP(path, short_side) if is_moving_webp(path) else None
 
 
@@ -96,13 +106,9 @@ class PictureFolderReader:
         """Nothing stays open between reads."""
 
     def _picture(self, name: str) -> np.ndarray:
-        from PIL import Image
-
         try:
             picture = read_picture(os.path.join(self._path, name))
         except DecodeError as error:
             raise DecodeError(self._path, f"frame {name}: {error.reason}") from None
         self._size = self._size or scaled(*picture.size, self._short_side)
-        if picture.size != self._size:
-            picture = picture.resize(self._size, Image.Resampling.BILINEAR)
-        return np.asarray(picture)
+        return resized(picture, self._size)

@@ -1,4 +1,7 @@
-"""Reads a picture as 8-bit RGB, whatever the file stores: 16 bits, a palette, CMYK; and moving WebP as videos."""
+"""Reads a picture as 8-bit RGB, whatever the file stores: 16 bits, a palette, CMYK; and moving WebP as videos.
+
+A single picture is a clip of one frame.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,11 @@ def is_moving_webp(path: str | Path) -> bool:
     except OSError:
         return False
     return len(header) == 21 and header[8:16] == b"WEBPVP8X" and bool(header[20] & 2)
+
+
+def is_still(path: str | Path) -> bool:
+    """Whether a path is a single picture, and not a folder or a moving WebP."""
+    return is_picture(os.path.basename(path)) and not os.path.isdir(path) and not is_moving_webp(path)
 
 
 def read_picture(path: str | Path) -> Image:
@@ -78,6 +86,32 @@ def _rgb(picture: Image, stored_as: str | None) -> Image:
     return picture.convert("RGB")
 
 
+def resized(picture: Image, size: tuple[int, int]) -> np.ndarray:
+    """Returns a picture as uint8 (H, W, 3), scaled to `size`, (width, height), bilinear and antialiased."""
+    from PIL import Image
+
+    return np.array(picture if picture.size == size else picture.resize(size, Image.Resampling.BILINEAR))
+
+
+class StillPicture:
+    """A single picture, as a video of one frame."""
+
+    name = "pictures"
+    fps, num_frames = 1.0, 1
+
+    def __init__(self, path: str, short_side: int | None = None) -> None:
+        self._path, self._short_side = path, short_side
+        self.times = np.zeros(1)
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """Returns uint8 (1, H, W, 3)."""
+        picture = read_picture(self._path)
+        return resized(picture, scaled(*picture.size, self._short_side))[None]
+
+    def close(self) -> None:
+        """Nothing stays open between reads."""
+
+
 class MovingWebP:
     """A moving WebP as a video; FFmpeg does not read those."""
 
@@ -91,13 +125,10 @@ class MovingWebP:
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """Returns uint8 (T, H, W, 3) of ascending indices without repeats."""
-        from PIL import Image
-
         wanted, pictures = set(indices.tolist()), []
         for number, (_, picture) in enumerate(self._frames()):
             if number in wanted:
-                size = scaled(*picture.size, self._short_side)
-                pictures.append(np.asarray(picture.convert("RGB").resize(size, Image.Resampling.BILINEAR)))
+                pictures.append(resized(picture.convert("RGB"), scaled(*picture.size, self._short_side)))
                 if len(pictures) == len(wanted):
                     break
         return np.stack(pictures)

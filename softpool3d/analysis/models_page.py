@@ -87,7 +87,9 @@ pooling counts two for each element of a window.
 ## Places: `model.pool.where`
 
 - `existing`: each pooling layer that the network has, its head's included, is swapped; kernel, stride, padding and
-  ceil_mode stay. `model.pool.paper_stem=true` makes the stem's 3x3 window 2x2, as in SoftPool's ImageNet networks.
+  ceil_mode stay.
+- `stem`: of these, the pooling in the stem alone. With `model.pool.paper_stem=true` its 3x3 window becomes 2x2. That is
+  how SoftPool's own ImageNet networks are made.
 - `downsample`: each strided convolution gets stride 1, and a pooling takes over the stride. It goes after the
   convolution in the main path, and before the 1x1 convolution of a shortcut:
 

@@ -9,6 +9,7 @@ from softpool3d.analysis.folders import MEASURES
 from softpool3d.analysis.statistics import spread
 from softpool3d.analysis.study import Study, Trial, absent_sets
 from softpool3d.analysis.study_findings import Compared, Findings, Outcome, findings
+from softpool3d.config import DataConfig
 
 
 def study_page(study: Study, trials: list[Trial], failed: dict[str, str], command: str, machine: str) -> str:
@@ -91,17 +92,14 @@ def _setting(study: Study, trials: list[Trial]) -> list[str]:
     if study.once:
         lines += [f"With seed {study.seeds[0]} alone: {', '.join(study.once)}."]
     if not sets:
-        clips = f"`{config.data.dataset}`"
-        if config.data.dataset == "motion":
-            clips = "{} train, {} val and {} test clips of `motion`".format(*config.data.motion_clips)
-        lines += [f"{clips}: {_recipe(trials[0])}."]
+        lines += [f"{_clips(config.data)}: {_recipe(trials[0])}."]
     for name in sets:
         lines += [f"{name}: {_recipe(next(trial for trial in trials if trial.data_set == name))}."]
     views = config.test
     lines += [
         "The weights that were best in validation are tested, on "
-        f"{views.num_clips} clip{'s' if views.num_clips > 1 else ''} of each video, {views.num_crops} "
-        f"crop{'s' if views.num_crops > 1 else ''} of each.",
+        + ("" if config.data.of_pictures else f"{_count(views.num_clips, 'clip')} of each video, ")
+        + f"{_count(views.num_crops, 'crop')} of each.",
         "",
         "| variant | settings |",
         "|---|---|",
@@ -110,13 +108,28 @@ def _setting(study: Study, trials: list[Trial]) -> list[str]:
     return lines + [f"| {name} | of {', '.join(one)}, the best in validation |" for name, one in study.chosen.items()]
 
 
+def _clips(data: DataConfig) -> str:
+    if data.dataset == "motion":
+        return "{} train, {} val and {} test clips of `motion`".format(*data.motion_clips)
+    if data.dataset == "digits":
+        return (
+            "scikit-learn's 1797 handwritten digits of 8x8 pixels, divided into train, val and test by "
+            f"{data.split} (real pictures, but small and few, so that this shows how a comparison is made and says "
+            "nothing of ImageNet)"
+        )
+    return f"`{data.dataset}`"
+
+
 def _recipe(trial: Trial) -> str:
     data, train = trial.config.data, trial.config.train
     rate = f" at rate {data.sampling_rate}" if data.sampling == "dense" else f", {data.sampling}"
-    return (
-        f"{data.num_frames} frames of {data.crop_size}x{data.crop_size}{rate}; {train.epochs} epochs in batches of "
-        f"{train.batch_size}"
-    )
+    seen = "pictures" if data.of_pictures else f"{data.num_frames} frames"
+    size = f"{data.crop_size}x{data.crop_size}{'' if data.of_pictures else rate}"
+    return f"{seen} of {size}; {train.epochs} epochs in batches of {train.batch_size}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number > 1 else ''}"
 
 
 def _about(finding: Findings) -> list[str]:

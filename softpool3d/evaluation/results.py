@@ -65,11 +65,17 @@ def write_results(folder: Path, video_scores: VideoScores, extra: dict[str, Any]
     return metrics
 
 
-def show(console: Console, metrics: Metrics, folder: Path | None) -> None:
-    """Prints the numbers, the classes from worst to best, and the most confused pairs."""
+def show(console: Console, metrics: Metrics, folder: Path | None, published: dict[str, Any] | None = None) -> None:
+    """Prints the numbers, the published one beside ours, the classes from worst to best, and the most confused pairs.
+
+    Args:
+        published: as runs/figures.py returns it.
+    """
     summary = metrics.summary
     low, high = summary["top1_interval"]
     lines = [("top-1", f"{summary['top1']:.2%}", f"95% interval {low:.2%} to {high:.2%} (bootstrap)")]
+    if published:
+        lines.append(("top-1, published", f"{published['top1']:.2%}", published["of"]))
     if metrics.confusion is None:
         lines[0] = ("top-1", f"{summary['top1']:.2%}", "the likeliest class is one of the video's")
         lines.append(("mAP", f"{summary['mean_average_precision']:.2%}", "mean over classes"))

@@ -15,6 +15,7 @@ from softpool3d.datasets.overview import few
 from softpool3d.errors import UsageError
 from softpool3d.evaluation.losses import choose_loss
 from softpool3d.models import build_model, load_pretrained
+from softpool3d.models.weights import Figures
 from softpool3d.runs.checkpoint import load_into
 from softpool3d.runs.pretrained import adopt_statistics, name_classes
 from softpool3d.runs.published import open_weights
@@ -32,6 +33,7 @@ class Subject:
     classes: tuple[str, ...] | None
     weights: Path | str
     note: str = ""
+    figures: Figures | None = None  # that were published for the weights
 
 
 def subject_of_weights(path: str | Path, overrides: list[str]) -> Subject:
@@ -50,7 +52,7 @@ def subject_of_weights(path: str | Path, overrides: list[str]) -> Subject:
     model = build_model(loaded.config, len(loaded.classes))
     load_into(model, loaded.state, loaded.origin)
     config, classes = override_config(loaded.config, overrides), loaded.classes if loaded.named else None
-    return Subject(model, config, classes, loaded.origin, loaded.note)
+    return Subject(model, config, classes, loaded.origin, loaded.note, loaded.figures)
 
 
 def subject_of_config(cfg: str | Path, overrides: list[str]) -> Subject:
@@ -72,7 +74,8 @@ def subject_of_config(cfg: str | Path, overrides: list[str]) -> Subject:
             "trained cannot be tested; is it a file for another data set?"
         )
     config, adopted = adopt_statistics(config, report)
-    return Subject(model, config, report.classes or None, report.origin, f"{report}\n{adopted}".rstrip())
+    note = f"{report}\n{adopted}".rstrip()
+    return Subject(model, config, report.classes or None, report.origin, note, report.figures)
 
 
 def pick_split(manifests: dict[str, Manifest], split: str | None, subject: Subject) -> tuple[str, Manifest]:

@@ -34,7 +34,8 @@ from softpool3d.evaluation.results import RESULTS, show, write_results
 from softpool3d.evaluation.scores import FILE, Scores, VideoScores, video_names
 from softpool3d.evaluation.subject import Subject, pick_split
 from softpool3d.files import write_csv
-from softpool3d.runtime.devices import MEMORY_FORMATS, make_accelerator, out_of_memory_explained
+from softpool3d.runs.figures import published_figures
+from softpool3d.runtime.devices import make_accelerator, out_of_memory_explained, placed
 from softpool3d.runtime.interrupt import Interrupt, Interrupted
 from softpool3d.runtime.processes import Processes
 from softpool3d.runtime.progress import Progression
@@ -98,11 +99,11 @@ def _test(
         result = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
         if processes.is_first:
             found = VideoScores.load(folder / FILE)
-            show(console, measure(found.scores, found.classes), folder)
+            show(console, measure(found.scores, found.classes), folder, result.get("published"))
         return result
 
     views = num_views(config.data, config.test.num_clips, config.test.num_crops)
-    model = subject.model.to(accelerator.device, memory_format=MEMORY_FORMATS[config.train.memory_format]).eval()
+    model = placed(subject.model, accelerator.device, config.train.memory_format).eval()
     say(
         f"{config.model.name}, {config.data.dataset}: {len(manifest)} {split} videos in {views} "
         f"view{'s' if views > 1 else ''}, on {accelerator.device}"
@@ -129,6 +130,8 @@ def _test(
         "request": request,
     }
     extra = {"unreadable": len(bad), "seconds": round(time.perf_counter() - began, 2)}
+    published = published_figures(config, subject.figures, len(classes))
+    extra |= {"published": published} if published else {}
 
     def finish() -> tuple[Metrics, dict[str, Any]]:
         rows = [[split, error.index, error.path, error.reason] for error in bad]
@@ -143,7 +146,7 @@ def _test(
 
     metrics, result = processes.first(finish)
     if processes.is_first:
-        show(console, metrics, folder)
+        show(console, metrics, folder, published)
     return result
 
 

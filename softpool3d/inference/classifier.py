@@ -127,6 +127,11 @@ class Classifier:
         self.predictor = Predictor(trained, place, precision, compile)
 
     @property
+    def takes_pictures(self) -> bool:
+        """Whether the network learned from pictures, so that a folder holds as many clips as pictures."""
+        return self.config.data.of_pictures
+
+    @property
     def device(self):
         return self.predictor.device
 
@@ -138,8 +143,9 @@ class Classifier:
         """Returns the `top_k` likeliest classes of a video.
 
         Args:
-            video: a file, a folder of pictures, or an http(s) address; or frames: uint8 (T, 3, H, W), RGB; or a list of
-                images: PIL, uint8 arrays (H, W, 3), or uint8 tensors (3, H, W).
+            video: a file, a folder of frames, or an http(s) address; or frames: uint8 (T, 3, H, W), RGB; or a list of
+                images: PIL, uint8 arrays (H, W, 3), or uint8 tensors (3, H, W); or, for a network of pictures, one PIL
+                image.
 
         Raises:
             DecodeError: if the file cannot be read.

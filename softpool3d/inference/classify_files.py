@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
@@ -61,10 +62,11 @@ def _classify(
     rank: int,
     world_size: int,
 ) -> None:
+    classifier = make_classifier()
+    inputs = replace(inputs, pictures=classifier.takes_pictures)
     total = inputs.count()
     topk = topk or (5 if total == 1 or as_json else 1)
     results = ResultsFile(out, topk, resume, overwrite, rank, world_size) if out else None
-    classifier = make_classifier()
     clips = (
         clip for clip in islice(inputs, rank, None, world_size) if results is None or clip_name(clip) not in results
     )

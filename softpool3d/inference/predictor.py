@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from softpool3d.datasets.transforms import normalize
 from softpool3d.errors import UsageError
 from softpool3d.inference.trained import Trained
-from softpool3d.runtime.devices import MEMORY_FORMATS, autocast
+from softpool3d.runtime.devices import MEMORY_FORMATS, autocast, placed
 
 # Batch sizes, tried in this order. On a CPU the best is small, because what a few clips need stays in its caches: 30
 # clips of X3D-S take half as long again in batches of ten as in batches of one to three (docs/classify.md).
@@ -78,7 +78,7 @@ class Predictor:
         self._layout = MEMORY_FORMATS[self.config.train.memory_format]
         self.network = trained.network
         if isinstance(self.network, nn.Module):
-            self.network = self.network.to(device, memory_format=self._layout).eval()
+            self.network = placed(self.network, device, self.config.train.memory_format).eval()
         sizes = CPU_BATCHES if device.type == "cpu" else CUDA_BATCHES
         self._padded = compile
         if compile:  # every other size would be compiled anew

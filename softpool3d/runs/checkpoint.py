@@ -26,6 +26,7 @@ from softpool3d.file_kinds import what_is
 from softpool3d.files import write_atomically
 from softpool3d.foreign import parse_json
 from softpool3d.models.checkpoints import tensors_of
+from softpool3d.models.weights import Figures
 
 FORMAT = "1"  # of weights files
 STATE_FORMAT = 2  # of a run's state
@@ -38,6 +39,7 @@ class Weights:
     origin: the file, or the name of public weights.
     named: whether the classes have names; else they are 0, 1, ...
     note: lines for the user about what was assumed of weights that do not describe themselves.
+    figures: the accuracy that was published for them.
     """
 
     state: dict[str, Tensor]
@@ -46,6 +48,7 @@ class Weights:
     origin: str = ""
     named: bool = True
     note: str = ""
+    figures: Figures | None = None
 
 
 def describe(config: Config, classes: tuple[str, ...]) -> dict[str, str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from softpool3d.config import Config
 from softpool3d.datasets.manifest import Manifest
 from softpool3d.models.weights import WeightsReport
 
+_WORDNET = re.compile(r"n\d{8}")
 _ADOPTED = ("mean", "std")  # of DataConfig
 
 
@@ -41,8 +43,13 @@ def left_open(config: Config) -> list[str]:
 
 
 def name_classes(manifests: dict[str, Manifest], names: tuple[str, ...]) -> dict[str, Manifest]:
-    """Returns manifests with `names` as classes if their own are as many bare numbers 0, 1, ...; else unchanged."""
+    """Returns manifests with `names` as classes if their own are as many bare numbers 0, 1, ...; else unchanged.
+
+    ImageNet's class folders are numbers of WordNet (n01440764, ...), in whose order the names of its 1000 classes are.
+    """
     classes = manifests["train"].classes
-    if classes != tuple(map(str, range(len(names)))):
+    numbered = classes == tuple(map(str, range(len(names))))
+    of_wordnet = len(classes) == len(names) == 1000 and all(_WORDNET.fullmatch(name) for name in classes)
+    if not (numbered or of_wordnet and list(classes) == sorted(classes)):
         return manifests
     return {split: replace(manifest, classes=names) for split, manifest in manifests.items()}

@@ -1,9 +1,10 @@
 """Opens weights of any origin: those of a run describe themselves, those of others are recognised by their layers.
 
 best.safetensors, runs/mine   of training: network, classes and preprocessing are in the file
-r3d_18:kinetics400            torchvision's, fetched once
+r3d_18:kinetics400            torchvision's, fetched once; of pictures resnet50:imagenet1k, resnet50:imagenet1k_v1
 X3D_M.pyth                    a file of torchvision, PyTorchVideo, PySlowFast or Hara, by the names of its layers
 x3d_m:FILE                    the same, where its layers do not tell
+resnet50_softpool:FILE        SoftPool's own, whose layers are those of torchvision's
 """
 
 from __future__ import annotations
@@ -22,8 +23,17 @@ from softpool3d.errors import UsageError
 from softpool3d.file_kinds import is_pickled, is_safetensors, what_is
 from softpool3d.models import build_model
 from softpool3d.models.recognise import count_classes, recognise
-from softpool3d.models.registry import SPECS, spec
-from softpool3d.models.weights import Source, fit, preprocessing_of, read_file, read_weights, torchvision_weights
+from softpool3d.models.registry import SEED, SPECS, spec
+from softpool3d.models.weights import (
+    TORCHVISION,
+    Preprocessing,
+    Source,
+    fit,
+    preprocessing_of,
+    read_file,
+    read_weights,
+    torchvision_weights,
+)
 from softpool3d.runs.checkpoint import Weights, load_weights
 
 # Frames of a clip, and frames a second, with which torchvision measured its video-level accuracies (5 clips, 1 crop).
@@ -50,6 +60,8 @@ _LIKE = {
     "r3d_34": ("r3d_50",),
     "r3d_101": ("r3d_50",),
 }
+SOFTPOOL = "_softpool"  # ends the names of the recipes of SoftPool's own ImageNet networks
+_OF_SOFTPOOL = {f"{name}{SOFTPOOL}" for name, entry in SPECS.items() if SEED in entry.weights}
 # slow_r50 was published with the same layers for two kinds of clips; the name of the file tells which.
 _SLOW = {"8x8": (), "4x16": ("data.num_frames=4", "data.sampling_rate=16")}
 # Hara's files of 2018 (resnet-50-kinetics.pth) take pixels from 0 to 255 minus a mean; the recipe is that of 2020.
@@ -88,16 +100,18 @@ def _is_ours(path: Path) -> bool:
 
 
 def _fetched(weights: str, name: str, trained_on: str) -> Weights:
-    if name not in _TORCHVISION or trained_on != "kinetics400":
-        known = ", ".join(f"{name}:kinetics400" for name in _TORCHVISION)
+    if not trained_on or torchvision_weights(name, trained_on) is None:
+        pictures = ", ".join(name for name in TORCHVISION if SPECS[name].is_image)
+        known = f"{', '.join(f'{name}:kinetics400' for name in _TORCHVISION)}; and with :imagenet1k {pictures}"
         raise UsageError(
             f"--weights {weights}: no file of that name, and no public weights either (there are: {known})"
         )
-    source = read_weights(name, name)
-    config = _settings_of_torchvision(name)
+    source = read_weights(weights, name)
+    config = _settings_of_torchvision(name, source.preprocessing)
     with torch.device("meta"):
         network = build_model(config, len(source.classes))
-    return Weights(fit(network, source, name)[0], config, source.classes, weights)
+    state, _ = fit(network, source, name)
+    return Weights(state, config, source.classes, weights, figures=source.figures)
 
 
 # --- files that do not describe themselves ----------------------------------------------------------------------------
@@ -106,14 +120,13 @@ def _fetched(weights: str, name: str, trained_on: str) -> Weights:
 def _recognised(path: Path, name: str | None) -> Weights:
     """Returns the weights of a file that does not describe itself; `name` is the network if the user gave it."""
     source = read_file(path)
-    if name is None:
-        name, how = _network_of(source, path)
-    elif spec(name).is_image:
-        raise UsageError(f"--weights {name}:{path}: {name} takes images; these can be named: {', '.join(_videos())}")
-    else:
-        how = "as it was named"
+    name, how = _network_of(source, path) if name is None else (name, "as it was named")
+    recipe, name = name, name.removesuffix(SOFTPOOL) if name in _OF_SOFTPOOL else name
     outputs = count_classes(name, source)
-    config, clips = settings_of(name, source.layout, path, how, outputs)
+    if recipe != name:
+        config, clips = _settings_of_softpool(recipe)
+    else:
+        config, clips = settings_of(name, source.layout, path, how, outputs, source.preprocessing)
     with torch.device("meta"):
         network = build_model(config, max(outputs, 1))
     state, report = fit(network, source, name)
@@ -122,15 +135,16 @@ def _recognised(path: Path, name: str | None) -> Weights:
             f"{path} leaves {report.missing[0]} of {name} without a value, and a network that is not trained cannot be "
             "used; training can start from it (model.weights=FILE)"
         )
-    classes, named, told = _classes(source, path, outputs)
+    classes, named, told = _classes(source, path, outputs, spec(name).is_image)
     data = config.data
+    of = "pictures" if data.of_pictures else f"clips of {data.num_frames} frames"
     seen = (
-        f"  taken for {name}, {how}\n"
-        f"  clips of {data.num_frames} frames, {clips}; short side {data.short_side}, crop "
+        f"  taken for {recipe}, {how}\n"
+        f"  {of}, {clips}; short side {data.short_side}, crop "
         f"{data.tested_crop}, mean {data.mean}, std {data.std}\n"
         f"  classes: {told}"
     )
-    return Weights(state, config, classes, str(path), named, f"{report}\n{seen}")
+    return Weights(state, config, classes, str(path), named, f"{report}\n{seen}", source.figures)
 
 
 def _network_of(source: Source, path: Path) -> tuple[str, str]:
@@ -141,7 +155,7 @@ def _network_of(source: Source, path: Path) -> tuple[str, str]:
     if not names:
         raise UsageError(
             f"{path}: its layers are those of no network here{f'; {nearest}' if nearest else ''} (there are: "
-            f"{', '.join(_videos())})"
+            f"{', '.join(SPECS)})"
         )
     pattern = "|".join(name.replace("_", "[_-]?") for name in names)
     in_name = {found.lower() for found in re.findall(rf"(?i)(?<![a-z0-9])(?:{pattern})(?![a-z0-9])", path.stem)}
@@ -154,10 +168,21 @@ def _network_of(source: Source, path: Path) -> tuple[str, str]:
     )
 
 
-def settings_of(name: str, layout: str, path: Path, how: str, outputs: int) -> tuple[Config, str]:
-    """Returns the configuration that the weights were published with, and words for its frames and its source."""
+def settings_of(
+    name: str, layout: str, path: Path, how: str, outputs: int, wanted: Preprocessing | None = None
+) -> tuple[Config, str]:
+    """Returns the configuration that the weights were published with, and words for its frames and its source.
+
+    Args:
+        wanted: their preprocessing, where the file tells it.
+    """
+    if spec(name).is_image:
+        words = (
+            "as torchvision measured them" if wanted else "as torchvision measured its first weights of such networks"
+        )
+        return _settings_of_torchvision(name, wanted or preprocessing_of(torchvision_weights("resnet18"))), words
     if name in _TORCHVISION:
-        config = _settings_of_torchvision(name)
+        config = _settings_of_torchvision(name, wanted or preprocessing_of(torchvision_weights(name)))
         return config, f"{config.data.target_fps:g} a second, as torchvision measured them"
     recipe, *changes = _LIKE.get(name, (name,))
     where = f"as in configs/kinetics400/{recipe}.yaml"
@@ -187,11 +212,16 @@ def settings_of(name: str, layout: str, path: Path, how: str, outputs: int) -> t
     return config, f"{'each' if rate == 1 else f'one in {rate}'}, {where}"
 
 
-def _settings_of_torchvision(name: str) -> Config:
-    wanted = preprocessing_of(torchvision_weights(name))
-    num_frames, fps = _TORCHVISION[name]
+def _settings_of_softpool(recipe: str) -> tuple[Config, str]:
+    """Returns the configuration that SoftPool's own weights are tested with."""
+    fixed = [f"name={recipe}", "train.precision=fp32"]
+    return load_config(f"imagenet/{recipe}", fixed), f"as in configs/imagenet/{recipe}.yaml"
+
+
+def _settings_of_torchvision(name: str, wanted: Preprocessing) -> Config:
+    num_frames, fps = _TORCHVISION.get(name, (1, None))
     data: dict[str, Any] = {
-        "dataset": "kinetics400",
+        "dataset": "pictures" if spec(name).is_image else "kinetics400",
         "num_frames": num_frames,
         "sampling_rate": 1,
         "target_fps": fps,
@@ -202,10 +232,11 @@ def _settings_of_torchvision(name: str) -> Config:
         "crop_size": wanted.crop_size,
     }
     model = {"name": name, "pool": {"where": []}}
-    return Config.model_validate({"name": name, "model": model, "data": data, "test": {"num_clips": 5}})
+    views = {"num_clips": 1 if spec(name).is_image else 5}
+    return Config.model_validate({"name": name, "model": model, "data": data, "test": views})
 
 
-def _classes(source: Source, path: Path, outputs: int) -> tuple[tuple[str, ...], bool, str]:
+def _classes(source: Source, path: Path, outputs: int, of_pictures: bool) -> tuple[tuple[str, ...], bool, str]:
     """Returns the classes, whether they have names (else numbers), and words for where they come from."""
     beside = path.with_name("classes.txt")
     listed = read_classes(beside) or ()
@@ -214,13 +245,12 @@ def _classes(source: Source, path: Path, outputs: int) -> tuple[tuple[str, ...],
     other = f" ({beside} has {len(listed)})" if listed else ""
     if len(source.classes) == outputs:
         return source.classes, True, f"{outputs}, torchvision's, by the name of the file{other}"
-    if outputs == 400:
+    if of_pictures and outputs == 1000:
+        names = tuple(torchvision_weights("resnet18").meta["categories"])
+        return names, True, f"{outputs}, taken for ImageNet-1K's, in torchvision's order{other}"
+    if outputs == 400 and not of_pictures:
         names = tuple(torchvision_weights("r3d_18").meta["categories"])
         return names, True, f"taken for Kinetics-400's, in the order of the alphabet{other}"
     numbers = tuple(map(str, range(outputs)))
     wanted = f"a classes.txt with {outputs} lines beside the file would name them"
     return numbers, False, f"{outputs} without names{other}: 0 to {outputs - 1}; {wanted}"
-
-
-def _videos() -> list[str]:
-    return [name for name, entry in SPECS.items() if not entry.is_image]

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 from accelerate.utils.memory import should_reduce_batch_size
+from torch import nn
 
 from softpool3d.config import Config
 from softpool3d.datasets.loader import worker_died
@@ -28,7 +29,7 @@ try:
 except ImportError:  # Windows
     resource = None
 
-MEMORY_FORMATS = {"channels_last_3d": torch.channels_last_3d, "contiguous": torch.contiguous_format}
+MEMORY_FORMATS = {"channels_last_3d": torch.channels_last_3d, "contiguous": torch.contiguous_format}  # of clips
 
 
 def make_accelerator(config: Config) -> Accelerator:
@@ -83,6 +84,17 @@ def make_accelerator(config: Config) -> Accelerator:
             f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')} and they did not all come "
             f"({str(error).splitlines()[0]}); start them all, within train.timeout_minutes"
         ) from None
+
+
+def placed(network: nn.Module, device: torch.device, memory_format: str) -> nn.Module:
+    """Moves a network to a device, with its weights in the memory format `train.memory_format`; returns it.
+
+    The weights of a network for pictures have a dimension less, and so has their format.
+    """
+    of_weights = MEMORY_FORMATS[memory_format]
+    if of_weights is torch.channels_last_3d and any(weight.ndim == 4 for weight in network.parameters()):
+        of_weights = torch.channels_last
+    return network.to(device, memory_format=of_weights)
 
 
 def pick_device(name: str) -> torch.device:

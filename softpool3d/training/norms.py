@@ -22,7 +22,13 @@ with warnings.catch_warnings():
     from fvcore.nn.distributed import differentiable_all_reduce as all_reduce
 
 
-class SplitBatchNorm(nn.BatchNorm3d):
+class _AnyBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm of clips and of pictures."""
+
+    def _check_input_dim(self, input: Tensor) -> None: ...
+
+
+class SplitBatchNorm(_AnyBatchNorm):
     """Batch norm that normalises each `clips` clips of a batch by themselves (sub-batch BN, arXiv 1912.00998)."""
 
     clips = 8
@@ -36,7 +42,7 @@ class SplitBatchNorm(nn.BatchNorm3d):
         return f"{super().extra_repr()}, clips={self.clips}"
 
 
-class ProcessesBatchNorm(nn.BatchNorm3d):
+class ProcessesBatchNorm(_AnyBatchNorm):
     """nn.SyncBatchNorm for CPUs, which it does not support. Processes may have different numbers of clips."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -64,12 +70,12 @@ def convert_norms(model: nn.Module, config: TrainConfig, device: torch.device) -
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if config.norm != "batch":
         for name, module in list(model.named_modules()):
-            if type(module) is nn.BatchNorm3d:
+            if type(module) in (nn.BatchNorm3d, nn.BatchNorm2d):
                 model.set_submodule(name, _like(module, config))
     return model
 
 
-def _like(norm: nn.BatchNorm3d, config: TrainConfig) -> nn.BatchNorm3d:
+def _like(norm: nn.modules.batchnorm._BatchNorm, config: TrainConfig) -> _AnyBatchNorm:
     kind = ProcessesBatchNorm if config.norm == "sync" else SplitBatchNorm
     made = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
     if kind is SplitBatchNorm:

@@ -21,7 +21,7 @@ from softpool3d.runs.pretrained import adopt_statistics, name_classes
 from softpool3d.runs.provenance import write_provenance
 from softpool3d.runs.resume import keep_update, restore
 from softpool3d.runs.run import Run
-from softpool3d.runtime.devices import MEMORY_FORMATS, seed_everything, set_random_state
+from softpool3d.runtime.devices import MEMORY_FORMATS, placed, seed_everything, set_random_state
 from softpool3d.runtime.interrupt import Interrupt
 from softpool3d.runtime.processes import Processes
 from softpool3d.runtime.progress import Display
@@ -110,7 +110,7 @@ class Setup:
         config = self.config
         freeze(model, config.optim.freeze)
         model = convert_norms(model, config.train, self.device)
-        self.network = model.to(self.device, memory_format=self.memory_format)
+        self.network = placed(model, self.device, config.train.memory_format)
         self.average = Average(self.network, config.train.ema) if config.train.ema else None
         self.networks = {"": self.network} | ({"_ema": self.average.module} if self.average else {})
         if config.train.compile:

@@ -97,7 +97,12 @@ def _maps(site: Site, there: nn.Module, x: Tensor, trained: PoolConfig) -> Pooli
     beta = trained.beta if swapped and trained.kind == "soft" else 1.0
     after[f"soft, beta {beta if isinstance(beta, str) else format(beta, 'g')}"] = layer(before)
     place = f"{site.place}, {site.geometry}"
-    return PoolingMaps(site.name, place, before[0].cpu(), {label: y[0].cpu() for label, y in after.items()})
+    return PoolingMaps(site.name, place, _first(before), {label: _first(y) for label, y in after.items()})
+
+
+def _first(x: Tensor) -> Tensor:
+    """Returns the maps of the first clip or picture of a batch, (C, T, H, W), on the CPU; a picture's have T = 1."""
+    return (x if x.ndim == 5 else x.unsqueeze(2))[0].cpu()
 
 
 def _input_of_pool(layer: nn.Module, x: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""Grad-CAM (Selvaraju et al., ICCV 2017, arXiv 1610.02391) in three dimensions: where and when a class is seen."""
+"""Grad-CAM (Selvaraju et al., ICCV 2017, arXiv 1610.02391) in three dimensions: where and when a class is seen.
+
+A picture is a clip of one frame.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +68,7 @@ def grad_cam(network: Staged, clip: Tensor, target: int, stage: str = "stage4") 
     for output in reversed(outputs):
         gradients = torch.autograd.grad(score, _tensors(output), retain_graph=True, allow_unused=True)
         slopes = [torch.zeros_like(x) if g is None else g for x, g in zip(_tensors(output), gradients, strict=True)]
-        pairs = zip(_parts(network.leave(output)), _parts(network.leave(_like(output, slopes))), strict=True)
+        pairs = zip(_maps(network, output), _maps(network, _like(output, slopes)), strict=True)
         maps = [(x * g.mean((2, 3, 4), keepdim=True)).sum(1, keepdim=True).detach() for x, g in pairs]
         heat = sum(F.interpolate(m, size=clip.shape[2:], mode="trilinear", align_corners=False)[0, 0] for m in maps)
         if heat.any():
@@ -85,8 +88,11 @@ def _like(output: Any, tensors: list[Tensor]) -> Any:
     return type(output)(next(rest) if isinstance(x, Tensor) else x for x in output)
 
 
-def _parts(features: Tensor | list[Tensor]) -> list[Tensor]:
-    return [features] if isinstance(features, Tensor) else list(features)
+def _maps(network: Staged, output: Any) -> list[Tensor]:
+    """Returns the feature maps of a block's output, (N, C, T, H, W) for each pathway; those of a picture have T = 1."""
+    features = network.leave(output)
+    parts = [features] if isinstance(features, Tensor) else features
+    return [part.unsqueeze(2) if part.ndim == 4 else part for part in parts]
 
 
 def explain(classifier: Classifier, source: Source, target: str | None = None, stage: str = "stage4") -> Heat:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from softpool3d.datasets.video.decoder import check_file, open_video
-from softpool3d.datasets.video.pictures import is_moving_webp, is_picture, read_picture
+from softpool3d.datasets.video.pictures import is_still, read_picture, resized
 from softpool3d.datasets.video.pyav_reader import scaled
 from softpool3d.errors import UsageError
 
@@ -81,17 +81,8 @@ def _check_memory(path: Path, frames: int, width: int, height: int) -> None:
         )
 
 
-def is_still(path: Path) -> bool:
-    """Whether a path is a single picture, and not a folder or a moving WebP."""
-    return is_picture(path.name) and not path.is_dir() and not is_moving_webp(path)
-
-
 def _read_picture(path: Path, short_side: int) -> Tensor:
-    from PIL import Image
-
     check_file(path)
     picture = read_picture(path)
-    size = scaled(*picture.size, min(short_side, *picture.size))
-    if size != picture.size:
-        picture = picture.resize(size, Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
+    pixels = resized(picture, scaled(*picture.size, min(short_side, *picture.size)))
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None]

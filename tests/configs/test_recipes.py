@@ -6,7 +6,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from originals import HARA, TORCHVISION, original, randomize, run_original
+from originals import HARA, TORCHVISION, original, randomize, run_original, seed_network
 from torch import nn
 from torchvision.models.video import mvit
 
@@ -14,6 +14,7 @@ from softpool3d.config_file import load_config
 from softpool3d.errors import UsageError
 from softpool3d.idle_keys import idle_keys
 from softpool3d.models import build_model, load_pretrained
+from softpool3d.models.weights import preprocessing_of, torchvision_weights
 from softpool3d.runs.published import settings_of
 
 CONFIGS = Path(str(files("softpool3d.configs")))
@@ -135,3 +136,62 @@ def test_a_pooling_that_has_no_place_in_a_published_network_is_refused():
 def test_no_key_of_a_recipe_is_without_effect(path):
     if "variants:" not in path.read_text():  # a study
         assert idle_keys(load_config(path)) == []
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+_BASES = ("torchvision", "softpool")
+OF_PICTURES = [path for path in sorted((CONFIGS / "imagenet").glob("*.yaml")) if path.stem not in _BASES]
+NETWORKS_OF_PICTURES = sorted({load_config(path).model.name for path in OF_PICTURES})
+
+
+def test_there_is_a_pair_of_recipes_for_each_network_that_softpool_s_repository_has_weights_of():
+    """Its README names these eleven."""
+    resnets = [f"resnet{depth}" for depth in (18, 34, 50, 101, 152)]
+    others = ["densenet121", "densenet161", "densenet169", "resnext50_32x4d", "resnext101_32x4d", "wide_resnet50_2"]
+    assert sorted(NETWORKS_OF_PICTURES) == sorted([*resnets, *others])
+    assert {path.stem for path in OF_PICTURES} == {
+        f"{n}{end}" for n in NETWORKS_OF_PICTURES for end in ("", "_softpool")
+    }
+    for path in OF_PICTURES:
+        config = load_config(path)
+        assert config.name == f"imagenet_{path.stem}" and config.model.name == path.stem.removesuffix("_softpool")
+        assert len(path.read_text().splitlines()) < 12
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("end", ["", "_softpool"])
+@pytest.mark.parametrize("network", NETWORKS_OF_PICTURES)
+def test_a_recipe_of_pictures_is_the_network_of_its_source(network, end):
+    theirs = seed_network(network, 7) if end else original(network, 7)
+    config = load_config(CONFIGS / "imagenet" / f"{network}{end}.yaml")
+    ours = build_model(config, 7).eval()
+    ours.load_state_dict(theirs.state_dict())
+    clip = torch.randn(2, 3, 1, 64, 64)
+    wanted = theirs(clip[:, :, 0])
+    assert wanted.std() > 1e-3  # or the comparison says nothing
+    torch.testing.assert_close(ours(clip), wanted, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("network", NETWORKS_OF_PICTURES)
+def test_recipes_of_pictures_have_the_settings_of_their_sources(network):
+    plain, soft = (load_config(f"imagenet/{network}{end}") for end in ("", "_softpool"))
+    longer = network.startswith("resnext")
+    assert (plain.train.epochs, plain.optim.milestones) == ((100, [30, 60, 90]) if longer else (90, [30, 60]))
+    assert (soft.train.epochs, soft.optim.milestones) == (90, [30, 60])
+    assert (plain.optim.lr, plain.optim.base_batch, soft.optim.lr, soft.optim.base_batch) == (0.1, 256, 0.1, 128)
+    sizes = [(config.data.short_side, config.data.tested_crop, config.data.crop_size) for config in (plain, soft)]
+    assert sizes == [(256, 224, 224), (324, 299, 299)]
+    own = {"model.pool.kind", "model.pool.where", "model.pool.paper_stem", "optim.base_batch", "name"}
+    own |= {"data.short_side", "data.crop_size"} | ({"train.epochs", "optim.milestones"} if longer else set())
+    changed = {key for key, value in soft.flat().items() if value != plain.flat()[key]}
+    assert changed <= own and changed >= own - {"model.pool.kind"}  # soft is what pooling is by default
+
+
+@pytest.mark.parametrize("network", [n for n in NETWORKS_OF_PICTURES if n != "resnext101_32x4d"])
+def test_torchvision_s_first_weights_are_used_as_their_recipe_says(network):
+    recipe, wanted = load_config(f"imagenet/{network}"), preprocessing_of(torchvision_weights(network, "imagenet1k_v1"))
+    used, _ = settings_of(network, "torchvision", Path("a.pth"), "by its layers", 1000, wanted)
+    keys = {"dataset", "num_frames", "sampling_rate", "short_side", "crop_size", "mean", "std"}
+    assert used.data.model_dump(include=keys) == recipe.data.model_dump(include=keys)
+    assert used.model == recipe.model and used.test.num_clips == recipe.test.num_clips == 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from softpool3d.datasets.sources import motion
+from softpool3d.datasets.sources import generated, motion
 from softpool3d.datasets.sources.motion import CLASSES, opposite, read_motion, render
 from softpool3d.datasets.video.decoder import open_video
 from softpool3d.errors import WorkError
@@ -82,10 +82,10 @@ def test_interrupted_generation_leaves_nothing(tmp_path):
     process.kill()
     process.wait()
     assert not [path for path in home.iterdir() if ".partial-" not in path.name]
-    motion._remove_abandoned(home / next(home.iterdir()).name.partition(".partial-")[0])
+    generated.remove_abandoned(home / next(home.iterdir()).name.partition(".partial-")[0])
     deadline = time.time() + 20  # workers may finish the clip they are at
     while list(home.iterdir()) and time.time() < deadline:
-        motion._remove_abandoned(home / next(home.iterdir()).name.partition(".partial-")[0])
+        generated.remove_abandoned(home / next(home.iterdir()).name.partition(".partial-")[0])
     assert not list(home.iterdir())
 
 
@@ -112,13 +112,13 @@ def test_a_generation_that_is_still_at_work_is_left_alone(tmp_path):
     )
     root, partial = tmp_path / "motion", tmp_path / "motion.partial-1"
     partial.mkdir()
-    motion._remove_abandoned(root)
+    generated.remove_abandoned(root)
     assert partial.is_dir()  # made just now, without an owner yet
     command = [sys.executable, "-c", code, partial]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
-        motion._remove_abandoned(root)
+        generated.remove_abandoned(root)
         assert partial.is_dir()
         process.kill()
-    motion._remove_abandoned(root)
+    generated.remove_abandoned(root)
     assert not partial.exists()

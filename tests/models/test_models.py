@@ -216,7 +216,10 @@ def test_each_key_of_the_model_reaches_its_network():
             "^data.crop_size: x3d_xs needs 32 pixels at least, not 16$",
         ),
         (["model.name=s3d", "data.num_frames=4"], "^data.num_frames: s3d needs 5 frames at least, not 4$"),
-        (["model.name=resnet18"], "^model.inflate: resnet18 takes images; with model.inflate=true it takes clips$"),
+        (
+            ["model.name=resnet18"],
+            "^data.num_frames: resnet18 takes pictures, which are clips of one frame, not 8; set data.num_frames=1",
+        ),
         (["model.inflate=true"], "^model.inflate: r3d_18 takes clips already"),
         (
             ["model.pool.where=[attention]"],

@@ -119,6 +119,20 @@ def test_the_paper_s_stem():
         create("r3d_18", 5, pool=PoolConfig(paper_stem=True))
 
 
+def test_the_stem_alone():
+    """SoftPool's own DenseNets have means in their transitions, and in the head."""
+    for name, pool in (("resnet18", "maxpool"), ("densenet121", "features.pool0")):
+        soft = create(name, 5, width=8, pool=PoolConfig(where=["stem"], paper_stem=True))
+        assert [change.name for change in soft.pooling] == [pool]
+        assert soft.get_submodule(pool).kernel_size == (2, 2) and isinstance(soft.avgpool, nn.AdaptiveAvgPool2d)
+    kept = create("resnet18", 5, width=8, pool=PoolConfig(where=["stem"]))
+    assert kept.maxpool.kernel_size == (3, 3)
+    both = create("resnet18", 5, width=8, pool=PoolConfig(where=["stem", "downsample"]))
+    assert {change.place for change in both.pooling} == {"existing", "downsample"}
+    with pytest.raises(UsageError, match="x3d_xs has no place 'stem'"):
+        create("x3d_xs", 5, pool=PoolConfig(where=["stem"]))
+
+
 def test_attention_pooling_of_mvit():
     settings = FAMILIES["mvit_v2_s"]
     pools = {kind: PoolConfig(kind=kind, where=["existing", "attention"]) for kind in ("soft", "max", "avg")}
@@ -168,7 +182,7 @@ def test_places_that_are_not_there():
     ):
         create("mvit_v2_s", 5, pool=PoolConfig(where=["head"]))
     with pytest.raises(
-        UsageError, match=r"^pool.where: resnet18 has no place 'temporal' \(it has existing, downsample, h"
+        UsageError, match=r"^pool.where: resnet18 has no place 'temporal' \(it has existing, stem, downsam"
     ):
         create("resnet18", 5, pool=PoolConfig(where=["temporal"], temporal=["stage1"]))
     with pytest.raises(UsageError, match="^avgpool: pool.kind: blur slides over windows"):
@@ -179,7 +193,7 @@ def test_places_that_are_not_there():
         PoolConfig(where=["temporal"])
     with pytest.raises(ValueError, match="where does not hold `temporal`"):
         PoolConfig(temporal=["stage1"])
-    with pytest.raises(ValueError, match="add existing to where"):
+    with pytest.raises(ValueError, match="add stem or existing to where"):
         PoolConfig(where=["downsample"], paper_stem=True)
 
 
@@ -293,7 +307,8 @@ def test_precision_and_networks_of_others():
         ),
         ({"types": nn.MaxPool3d}, "nothing to change in Net with where=existing, types="),
         ({"kind": "sof"}, "kind = 'sof': input should be 'soft', 'avg'"),
-        ({"where": "stem"}, "where.* = 'stem': input should be"),
+        ({"where": "body"}, "where.* = 'body': input should be"),
+        ({"where": "stem"}, "where: 'stem' is no place of any network"),
         ({"where": "temporal"}, "temporal names no stages"),
         ({"where": "attention"}, "where: 'attention' is no place of any network"),
         ({"kind": "blur"}, "head: pool.kind: blur slides over windows"),

@@ -32,6 +32,17 @@ def test_parts_of_a_batch_are_normalised_by_themselves():
     assert torch.allclose(split.eval()(x), plain.eval()(x))
 
 
+def test_norms_of_pictures_are_split_too():
+    x = torch.randn(6, 3, 4, 4)
+    plain, split = nn.BatchNorm2d(3), convert_norms(nn.Sequential(nn.BatchNorm2d(3)), TrainConfig(norm="split"), CPU)
+    split[0].clips = 3
+    assert isinstance(split[0], SplitBatchNorm)
+    assert torch.allclose(split(x), torch.cat([plain(x[:3]), plain(x[3:])]), atol=1e-6)
+    processes = convert_norms(nn.Sequential(nn.BatchNorm2d(3)), TrainConfig(norm="sync"), CPU)
+    assert isinstance(processes[0], ProcessesBatchNorm)
+    assert torch.allclose(processes(x), nn.BatchNorm2d(3)(x), atol=1e-6)
+
+
 def _in_two_processes(rank, meeting, queue):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)

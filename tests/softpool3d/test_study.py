@@ -459,3 +459,11 @@ def test_compare_sorts_by_what_runs_are_judged_by(study_file, tmp_path, monkeypa
         "tiny-max-seed0",
         "tiny-soft-seed0",
     ]
+
+
+def test_the_study_of_digits_says_what_it_is_of_and_what_not():
+    study, trials = load_study("study/digits")
+    assert {trial.config.data.dataset for trial in trials} == {"digits"} and len(trials) == 12
+    page = study_page(study, trials, {}, "softpool3d study", "a machine")
+    assert "scikit-learn's 1797 handwritten digits of 8x8 pixels" in page and ": pictures of 32x32;" in page
+    assert "says nothing of ImageNet" in page.replace("\n", " ") and "of each video" not in page

@@ -20,8 +20,8 @@ X3D = {"x3d_xs": (4, 160, 2.2), "x3d_s": (13, 160, 2.2), "x3d_m": (16, 224, 2.2)
 
 def original(name: str, num_classes: int = 7, frames: int | None = None, crop: int | None = None) -> nn.Module:
     """`frames` and `crop` matter to X3D's head alone; the published ones if not given."""
-    if name in IMAGES:
-        network = getattr(torchvision.models, name)(num_classes=num_classes)
+    if name in (*IMAGES, "resnext101_32x4d"):
+        network = image_network(name, num_classes)
     elif name in TORCHVISION:
         network = getattr(torchvision.models.video, name)(num_classes=num_classes)
     elif name in HARA:
@@ -157,3 +157,48 @@ def pyslowfast_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             renamed[f"head.{layer}.{'.'.join(rest)}"] = tensor
     assert two == any("pathway1" in name for name in renamed) and len(renamed) == len(state)
     return renamed
+
+
+def image_network(name: str, num_classes: int) -> nn.Module:
+    """torchvision's; it has no function for resnext101_32x4d."""
+    if name != "resnext101_32x4d":
+        return getattr(torchvision.models, name)(num_classes=num_classes)
+    block, layers = torchvision.models.resnet.Bottleneck, [3, 4, 23, 3]
+    return torchvision.models.ResNet(block, layers, num_classes, groups=32, width_per_group=4)
+
+
+class SeedResNet(torchvision.models.ResNet):
+    """The ResNets of SoftPool's repository (main/models/resnet.py), restated: 2x2 SoftPool in the stem, all else is
+    torchvision's."""
+
+    def __init__(self, name: str, num_classes: int) -> None:
+        plain = image_network(name, num_classes)
+        nn.Module.__init__(self)
+        self.__dict__.update(plain.__dict__)
+        del self._modules["maxpool"]
+        randomize(self).eval()
+
+    def maxpool(self, x: torch.Tensor) -> torch.Tensor:
+        return seed_soft_pool(x)
+
+
+def seed_network(name: str, num_classes: int) -> nn.Module:
+    return (seed_densenet if name.startswith("densenet") else SeedResNet)(name, num_classes)
+
+
+def seed_densenet(name: str, num_classes: int) -> nn.Module:
+    """The DenseNets of SoftPool's repository (main/models/densent.py): means stay in the transitions."""
+    network = image_network(name, num_classes)
+    network.features.pool0 = SeedSoftPool()
+    return randomize(network).eval()
+
+
+class SeedSoftPool(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return seed_soft_pool(x)
+
+
+def seed_soft_pool(x: torch.Tensor) -> torch.Tensor:
+    """2x2 SoftPool as the paper defines it."""
+    weights = x.exp()
+    return nn.functional.avg_pool2d(weights * x, 2) / nn.functional.avg_pool2d(weights, 2)

@@ -62,7 +62,7 @@ def test_the_table(monkeypatch):
         r"x3d_xs +4 x 160x160 +3.79 +0.63 +3.79 M, 0.60 G +existing, downsample, temporal, head +PyTorchV", printed
     )
     assert re.search(
-        r"resnet18 +224x224 +11.69 +1.82 +11.69 M, 1.81 G +existing, downsample, head +torchvision", printed
+        r"resnet18 +224x224 +11.69 +1.82 +11.69 M, 1.81 G +existing, stem, downsample, head +torchvision", printed
     )
 
 
@@ -112,7 +112,7 @@ def test_the_page(monkeypatch, tmp_path):
         (["x3d_m", "--pools"], "one of them"),
         (["--set", "model.width=3"], "--set changes one network: name it"),
         (["x3d_m", "--set", "optim.lr=1"], "--set optim.lr: what is shown depends on model, data, device"),
-        (["x3d_m", "--set", "model.pool.where=stem"], "override model.pool.where=stem: model.pool.where"),
+        (["x3d_m", "--set", "model.pool.where=neck"], "override model.pool.where=neck: model.pool.where"),
         (["x3d_m", "--set", "data.crop_size=16"], "data.crop_size: x3d_m needs 32 pixels at least, not 16"),
         (["r3d_18", "--set", "model.weights=no.pth"], "model.weights: no weights file no.pth"),
         (["mvit_v2_s", "--set", "model.pool.where=head"], "mvit_v2_s has no place 'head'"),
