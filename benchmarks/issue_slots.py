@@ -63,16 +63,16 @@ def backward(*window: int) -> float:
 
 
 KINDS = [
-    Kind(r"forward_rows<T, (\d), 2, 2>", "rows {0}x2x2", lambda t: forward(t, 2, 2)),
-    Kind(r"forward_columns<T, int, [48], Fixed<(\d), ([12]), ([12])>>", "columns {0}x{1}x{2}", forward),
+    Kind(r"forward_windows<T, int, [24], Rows<(\d), 2, 2>>", "rows {0}x2x2", lambda t: forward(t, 2, 2)),
+    Kind(r"forward_windows<T, int, [48], Fixed<(\d), ([12]), ([12])>>", "columns {0}x{1}x{2}", forward),
     Kind(
         r"forward_overlap<T, Overlap<(\d)/(\d)/\d, (\d)/(\d)/\d, \d/\d/\d, (\w+(?:<\d>)?)>>",
         "{0}x{2}x{2} / {1}x{3}x{3}, {4}",
         lambda kernel_t, t, kernel, s: forward(t, s, s),
         turns=lambda kernel_t, *_: kernel_t,
     ),
-    Kind(r"backward_rows<T, (\d), 2, 2>", "rows {0}x2x2, backward", lambda t: backward(t, 2, 2)),
-    Kind(r"backward_columns<T, int, [48], Fixed<(\d), (\d), (\d)>>", "columns {0}x{1}x{2}, backward", backward),
+    Kind(r"backward_windows<T, int, [24], Rows<(\d), 2, 2>>", "rows {0}x2x2, backward", lambda t: backward(t, 2, 2)),
+    Kind(r"backward_windows<T, int, [48], Fixed<(\d), (\d), (\d)>>", "columns {0}x{1}x{2}, backward", backward),
     Kind(r"reduce_windows<T, int, [48], false, true, false>", "large windows, channels"),
     Kind(r"reduce_windows<T, int, [48], true, true, false>", "large windows, a run"),
     Kind(r"spread_gradient<T, int, [48], false, true>", "large windows, channels, backward"),

@@ -27,8 +27,8 @@ enum class Type { float64, float32, float16, bfloat16 };
 struct Call {
   Type type;
   bool channels_last;
-  bool small_planes;  // contiguous, but pooled as channels_last after a transposition: see cpu_kernels.h
-  bool in_rows;       // channels_last, but the rows of all channels are taken as rows of numbers: see cpu_kernels.h
+  bool small_planes;  // contiguous, but pooled as channels_last after a transposition: see cpu_transposer.h
+  bool in_rows;       // channels_last, but the rows of all channels are taken as rows of numbers: see cpu_columns.h
   bool backward, input_grad, beta_grad;
   int64_t channels;  // 1 where they lie along h
   Geometry<int64_t> geometry;

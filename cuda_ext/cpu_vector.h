@@ -20,6 +20,7 @@
 
 #define SOFTPOOL_INLINE inline __attribute__((always_inline))
 #define SOFTPOOL_LAMBDA __attribute__((always_inline))  // after a lambda's parameters
+#define SOFTPOOL_APART __attribute__((noinline))        // what works on a whole row: one copy of it is enough
 
 namespace softpool3d {
 
@@ -221,89 +222,6 @@ SOFTPOOL_INLINE Vec<float>::ints larger(Vec<float>::ints a, Vec<float>::ints b) 
   return bit_cast<Vec<float>::ints>(_mm256_max_epi32(bit_cast<__m256i>(a), bit_cast<__m256i>(b)));
 }
 #endif
-
-// Whether multiply-add fuses on this machine: x * scale then enters the reduced argument of exp2 without rounding.
-#if SOFTPOOL_AVX512 || SOFTPOOL_AVX2 || defined(__FMA__) || defined(__aarch64__)
-constexpr bool kFuses = true;
-#else
-constexpr bool kFuses = false;
-#endif
-
-// The largest |x scale| in exp2_bounded with which weights are used without subtracting the window's maximum. Up to
-// here, sums stay normal numbers, and what rounding does to the exponent stays below the type's precision.
-template <class Acc>
-constexpr Acc kBound = kFuses ? Acc(60) : Acc(20);
-
-// 2^(x scale) for |x scale| <= kBound, to about one unit in the last place.
-#if SOFTPOOL_AVX512
-// 2^(k / 32), from a table in two registers, times a parabola in the rest: half the multiplications of a polynomial
-// alone.
-alignas(64) constexpr float kExp2Table[32] = {
-    0x1p0f, 0x1.059b0ep0f, 0x1.0b5586p0f, 0x1.11301ep0f,
-    0x1.172b84p0f, 0x1.1d4874p0f, 0x1.2387a6p0f, 0x1.29e9ep0f,
-    0x1.306fep0f, 0x1.371a74p0f, 0x1.3dea64p0f, 0x1.44e086p0f,
-    0x1.4bfdaep0f, 0x1.5342b6p0f, 0x1.5ab07ep0f, 0x1.6247ecp0f,
-    0x1.6a09e6p0f, 0x1.71f75ep0f, 0x1.7a1148p0f, 0x1.82589ap0f,
-    0x1.8ace54p0f, 0x1.93737cp0f, 0x1.9c4918p0f, 0x1.a5503cp0f,
-    0x1.ae89fap0f, 0x1.b7f77p0f, 0x1.c199bep0f, 0x1.cb720ep0f,
-    0x1.d5818ep0f, 0x1.dfc974p0f, 0x1.ea4afap0f, 0x1.f50766p0f};
-
-SOFTPOOL_INLINE FloatV exp2_bounded(FloatV x, FloatV scale) {
-  const FloatV magic = splat<FloatV>(0x1.8p18f);  // its last bit is worth 1 / 32
-  const FloatV shifted = x * scale + magic;
-  const FloatV steps = shifted - magic;
-  const FloatV f = x * scale - steps;
-  FloatV power = _mm512_permutex2var_ps(load(kExp2Table), bit_cast<__m512i>(shifted), load(kExp2Table + 16));
-  power = _mm512_scalef_ps(power, steps);  // which rounds steps down
-  return (f * 2.402265070e-01f + 6.931573437e-01f) * f * power + power;
-}
-#else
-// The same as exp2_of in window.h, without what bounded arguments do not need.
-SOFTPOOL_INLINE FloatV exp2_bounded(FloatV x, FloatV scale) {
-  const FloatV magic = splat<FloatV>(0x1.8p23f);
-  const FloatV shifted = x * scale + magic;
-  const FloatV whole = shifted - magic;
-  const FloatV f = x * scale - whole;
-  FloatV p = f * 1.5461444698569129e-4f + 1.3400428177615838e-3f;
-  p = p * f + 9.6180566785246380e-3f;
-  p = p * f + 5.5503272266703021e-2f;
-  p = p * f + 2.4022650922288758e-1f;
-  p = p * f + 6.9314720670283260e-1f;
-  p = p * f + 1.f;
-  return p * bit_cast<FloatV>((bit_cast<BitsV>(shifted) << 23) + 0x3f800000u);
-}
-#endif
-
-SOFTPOOL_INLINE DoubleV exp2_bounded(DoubleV x, DoubleV scale) {
-  const DoubleV magic = splat<DoubleV>(0x1.8p52);
-  const DoubleV shifted = x * scale + magic;
-  const DoubleV whole = shifted - magic;
-  const DoubleV f = x * scale - whole;
-  DoubleV p = f * 4.4558179083360645e-10 + 7.0741942972885210e-9;
-  p = p * f + 1.0178057087733941e-7;
-  p = p * f + 1.3215432535912376e-6;
-  p = p * f + 1.5252733841556773e-5;
-  p = p * f + 1.5403530463724354e-4;
-  p = p * f + 1.3333558146406471e-3;
-  p = p * f + 9.6181291076872567e-3;
-  p = p * f + 5.5504108664821627e-2;
-  p = p * f + 2.4022650695910160e-1;
-  p = p * f + 6.9314718055994531e-1;
-  p = p * f + 1.;
-  using Bits = Vec<double>::bits;
-  return p * bit_cast<DoubleV>((bit_cast<Bits>(shifted) << 52) + uint64_t{0x3ff0000000000000});
-}
-
-// 2^x for x <= 0: 0 below the smallest normal number, NaN for NaN.
-SOFTPOOL_INLINE FloatV exp2_of(FloatV x) {
-  const FloatV e = exp2_bounded(x < -126.f ? splat<FloatV>(-126.f) : x, splat<FloatV>(1.f));
-  return x < -126.f ? FloatV{} : e;
-}
-
-SOFTPOOL_INLINE DoubleV exp2_of(DoubleV x) {
-  const DoubleV e = exp2_bounded(x < -1022. ? splat<DoubleV>(-1022.) : x, splat<DoubleV>(1.));
-  return x < -1022. ? DoubleV{} : e;
-}
 
 // The lanes i... of a followed by b. Only clang and g++ from 12 on have __builtin_shufflevector, only g++ the other.
 template <int... i, class V>

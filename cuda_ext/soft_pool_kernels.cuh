@@ -11,17 +11,18 @@
 
 namespace softpool3d::cuda {
 
-// --- windows over an inner dimension: channels_last_3d, axes that are not pooled, and whatever else there is ------------
+// --- windows of a thread: a kernel forward and one backward, for every kind of soft_pool_window.cuh -----------------
 
 template <class T, class Index, int V, class Kind>
 __global__ void __launch_bounds__(kThreads, Kind::blocks(V))
-    forward_columns(const T* x, T* y, Pool<T, Index> pool, Split<Index> split, Index count) {
+    forward_windows(const T* x, T* y, Pool<T, Index> pool, Split<Index> split, Index count) {
+  using Window = typename Kind::template Window<T, Index, V>;
   const Index id = global_id<Index>();
   if (id >= count) return;
-  const Place<Index> at = split(id, V);
-  const auto beta = lanes_of<V>([&](int v) { return pool.beta_at(at, v); });
-  const typename Kind::template Window<T, Index, V> window(x + pool.input.plane(at), pool, at);
-  store<V>(y + pool.output(at), means_of<V, T>(window, beta));
+  const Place<Index> at = split(id, Window::kInner);
+  const auto beta = Window::betas(pool, at);
+  const Window window(x + pool.input.plane(at), pool, at);
+  store<V>(y + Window::output(pool, at), means_of<V, T>(window, beta));
 }
 
 // The gradient where windows tile the input: every thread computes its window once more and writes the gradient of all
@@ -29,80 +30,26 @@ __global__ void __launch_bounds__(kThreads, Kind::blocks(V))
 // written; where the output has none, it is 0.
 template <class T, class Index, int V, class Kind>
 __global__ void __launch_bounds__(kThreads, Kind::blocks(V))
-    backward_columns(const T* x, const T* y_grad, T* x_grad, Pool<T, Index> pool, Split<Index> split, Index count) {
+    backward_windows(const T* x, const T* y_grad, T* x_grad, Pool<T, Index> pool, Split<Index> split, Index count) {
   using Acc = AccOf<T>;
+  using Window = typename Kind::template Window<T, Index, V>;
   const Index id = global_id<Index>();
   if (id >= count) return;
-  const Place<Index> at = split(id, V);
-  const bool has_output = at.t < pool.axes.t.out && at.h < pool.axes.h.out && at.w < pool.axes.w.out;
-  const auto beta = lanes_of<V>([&](int v) { return pool.beta_at(at, v); });
-  const typename Kind::template Window<T, Index, V> window(x + pool.input.plane(at), pool, at);
+  const Place<Index> at = split(id, Window::kInner);
+  const bool has_output = Window::has_output(pool, at);
+  const auto beta = Window::betas(pool, at);
+  const Window window(x + pool.input.plane(at), pool, at);
   Vec<T, V> g = {};
-  if (has_output) g = load<V>(y_grad + pool.output(at));
+  if (has_output) g = load<V>(y_grad + Window::output(pool, at));
   x_grad += pool.input_grad.plane(at);
-  const auto write = [&](const auto& gradient, auto whole) {
-    window.each_place([&](int tap, Index t, Index h, Index w, const Lanes<Acc, V>& values) {
-      Vec<T, V> result;
-#pragma unroll
-      for (int v = 0; v < V; ++v) result.of[v] = static_cast<T>(gradient(tap, v, values[v]));
-      store<V>(x_grad + pool.input_grad.in_plane(t, h, w), result);
-    }, whole);
-  };
+  const auto write = [&](const auto& gradient, auto whole) { window.write(x_grad, pool.input_grad, gradient, whole); };
   if (has_output)
     write_gradients<V, T>(window, beta, g, write);
   else
     write([](int, int, Acc) { return Acc(0); }, std::false_type());
 }
 
-// --- windows along contiguous rows ----------------------------------------------------------------------------------------
-
-template <class T, int KT, int KH, int KW>
-__global__ void __launch_bounds__(kThreads)
-    forward_rows(const T* x, T* y, Pool<T, int32_t> pool, Split<int32_t> split, int32_t count) {
-  using Windows = Rows<T, KT, KH, KW>;
-  constexpr int V = Windows::kWindows;
-  const int32_t id = global_id<int32_t>();
-  if (id >= count) return;
-  const Place<int32_t> at = split(id, 1);
-  const AccOf<T> of_all = pool.beta_at(at, 0);
-  const auto beta = lanes_of<V>([&](int) { return of_all; });
-  const Windows windows(x + pool.input.plane(at), pool, at);
-  store<V>(y + pool.output.plane(at) + pool.output.in_plane(at.t, at.h, at.w * V), means_of<V, T>(windows, beta));
-}
-
-// The same as backward_columns, with Rows.
-template <class T, int KT, int KH, int KW>
-__global__ void __launch_bounds__(kThreads) backward_rows(const T* x, const T* y_grad, T* x_grad,
-                                                          Pool<T, int32_t> pool, Split<int32_t> split, int32_t count) {
-  using Acc = AccOf<T>;
-  using Windows = Rows<T, KT, KH, KW>;
-  constexpr int V = Windows::kWindows;
-  const int32_t id = global_id<int32_t>();
-  if (id >= count) return;
-  const Place<int32_t> at = split(id, 1);
-  const bool has_output = at.t < pool.axes.t.out && at.h < pool.axes.h.out;
-  const AccOf<T> of_all = pool.beta_at(at, 0);
-  const auto beta = lanes_of<V>([&](int) { return of_all; });
-  const Windows windows(x + pool.input.plane(at), pool, at);
-  Vec<T, V> g = {};
-  if (has_output) g = load<V>(y_grad + pool.output.plane(at) + pool.output.in_plane(at.t, at.h, at.w * V));
-  x_grad += pool.input_grad.plane(at);
-  const auto write = [&](const auto& gradient, auto whole) {
-    windows.each_row([&](int row, int32_t t, int32_t h, const Lanes<Acc, V * KW>& values) {
-      Vec<T, V * KW> result;
-#pragma unroll
-      for (int e = 0; e < V * KW; ++e)
-        result.of[e] = static_cast<T>(gradient(row * KW + e % KW, e / KW, values[e]));
-      store<V * KW>(x_grad + pool.input_grad.in_plane(t, h, at.w * V * KW), result);
-    }, whole);
-  };
-  if (has_output)
-    write_gradients<V, T>(windows, beta, g, write);
-  else
-    write([](int, int, Acc) { return Acc(0); }, std::false_type());
-}
-
-// --- any backward: a gather over the windows that hold a position ---------------------------------------------------------
+// --- any backward: a gather over the windows that hold a position ---------------------------------------------------
 
 // What a block of backward_gather computes: the gradient of a box of positions times `lanes` vectors of inner elements.
 // windows_*: the most windows that lie over a box along that axis.
@@ -240,7 +187,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
 }
 
-// --- dL/dbeta of each channel: two stages, each in a fixed order ----------------------------------------------------------
+// --- dL/dbeta of each channel: two stages, each in a fixed order ----------------------------------------------------
 
 // One block adds up the outputs of one slice of planes n, c for V x `lanes` inner elements: shares[n, slice][channel].
 template <class T, class Index, int V>

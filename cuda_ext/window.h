@@ -44,7 +44,7 @@ struct Limits<double> {
 
 constexpr double kLog2e = 1.4426950408889634;
 
-// 2^x for x <= 0, 0 below the smallest normal number, NaN for NaN.
+// exp2_of(x): 2^x for x <= 0, 0 below the smallest normal number, NaN for NaN.
 #if defined(__CUDA_ARCH__)
 SOFTPOOL_HD float exp2_of(float x) {
   float power;
@@ -53,51 +53,55 @@ SOFTPOOL_HD float exp2_of(float x) {
 }
 SOFTPOOL_HD double exp2_of(double x) { return exp2(x); }
 #else
-// Without branches, calls or conversions to int, so that compilers vectorise loops over it. The coefficients are the
-// best polynomials for 2^f on [-0.5, 0.5], with a relative error of 2e-9 and 3e-18.
-SOFTPOOL_HD float exp2_of(float x) {
-  const float magic = 0x1.8p23f;  // adding it rounds to an integer, which is then in the low bits
-  const float clamped = x < -126.f ? -126.f : x;
-  const float shifted = clamped + magic;
-  const float f = clamped - (shifted - magic);
-  float p = 1.5461444698569129e-4f;
-  p = p * f + 1.3400428177615838e-3f;
-  p = p * f + 9.6180566785246380e-3f;
-  p = p * f + 5.5503272266703021e-2f;
-  p = p * f + 2.4022650922288758e-1f;
-  p = p * f + 6.9314720670283260e-1f;
-  p = p * f + 1.f;
-  uint32_t bits;
-  memcpy(&bits, &shifted, sizeof bits);
-  bits = (bits << 23) + 0x3f800000u;
-  float power;
-  memcpy(&power, &bits, sizeof power);
-  return x < -126.f ? 0.f : p * power;
+// What 2^x is made of on a CPU, here and in cpu_exp2.h: adding `magic` rounds x to an integer, which is then in the low
+// bits; shifted to the exponent and added to `one` they are a power of 2. The coefficients are those of the best
+// polynomials for 2^f on [-0.5, 0.5], with a relative error of 2e-9 and 3e-18.
+template <class Acc>
+struct Exp2;
+
+template <>
+struct Exp2<float> {
+  using Bits = uint32_t;
+  static constexpr float magic = 0x1.8p23f, least = -126;
+  static constexpr Bits shift = 23, one = 0x3f800000;
+  static constexpr float coefficients[] = {1.5461444698569129e-4f, 1.3400428177615838e-3f, 9.6180566785246380e-3f,
+                                           5.5503272266703021e-2f, 2.4022650922288758e-1f, 6.9314720670283260e-1f,
+                                           1.f};
+};
+
+template <>
+struct Exp2<double> {
+  using Bits = uint64_t;
+  static constexpr double magic = 0x1.8p52, least = -1022;
+  static constexpr Bits shift = 52, one = 0x3ff0000000000000;
+  static constexpr double coefficients[] = {4.4558179083360645e-10, 7.0741942972885210e-9, 1.0178057087733941e-7,
+                                            1.3215432535912376e-6,  1.5252733841556773e-5, 1.5403530463724354e-4,
+                                            1.3333558146406471e-3,  9.6181291076872567e-3, 5.5504108664821627e-2,
+                                            2.4022650695910160e-1,  6.9314718055994531e-1, 1.};
+};
+
+// 2^f of numbers, or of vectors of numbers.
+template <class Acc, class V>
+SOFTPOOL_HD V exp2_of_fraction(V f) {
+  const auto& c = Exp2<Acc>::coefficients;
+  V p = f * c[0] + c[1];
+  for (unsigned i = 2; i < sizeof c / sizeof c[0]; ++i) p = p * f + c[i];
+  return p;
 }
 
-SOFTPOOL_HD double exp2_of(double x) {
-  const double magic = 0x1.8p52;
-  const double clamped = x < -1022. ? -1022. : x;
-  const double shifted = clamped + magic;
-  const double f = clamped - (shifted - magic);
-  double p = 4.4558179083360645e-10;
-  p = p * f + 7.0741942972885210e-9;
-  p = p * f + 1.0178057087733941e-7;
-  p = p * f + 1.3215432535912376e-6;
-  p = p * f + 1.5252733841556773e-5;
-  p = p * f + 1.5403530463724354e-4;
-  p = p * f + 1.3333558146406471e-3;
-  p = p * f + 9.6181291076872567e-3;
-  p = p * f + 5.5504108664821627e-2;
-  p = p * f + 2.4022650695910160e-1;
-  p = p * f + 6.9314718055994531e-1;
-  p = p * f + 1.;
-  uint64_t bits;
+// Without branches, calls or conversions to int, so that compilers vectorise loops over it.
+template <class Acc>
+SOFTPOOL_HD Acc exp2_of(Acc x) {
+  using Of = Exp2<Acc>;
+  const Acc clamped = x < Of::least ? Of::least : x;
+  const Acc shifted = clamped + Of::magic;
+  const Acc f = clamped - (shifted - Of::magic);
+  typename Of::Bits bits;
   memcpy(&bits, &shifted, sizeof bits);
-  bits = (bits << 52) + 0x3ff0000000000000u;
-  double power;
+  bits = (bits << Of::shift) + Of::one;
+  Acc power;
   memcpy(&power, &bits, sizeof power);
-  return x < -1022. ? 0. : p * power;
+  return x < Of::least ? Acc(0) : exp2_of_fraction<Acc>(f) * power;
 }
 #endif
 

@@ -68,7 +68,7 @@ def test_kernels_equal_the_definition(programs, build):
     wide = {"float32": 4, "bfloat16": 8, "float64": 2}[build]
     wanted = {"sum_shares<>", "merge_segments<int>", "merge_segments<long>"}
     for index, v in (("int", 1), ("int", wide), ("long", 1)):
-        wanted |= {f"forward_columns<{index}, {v}, Any>", f"beta_shares<{index}, {v}>"}
+        wanted |= {f"forward_windows<{index}, {v}, Any>", f"beta_shares<{index}, {v}>"}
         # Over an inner dimension, and across windows without one; squares for a learned beta.
         wanted |= {f"reduce_windows<{index}, {v}, false, false, {squares}>" for squares in ("true", "false")}
         wanted |= {f"reduce_windows<{index}, {v}, true, false, true>", f"spread_gradient<{index}, {v}, false, false>"}
@@ -77,17 +77,18 @@ def test_kernels_equal_the_definition(programs, build):
         wanted |= {f"reduce_windows<{index}, 1, true, false, false>", f"spread_gradient<{index}, 1, true, false>"}
     for v, across in ((1, "true"), (wide, "true"), (wide, "false")):
         wanted |= {f"reduce_windows<int, {v}, {across}, true, false>", f"spread_gradient<int, {v}, {across}, true>"}
-    wanted |= {f"backward_columns<int, {v}, Any>" for v in (1, wide)}
+    wanted |= {f"backward_windows<int, {v}, Any>" for v in (1, wide)}
     if build != "float64":
         two, one_two, one_three = "Fixed<2, 2, 2>", "Fixed<1, 2, 2>", "Fixed<1, 3, 3>"
         for v in (1, wide):
-            wanted |= {f"{way}_columns<int, {v}, {one_two}>" for way in ("forward", "backward")}
-            wanted |= {f"forward_columns<int, {v}, {two}>"}
+            wanted |= {f"{way}_windows<int, {v}, {one_two}>" for way in ("forward", "backward")}
+            wanted |= {f"forward_windows<int, {v}, {two}>"}
         for v in (1, 4):
-            wanted |= {f"forward_columns<int, {v}, {one_three}>", f"backward_columns<int, {v}, {two}>"}
-        wanted |= {"forward_columns<int, 1, Fixed<3, 3, 3>>"}
-        wanted |= {f"{way}_columns<int, {wide}, Fixed<2, 1, 1>>" for way in ("forward", "backward")}
-        wanted |= {f"{way}_rows<{kernel}, 2, 2>" for way in ("forward", "backward") for kernel in (1, 2)}
+            wanted |= {f"forward_windows<int, {v}, {one_three}>", f"backward_windows<int, {v}, {two}>"}
+        wanted |= {"forward_windows<int, 1, Fixed<3, 3, 3>>"}
+        wanted |= {f"{way}_windows<int, {wide}, Fixed<2, 1, 1>>" for way in ("forward", "backward")}
+        for kernel in (1, 2):
+            wanted |= {f"{way}_windows<int, {wide // 2}, Rows<{kernel}, 2, 2>>" for way in ("forward", "backward")}
         one, halved, same = "Along<1, 1, 0>", "Along<3, 2, 1>", "Along<3, 1, 1>"
         for along in (f"{one}, {halved}, {halved}", f"{halved}, {halved}, {halved}", f"{same}, {same}, {same}"):
             for beside in ("Inner<1>", "Inner<2>", "Row", "WideRow"):
