@@ -105,6 +105,9 @@ Names and shapes of parameters do not change, so public weights load; only `atte
 channel, `beta="learnable"` among them, need the channels. They are found by a run on shapes alone, or from `example`,
 an input of the network, where such a run fails.
 
+A network that was trained with max pooling goes on as it was with `beta=16` or more. With beta 1 SoftPool is close to
+average pooling on most feature maps, and the network has to be trained again ([temperature.md](temperature.md)).
+
 `torch.fx.symbolic_trace` and torchvision's `create_feature_extractor` take a network with SoftPool where they take it
 without; SlowFast and MViT they do not.
 
