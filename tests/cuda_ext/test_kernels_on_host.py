@@ -25,7 +25,7 @@ BUILDS = {
     "float32": ("float", "address,undefined", 320),
     "bfloat16": ("torch::headeronly::BFloat16", "address,alignment", 320),
     "float64": ("double", "address,undefined", 150),
-    "float32-races": ("float", "thread", 40),
+    "float32-races": ("float", "thread", 24),
 }
 
 
