@@ -19,34 +19,39 @@ class Channels {
 
   // Sums the windows of n rows of inputs.
   template <int kSums>
-  SOFTPOOL_APART void sum(int64_t n, int64_t, const RowSums<Acc>& out) {
+  SOFTPOOL_APART void sum(int64_t n, int64_t i) {
     constexpr int block = SOFTPOOL_AVX512 ? 4 : 2;  // as many vectors as there are registers for
-    const int64_t channels = plan_.channels;
+    // Read once: the compiler would read what lies behind plan_ anew after each store.
+    const From from{plan_.inputs, n, plan_.call.x_stride[4], plan_.scale, plan_.inverse_limit};
+    const Range<int64_t>* const windows = plan_.call.w.windows;
+    const int64_t channels = plan_.channels, end = plan_.need_w.end;
+    // In parts, so that rounding errors do not add up, and a part is still in the cache for the next channels.
+    const int64_t taps = max_of(int64_t{1}, 256 / max_of(n, int64_t{1}));
+    Acc* to[kSums];
+    for (int s = 0; s < kSums; ++s) to[s] = plan_.target(s, i);
     Largest<Acc> shares;
-    for (int64_t wo = plan_.need_w.begin; wo < plan_.need_w.end; ++wo) {
-      const auto window = plan_.call.w.windows[wo];
-      Acc* to[kSums];
-      for (int s = 0; s < kSums; ++s) to[s] = out[s] + plan_.sum_index(wo, 0);
-      // In parts, so that rounding errors do not add up, and a part is still in the cache for the next channels.
-      const int64_t length = max_of(int64_t{1}, 256 / max_of(n, int64_t{1})) * window.step;
+    for (int64_t wo = plan_.need_w.begin; wo < end; ++wo) {
+      const auto window = windows[wo];
+      const int64_t length = taps * window.step;
       auto part = window;
       do {
         part.end = min_of(part.begin + length, window.end);
         const bool first = part.begin == window.begin;
         const auto whole = [](const T* p) SOFTPOOL_LAMBDA { return load(p); };
         int64_t c = 0;
-        for (; c + block * lanes <= channels; c += block * lanes) add<block>(n, c, part, first, to, shares, whole);
-        for (; c + lanes <= channels; c += lanes) add<1>(n, c, part, first, to, shares, whole);
+        for (; c + block * lanes <= channels; c += block * lanes) add<block>(from, c, part, first, to, shares, whole);
+        for (; c + lanes <= channels; c += lanes) add<1>(from, c, part, first, to, shares, whole);
         const int rest = static_cast<int>(channels - c);
         if (rest > 0)
-          add<1>(n, c, part, first, to, shares, [rest](const T* p) SOFTPOOL_LAMBDA { return load_part(p, rest); });
+          add<1>(from, c, part, first, to, shares, [rest](const T* p) SOFTPOOL_LAMBDA { return load_part(p, rest); });
         part.begin += length;
       } while (part.begin < window.end);
+      for (int s = 0; s < kSums; ++s) to[s] += channels;
     }
     shares_ = shares;
   }
 
-  void gather(int64_t, const RowSums<Acc>&) const {}
+  void gather(int64_t) const {}
 
   Acc share_of_limit(int64_t) const { return shares_.value(); }
 
@@ -57,7 +62,7 @@ class Channels {
   SOFTPOOL_APART void gradient(const T* x, int64_t, To* dx, int64_t stride) const {
     const auto axis = plan_.call.geometry.w;
     const int64_t channels = plan_.channels;
-    const Acc *scale = plan_.scale(), *beta = plan_.beta(), *u = uv_[0], *v = uv_[1];
+    const Acc *scale = plan_.scale, *beta = plan_.beta, *u = uv_[0], *v = uv_[1];
     for (int64_t w = plan_.own_w.begin; w < plan_.own_w.end; ++w) {
       const auto over = plan_.call.w.over[w];
       const T* from = x + w * plan_.call.x_stride[4];
@@ -90,19 +95,24 @@ class Channels {
   }
 
  private:
+  struct From {
+    const T* const* rows;
+    int64_t n, stride;
+    const Acc *scale, *inverse_limit;
+  };
+
   // Adds a part of a window, in `block` vectors of channels from c on. What is stored beyond the channels is
   // overwritten by the next window, or lies after the row.
   template <int block, int kSums, class LoadX>
-  SOFTPOOL_INLINE void add(int64_t n, int64_t c, const Range<int64_t>& part, bool first, Acc* const (&to)[kSums],
-                           Largest<Acc>& shares, const LoadX& load_x) const {
-    const int64_t stride = plan_.call.x_stride[4];
+  SOFTPOOL_INLINE static void add(const From& from, int64_t c, const Range<int64_t>& part, bool first,
+                                  Acc* const (&to)[kSums], Largest<Acc>& shares, const LoadX& load_x) {
     V scale[block];
     Largest<Acc> largest[block];
     Moments<Acc, kSums> sum[block];
-    for (int b = 0; b < block; ++b) scale[b] = load(plan_.scale() + c + b * lanes);
-    for (int64_t r = 0; r < n; ++r)
+    for (int b = 0; b < block; ++b) scale[b] = load(from.scale + c + b * lanes);
+    for (int64_t r = 0; r < from.n; ++r)
       for (int64_t w = part.begin; w < part.end; w += part.step) {
-        const T* x_at = plan_.inputs[r] + w * stride + c;
+        const T* x_at = from.rows[r] + w * from.stride + c;
         for (int b = 0; b < block; ++b) {
           prefetch(x_at + b * lanes);
           const V x = load_x(x_at + b * lanes);
@@ -112,7 +122,7 @@ class Channels {
       }
     for (int b = 0; b < block; ++b) {
       const int64_t at = c + b * lanes;
-      shares.add_positive(largest[b].lanes() * load(plan_.inverse_limit() + at));
+      shares.add_positive(largest[b].lanes() * load(from.inverse_limit + at));
       for (int s = 0; s < kSums; ++s)
         store(to[s] + at, first ? sum[b].of[s] : load(to[s] + at) + sum[b].of[s]);
     }

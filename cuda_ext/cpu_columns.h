@@ -18,13 +18,13 @@ class Columns {
  public:
   explicit Columns(const Plan<T, Acc>& plan) : plan_(plan), in_place_(plan.column_pitch == 0) {}
 
-  // Sums the columns of n rows of inputs, up to four at a time, for row i of a batch: into `out` if the windows are
-  // columns themselves, else for gather(). 
+  // Sums the columns of n rows of inputs, up to four at a time, for row i of a batch: to where it belongs if the windows
+  // are columns themselves, else for gather().
   template <int kSums>
-  SOFTPOOL_APART void sum(int64_t n, int64_t i, const RowSums<Acc>& out) {
+  SOFTPOOL_APART void sum(int64_t n, int64_t i) {
     Acc* to[kSums];
     for (int s = 0; s < kSums; ++s)
-      to[s] = in_place_ ? out[s]
+      to[s] = in_place_ ? plan_.target(s, i)
                         : plan_.columns_of(plan_.column, s, i) +
                               (plan_.columns.begin - plan_.first_column) * plan_.inner;
     Largest<Acc> largest;
@@ -41,16 +41,19 @@ class Columns {
     largest_[i] = largest;
   }
 
-  // Sums the columns of row i along W.
-  SOFTPOOL_APART void gather(int64_t i, const RowSums<Acc>& out) const {
+  // Sums the columns of `rows` rows along W.
+  SOFTPOOL_APART void gather(int64_t rows) const {
     if (in_place_) return;
-    with_along(plan_, [&](auto along) {
-      for (int s = 0; s < plan_.sums(); ++s) along.gather(plan_, plan_.columns_of(plan_.column, s, i), out[s]);
+    const int sums = plan_.sums();
+    with_along(plan_, [&](auto along) SOFTPOOL_LAMBDA {
+      for (int64_t i = 0; i < rows; ++i)
+        for (int s = 0; s < sums; ++s)
+          along.gather(plan_, plan_.columns_of(plan_.column, s, i), plan_.target(s, i));
     });
   }
 
   // The largest |x| of row i, in shares of what weights bear without a maximum.
-  Acc share_of_limit(int64_t i) const { return largest_[i].value() * *plan_.inverse_limit(); }
+  Acc share_of_limit(int64_t i) const { return largest_[i].value() * *plan_.inverse_limit; }
 
   // Prepares gradient(..., i, ...): u and v of good windows, summed over T and H, are spread to the inputs they hold.
   SOFTPOOL_APART void spread(const RowSums<Acc>& uv, int64_t i) {
@@ -79,14 +82,16 @@ class Columns {
   template <int rows, int kSums>
   SOFTPOOL_INLINE void add_rows(const T* const* row, bool first, Acc* const (&to)[kSums],
                                 Largest<Acc>& largest) const {
-    const V scale = splat<V>(*plan_.scale());
+    const V scale = splat<V>(*plan_.scale);
     const int64_t begin = plan_.columns.begin * plan_.inner, size = plan_.columns.size() * plan_.inner;
+    const T* from[rows > 0 ? rows : 1];
+    for (int r = 0; r < rows; ++r) from[r] = row[r] + begin;
     const auto step = [&](int64_t i, auto load_x) SOFTPOOL_LAMBDA {
       Moments<Acc, kSums> sum;
       if (!first)
         for (int s = 0; s < kSums; ++s) sum.of[s] = load(to[s] + i);
       for (int r = 0; r < rows; ++r) {
-        const T* p = row[r] + begin + i;
+        const T* p = from[r] + i;
         prefetch(p);
         const V x = load_x(p);
         largest.add(x);

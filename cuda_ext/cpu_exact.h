@@ -81,7 +81,7 @@ class Exact {
                 visit(load_one(row + w * plan_.call.x_stride[4] + channel));
             });
           };
-          f(one_of(each_number, plan_.beta()[channel]), o, channel, 1);
+          f(one_of(each_number, plan_.beta[channel]), o, channel, 1);
         }
       }
   }

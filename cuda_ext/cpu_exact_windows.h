@@ -49,8 +49,8 @@ class ChannelsOfOne {
 
   int count() const { return count_of(plan_, c_); }
   int64_t taps() const { return window_.end - window_.begin; }
-  V beta() const { return load(plan_.beta() + c_); }
-  V scale() const { return load(plan_.scale() + c_); }
+  V beta() const { return load(plan_.beta + c_); }
+  V scale() const { return load(plan_.scale + c_); }
 
   template <class F>
   SOFTPOOL_INLINE void visit(const T* row, const F& f) const {
@@ -72,8 +72,8 @@ class ChannelsOfOne {
           const int count = count_of(plan, c);
           const int64_t i = plan.sum_index(wo, c);
           const V part = exact_gradient<Acc>(load_some(x + w * plan.call.x_stride[4] + c, count), load(sums[2] + i),
-                                             load(sums[0] + i), load(sums[1] + i), load(plan.beta() + c),
-                                             load(plan.scale() + c));
+                                             load(sums[0] + i), load(sums[1] + i), load(plan.beta + c),
+                                             load(plan.scale + c));
           Acc* to = plan.line + (w - plan.own_w.begin) * plan.channels + c;
           store_part(to, load(to) + part, count);
         }
@@ -108,8 +108,8 @@ class TapsOfOne {
 
   int count() const { return 1; }
   int64_t taps() const { return (window_.end - window_.begin) / lanes; }
-  V beta() const { return splat<V>(*plan_.beta()); }
-  V scale() const { return splat<V>(*plan_.scale()); }
+  V beta() const { return splat<V>(*plan_.beta); }
+  V scale() const { return splat<V>(*plan_.scale); }
 
   template <class F>
   SOFTPOOL_INLINE void visit(const T* row, const F& f) const {
@@ -131,7 +131,7 @@ class TapsOfOne {
   }
 
   static void add_gradient(const Plan<T, Acc>& plan, const T* x, const RowSums<Acc>& sums) {
-    const V beta = splat<V>(*plan.beta()), scale = splat<V>(*plan.scale());
+    const V beta = splat<V>(*plan.beta), scale = splat<V>(*plan.scale);
     for (int64_t wo = plan.need_w.begin; wo < plan.need_w.end; ++wo) {
       const auto window = plan.call.geometry.w.window(wo);
       const int64_t i = plan.sum_index(wo, 0), end = min_of(window.end, plan.own_w.end);
@@ -167,8 +167,8 @@ class SideBySide {
 
   int count() const { return count_; }
   int64_t taps() const { return plan_.call.geometry.w.kernel; }
-  V beta() const { return splat<V>(*plan_.beta()); }
-  V scale() const { return splat<V>(*plan_.scale()); }
+  V beta() const { return splat<V>(*plan_.beta); }
+  V scale() const { return splat<V>(*plan_.scale); }
 
   template <class F>
   SOFTPOOL_INLINE void visit(const T* row, const F& f) const {

@@ -14,7 +14,7 @@ SOFTPOOL_INLINE void gradient_of_numbers(const Plan<T, Acc>& plan, const T* x, i
                                          const Coefficients& coefficients) {
   using V = typename Vec<Acc>::type;
   constexpr int lanes = Vec<Acc>::lanes;
-  const V scale = splat<V>(*plan.scale()), beta = splat<V>(*plan.beta());
+  const V scale = splat<V>(*plan.scale), beta = splat<V>(*plan.beta);
   const auto of = [&](int64_t i, V x) SOFTPOOL_LAMBDA {
     V a, b;
     coefficients(i, a, b);

@@ -117,6 +117,9 @@ class Plan {
         reading(reading_of(of_call)),
         direct(disjoint_rows(call.geometry.t) && disjoint_rows(call.geometry.h)),
         backward(call.backward),
+        beta(static_cast<const Acc*>(call.beta) + tile.c.begin),
+        scale(static_cast<const Acc*>(call.scale) + tile.c.begin),
+        inverse_limit(static_cast<const Acc*>(call.inverse_limit) + tile.c.begin),
         channels(call.channels_last ? tile.c.size() : 1),
         inner(reading == Reading::columns ? channels : 1),
         need_t(tile.t),
@@ -140,9 +143,13 @@ class Plan {
 
   size_t bytes() const { return bytes_; }
 
-  // The sums of row i of a batch, and those of row r of outputs.
-  RowSums<Acc> row(int64_t i) const { return at(row_, i); }
-  RowSums<Acc> sum(int64_t r) const { return at(sum_, r); }
+  // The sums of row i of a batch, where they are not row i of outputs themselves, and those of row r of outputs.
+  Acc* row(int s, int64_t i) const { return row_[s] + i * pitch_ + lead_; }
+  Acc* sum(int s, int64_t r) const { return sum_[s] + r * pitch_ + lead_; }
+  RowSums<Acc> row(int64_t i) const { return {row(0, i), row(1, i), backward ? row(2, i) : nullptr}; }
+  RowSums<Acc> sum(int64_t r) const { return {sum(0, r), sum(1, r), backward ? sum(2, r) : nullptr}; }
+  // Where row i of a batch is summed to.
+  Acc* target(int s, int64_t i) const { return direct ? sum(s, i) : row(s, i); }
 
   // The columns of row i of a batch; what is in coefficient[s] is laid out like them.
   Acc* columns_of(Acc* const* buffers, int s, int64_t i) const { return buffers[s] + i * column_pitch; }
@@ -184,15 +191,12 @@ class Plan {
     return to >= tile.t.begin && to < tile.t.end && ho >= tile.h.begin && ho < tile.h.end;
   }
 
-  const Acc* beta() const { return static_cast<const Acc*>(call.beta) + tile.c.begin; }
-  const Acc* scale() const { return static_cast<const Acc*>(call.scale) + tile.c.begin; }
-  const Acc* inverse_limit() const { return static_cast<const Acc*>(call.inverse_limit) + tile.c.begin; }
-
   const Call& call;
   const Tile& tile;
   const Reading reading;
   const bool direct;  // no two windows share a row of inputs
   const bool backward;
+  const Acc *const beta, *const scale, *const inverse_limit;  // of the tile's channels
   const int64_t channels;  // in a row; 1 where contiguous
   const int64_t inner;     // numbers at each position of a row of numbers
 
@@ -247,12 +251,6 @@ class Plan {
     bad = scratch.take<uint8_t>(rows);
     inputs = scratch.take<const T*>(direct ? min_of(g.t.kernel, g.t.size) * min_of(g.h.kernel, g.h.size) : 1);
     bytes_ = scratch.bytes();
-  }
-
-  RowSums<Acc> at(Acc* const* buffers, int64_t i) const {
-    RowSums<Acc> sums{};
-    for (int s = 0; s < this->buffers(); ++s) sums.of[s] = buffers[s] + i * pitch_ + lead_;
-    return sums;
   }
 
   int64_t lead_ = 0, pitch_;

@@ -12,7 +12,7 @@ namespace SOFTPOOL_LEVEL {
 
 // Computes a tile. `Read` is Columns, Wide or Channels, and has
 //
-//     sum<kSums>(n, i, out)       sums n rows of inputs for row i of a batch, as far as may be before gather(i, out)
+//     sum<kSums>(n, i)            sums n rows of inputs for row i of a batch, as far as may be before gather(rows)
 //     share_of_limit(i)           above 1, or NaN: the row leaves the range in which weights need no maximum
 //     spread(uv, i)               prepares gradient(x, i, dx, stride) of a row of inputs
 template <class T, class Acc, template <class, class> class Read>
@@ -41,9 +41,9 @@ class Rows {
           int64_t n = 0;
           for (int64_t t = wt.begin; t < wt.end; ++t)
             for (int64_t h = wh.begin; h < wh.end; ++h) plan_.inputs[n++] = plan_.x_row(t, h);
-          sum(n, i, plan_.sum(i));
+          sum(n, i);
         }
-        for (int64_t i = 0; i < rows; ++i) read_.gather(i, plan_.sum(i));
+        read_.gather(rows);
         for (int64_t i = 0; i < rows; ++i) {
           plan_.bad[i] = is_bad(i);
           outputs_.finish(to, first + i, i);
@@ -83,7 +83,9 @@ class Rows {
     for (int64_t t = in_t.begin; t < in_t.end; ++t) {
       const Span ts = needed_over(g.t, plan_.need_t, t);
       if (ts.size() <= 0) continue;
-      each_batch(in_h, [&](int64_t first, int64_t rows) { add_rows(ts, t, first, rows); });
+      each_batch(in_h, [&](int64_t first, int64_t rows) {
+        plan_.call.beta_grad ? add_rows<3>(ts, t, first, rows) : add_rows<2>(ts, t, first, rows);
+      });
     }
 
     for (int64_t to = plan_.need_t.begin; to < plan_.need_t.end; ++to)
@@ -97,36 +99,37 @@ class Rows {
     }
   }
 
+  template <int kSums>
   void add_rows(Span ts, int64_t t, int64_t first, int64_t rows) {
     for (int64_t i = 0; i < rows; ++i) {
       plan_.inputs[0] = plan_.x_row(t, first + i);
-      sum(1, i, plan_.row(i));
+      read_.template sum<kSums>(1, i);
     }
-    for (int64_t i = 0; i < rows; ++i) read_.gather(i, plan_.row(i));
+    read_.gather(rows);
     for (int64_t i = 0; i < rows; ++i) {
       const bool bad = is_bad(i);
       const RowSums<Acc> from = plan_.row(i);
-      each_window(ts, t, first + i, [&](int64_t r) {
+      each_window(ts, t, first + i, [&](int64_t r) SOFTPOOL_LAMBDA {
         plan_.bad[r] |= bad;
-        const RowSums<Acc> to = plan_.sum(r);
-        for (int s = 0; s < plan_.sums(); ++s) add(from[s], to[s]);
+        add<kSums>(from, plan_.sum(r));
       });
     }
   }
 
   void gather_gradients(Span ts, int64_t t, int64_t first, int64_t rows) {
-    bool bad[Plan<T, Acc>::kMostRows] = {}, good[Plan<T, Acc>::kMostRows] = {};
+    bool bad[Plan<T, Acc>::kMostRows], good[Plan<T, Acc>::kMostRows];
     for (int64_t i = 0; i < rows; ++i) {
       const RowSums<Acc> to = plan_.row(i);
-      each_window(ts, t, first + i, [&](int64_t r) {
+      bool any_good = false, any_bad = false;
+      each_window(ts, t, first + i, [&](int64_t r) SOFTPOOL_LAMBDA {
         if (plan_.bad[r]) {
-          bad[i] = true;
+          any_bad = true;
           return;
         }
-        const RowSums<Acc> from = plan_.sum(r);
-        for (int s = 0; s < 2; ++s) good[i] ? add(from[s], to[s]) : copy(from[s], to[s]);
-        good[i] = true;
+        any_good ? add<2>(plan_.sum(r), to) : copy<2>(plan_.sum(r), to);
+        any_good = true;
       });
+      bad[i] = any_bad, good[i] = any_good;
     }
     for (int64_t i = 0; i < rows; ++i)
       if (good[i]) read_.spread(plan_.row(i), i);
@@ -157,8 +160,9 @@ class Rows {
     const Span hs = needed_over(g.h, plan_.need_h, h);
     for (int64_t to = ts.begin; to < ts.end; ++to) {
       if (!g.t.holds(to, t)) continue;
+      const int64_t first = index(to, 0);
       for (int64_t ho = hs.begin; ho < hs.end; ++ho)
-        if (g.h.holds(ho, h)) f(index(to, ho));
+        if (g.h.holds(ho, h)) f(first + ho);
     }
   }
 
@@ -166,19 +170,23 @@ class Rows {
     return (to - plan_.need_t.begin) * plan_.need_h.size() + (ho - plan_.need_h.begin);
   }
 
-  void sum(int64_t n, int64_t i, const RowSums<Acc>& out) {
-    plan_.call.beta_grad ? read_.template sum<3>(n, i, out) : read_.template sum<2>(n, i, out);
+  void sum(int64_t n, int64_t i) {
+    plan_.call.beta_grad ? read_.template sum<3>(n, i) : read_.template sum<2>(n, i);
   }
 
   bool is_bad(int64_t i) const { return !(read_.share_of_limit(i) <= 1); }
 
-  void add(const Acc* from, Acc* to) const {
-    const int64_t length = plan_.length;  // not read anew after each store, here and elsewhere
-    for (int64_t i = 0; i < length; i += lanes) store(to + i, load(to + i) + load(from + i));
-  }
-  void copy(const Acc* from, Acc* to) const {
+  template <int kSums>
+  SOFTPOOL_INLINE void add(const RowSums<Acc> from, const RowSums<Acc> to) const {
     const int64_t length = plan_.length;
-    for (int64_t i = 0; i < length; i += lanes) store(to + i, load(from + i));
+    for (int64_t i = 0; i < length; i += lanes)
+      for (int s = 0; s < kSums; ++s) store(to[s] + i, load(to[s] + i) + load(from[s] + i));
+  }
+  template <int kSums>
+  SOFTPOOL_INLINE void copy(const RowSums<Acc> from, const RowSums<Acc> to) const {
+    const int64_t length = plan_.length;
+    for (int64_t i = 0; i < length; i += lanes)
+      for (int s = 0; s < kSums; ++s) store(to[s] + i, load(from[s] + i));
   }
 
   // Computes the gradient of a row of inputs from what spread(..., i) prepared; without (kNone) it is 0. It goes into

@@ -19,7 +19,7 @@ class Wide {
 
   // Sums the windows of n rows of inputs.
   template <int kSums>
-  SOFTPOOL_APART void sum(int64_t n, int64_t, const RowSums<Acc>& out) {
+  SOFTPOOL_APART void sum(int64_t n, int64_t i) {
     Largest<Acc> largest;
     for (int64_t wo = plan_.need_w.begin; wo < plan_.need_w.end; ++wo) {
       const auto window = plan_.call.geometry.w.window(wo);
@@ -30,14 +30,14 @@ class Wide {
         for (int64_t part = window.begin; part < window.end; part += kPart)
           add_part(plan_.inputs[r], part, min_of(part + kPart, window.end), total, largest);
       }
-      for (int s = 0; s < kSums; ++s) out[s][wo - plan_.need_w.begin] = total[s];
+      for (int s = 0; s < kSums; ++s) plan_.target(s, i)[wo - plan_.need_w.begin] = total[s];
     }
     largest_ = largest;
   }
 
-  void gather(int64_t, const RowSums<Acc>&) const {}
+  void gather(int64_t) const {}
 
-  Acc share_of_limit(int64_t) const { return largest_.value() * *plan_.inverse_limit(); }
+  Acc share_of_limit(int64_t) const { return largest_.value() * *plan_.inverse_limit; }
 
   void spread(const RowSums<Acc>& uv, int64_t) { uv_ = uv; }
 
@@ -70,7 +70,7 @@ class Wide {
   template <int kSums>
   SOFTPOOL_INLINE void add_part(const T* x_row, int64_t begin, int64_t end, Acc (&total)[kSums],
                                 Largest<Acc>& largest) const {
-    const V scale = splat<V>(*plan_.scale());
+    const V scale = splat<V>(*plan_.scale);
     Moments<Acc, kSums> sum, odd;
     const auto step = [&](int64_t i, Moments<Acc, kSums>& into) SOFTPOOL_LAMBDA {
       prefetch(x_row + i);
