@@ -31,7 +31,9 @@ class OfPictures(Staged):
     pools_time = False
 
     def enter(self, clip: Tensor) -> Tensor:
-        return clip.squeeze(2) if self.dims == 2 and clip.ndim == 5 else clip
+        return (
+            clip.flatten(1, -3) if self.dims == 2 else clip
+        )  # time goes; nothing is asked, so that torch.fx can trace
 
 
 class ResNet(OfPictures, TorchvisionResNet):

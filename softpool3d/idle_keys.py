@@ -7,6 +7,7 @@ from collections.abc import Callable
 from softpool3d.config import Config
 
 _FOLDERS = ("folder", "pictures")
+_DIVIDED = (*_FOLDERS, "digits")  # by data.split
 
 # key -> what it belongs to, as an override says it, and whether that is so
 _BELONGS_TO: dict[str, tuple[str, Callable[[Config], bool]]] = {
@@ -14,8 +15,8 @@ _BELONGS_TO: dict[str, tuple[str, Callable[[Config], bool]]] = {
     "model.pool.beta_start": ("model.pool.beta=learnable", lambda c: c.model.pool.beta == "learnable"),
     "model.pool.p": ("model.pool.kind=lp", lambda c: "lp" in (c.model.pool.kind, c.model.pool.head)),
     "data.path_prefix": ("data.dataset=folder", lambda c: c.data.dataset in _FOLDERS),
-    "data.split": ("data.dataset=folder", lambda c: c.data.dataset in _FOLDERS),
-    "data.split_seed": ("data.dataset=folder", lambda c: c.data.dataset in _FOLDERS),
+    "data.split": ("data.dataset=folder", lambda c: c.data.dataset in _DIVIDED),
+    "data.split_seed": ("data.dataset=folder", lambda c: c.data.dataset in _DIVIDED),
     "data.official_split": ("data.dataset=hmdb51 or ucf101", lambda c: c.data.dataset in ("hmdb51", "ucf101")),
     "data.motion_clips": ("data.dataset=motion", lambda c: c.data.dataset == "motion"),
     "data.motion_seed": ("data.dataset=motion", lambda c: c.data.dataset == "motion"),

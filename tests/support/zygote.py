@@ -154,19 +154,25 @@ def main() -> None:
     for line in sys.stdin:
         job = {"processes": 1, "missing": 0, "resume": None, "at": None, "after": None, **json.loads(line)}
         job = {"nan": [], "nan_of": None, "on_device": False, **job}
-        # held here, as torchrun holds the store of its processes: a port that is free, and stays theirs
-        meeting = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) if job["processes"] > 1 else None
-        job["port"] = meeting and meeting.port
-        pids = []
+        pids, meeting, (ports, told) = [], None, os.pipe()
         for rank in range(job["processes"] - job["missing"]):
             pids.append(os.fork())
             if pids[-1] == 0:
+                job["port"] = int(os.read(ports, 5))
                 os._exit(child(job, rank))
+        if job["processes"] > 1:
+            # Held here, as torchrun holds the store of its processes: a port that is free, and stays theirs. Opened
+            # after the forks, because it has a thread: a process forked beside it may inherit a lock that is held.
+            meeting = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        os.write(told, (b"%05d" % (meeting.port if meeting else 0)) * len(pids))
         if job["after"]:
             rank, seconds, signal = job["after"]
             time.sleep(seconds)
             os.kill(pids[rank], signal)
         codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+        del meeting  # and its thread, before the next job's forks
+        os.close(ports)
+        os.close(told)
         print(json.dumps(codes), flush=True)
 
 
