@@ -18,7 +18,7 @@ class Columns {
  public:
   explicit Columns(const Plan<T, Acc>& plan) : plan_(plan), in_place_(plan.column_pitch == 0) {}
 
-  // Sums the columns of n rows of inputs, up to four at a time, for row i of a batch: to where it belongs if the windows
+  // Sums the columns of n rows of inputs, up to four at a time, for row i of a batch: to where it belongs if windows
   // are columns themselves, else for gather().
   template <int kSums>
   SOFTPOOL_APART void sum(int64_t n, int64_t i) {
