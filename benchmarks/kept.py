@@ -3,7 +3,7 @@
 python benchmarks/kept.py actions/* clips --runs runs/study/actions/depth_actions-r3d_18-max-seed0 --save
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated
@@ -26,6 +26,7 @@ from softpool3d.files import replacing
 from softpool3d.inference.trained import load_trained
 from softpool3d.models.pools import KINDS
 from softpool3d.models.sites import PooledConv3d
+from softpool3d.visual.features import layer_inputs
 from softpool3d.visual.pooled import STRIDE, pool_clip, poolings
 from softpool3d.visual.quality import measure as measure_quality
 from softpool3d.visual.source import read_source
@@ -142,29 +143,18 @@ def _feature_maps(folder: Path, count: int) -> dict[str, dict[str, float]]:
             f"{folder}: its network has no pooling after a convolution; give a run with where: [downsample]"
         )
     seen = [
-        [dict(_maps(network, layers, clip, trained.config.data)) for clip in _some(list(manifests[split].clips), count)]
+        [_maps(network, layers, clip, trained.config.data) for clip in _some(list(manifests[split].clips), count)]
         for split in ("train", "test" if "test" in manifests else "val")
     ]
     return {layer: _explained(*([maps[layer] for maps in part] for part in seen)) for layer in layers}
 
 
 @torch.no_grad()
-def _maps(network: nn.Module, layers: Sequence[str], clip: Clip, data: DataConfig) -> Iterator[tuple[str, Tensor]]:
-    """Yields the name of each layer, and what its pooling sees, (C, T, H, W)."""
-    seen: dict[str, Tensor] = {}
-
-    def note(name: str):
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            seen[name] = inputs[0][0].clone()
-
-        return hook
-
-    hooks = [network.get_submodule(name).pool.register_forward_pre_hook(note(name)) for name in layers]
-    views = read_views(clip, data, 1, 1).clips
-    network(normalize(views[:1], data.mean, data.std))
-    for hook in hooks:
-        hook.remove()
-    yield from seen.items()
+def _maps(network: nn.Module, layers: Sequence[str], clip: Clip, data: DataConfig) -> dict[str, Tensor]:
+    """Returns by each layer's name what its pooling sees, (C, T, H, W)."""
+    views = normalize(read_views(clip, data, 1, 1).clips[:1], data.mean, data.std)
+    seen = layer_inputs(network, views, [f"{layer}.pool" for layer in layers])
+    return {layer: seen[f"{layer}.pool"][0] for layer in layers}
 
 
 def _explained(train: Sequence[Tensor], test: Sequence[Tensor]) -> dict[str, float]:

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from softpool3d.datasets.manifest import Manifest
 
 
-GENERATED = ("motion", "digits")  # made here, and so without a root
-
-
 def read_manifests(data: DataConfig) -> dict[str, Manifest]:
     """Returns the splits of the configured data set: "train", "val" and, where there is one, "test".
 
@@ -35,7 +32,7 @@ def read_manifests(data: DataConfig) -> dict[str, Manifest]:
     Raises:
         UsageError: for an unknown data set, or a folder that is not what the data set needs.
     """
-    if data.root is not None and data.dataset in _READERS and data.dataset not in GENERATED:
+    if data.root is not None and data.dataset in _READERS and not data.is_generated:
         prepared = prepared_folder(data)
         if prepared.is_dir():
             from softpool3d.datasets.manifest import read_manifests_in

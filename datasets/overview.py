@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from softpool3d.datasets import GENERATED, prepared_folder
+from softpool3d.datasets import prepared_folder
 from softpool3d.datasets.manifest import Clip, Manifest
 from softpool3d.datasets.video.find import survey
 from softpool3d.datasets.video.remote import is_address
@@ -47,7 +47,7 @@ def overview(manifests: dict[str, Manifest], data: DataConfig) -> Overview:
         UsageError: as `check_learnable`; or if more files are missing than `data.max_bad_fraction` allows.
     """
     check_learnable(manifests)
-    if data.root is None or data.dataset in GENERATED:
+    if data.root is None or data.is_generated:
         sizes = ", ".join(f"{len(manifest)} {split}" for split, manifest in manifests.items())
         classes = manifests["train"].classes
         return Overview((f"{data.dataset}: {sizes} clips, {len(classes)} classes ({few(classes)})",), ())

@@ -31,9 +31,8 @@ class OfPictures(Staged):
     pools_time = False
 
     def enter(self, clip: Tensor) -> Tensor:
-        return (
-            clip.flatten(1, -3) if self.dims == 2 else clip
-        )  # time goes; nothing is asked, so that torch.fx can trace
+        # Time goes, if there is any. The clip is not asked whether: torch.fx could not trace that.
+        return clip.flatten(1, -3) if self.dims == 2 else clip
 
 
 class ResNet(OfPictures, TorchvisionResNet):

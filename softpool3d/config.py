@@ -199,6 +199,11 @@ class DataConfig(Section):
         return self
 
     @property
+    def is_generated(self) -> bool:
+        """Whether the data set is made here, and so has no root."""
+        return self.dataset in ("motion", "digits")
+
+    @property
     def of_pictures(self) -> bool:
         """Whether the data set holds pictures, each a clip of one frame; folders of frames are none."""
         return self.dataset in ("pictures", "digits")

@@ -93,11 +93,11 @@ def _check_pooling(config: Config, overrides: Sequence[str]) -> None:
 
 def _check_root(config: Config, origins: dict[tuple, str]) -> None:
     """Raises UsageError for the folder of a data set that has none: nobody means to train on something else."""
-    root = config.data.root
-    if root is not None and (generated := config.data.dataset) in ("motion", "digits"):
+    root, dataset = config.data.root, config.data.dataset
+    if root is not None and config.data.is_generated:
         where = origins.get(("data", "root"), "data.root")
         raise UsageError(
-            f"{where}: the data set {generated} is generated and has no folder; add "
+            f"{where}: the data set {dataset} is generated and has no folder; add "
             f"data.dataset=folder to use {root}, or take data.root away"
         )
 

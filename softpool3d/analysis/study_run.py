@@ -25,6 +25,7 @@ from softpool3d.datasets import read_manifests
 from softpool3d.datasets.manifest import Manifest
 from softpool3d.errors import SoftPool3dError
 from softpool3d.files import write_atomically
+from softpool3d.foreign import parse_json
 from softpool3d.runs.pretrained import left_open
 from softpool3d.runs.provenance import FILE as PROVENANCE
 from softpool3d.runtime.interrupt import Interrupt, Interrupted
@@ -175,7 +176,7 @@ def _problem(trial: Trial) -> str:
 def _version(record: RunRecord) -> str:
     """Returns the version of softpool3d that a run was last started by; this one's if the run does not say."""
     with suppress(OSError, ValueError, LookupError, TypeError):
-        return json.loads((record.folder / PROVENANCE).read_text(encoding="utf-8"))[-1]["versions"]["softpool3d"]
+        return parse_json((record.folder / PROVENANCE).read_text(encoding="utf-8"))[-1]["versions"]["softpool3d"]
     return __version__
 
 
@@ -186,7 +187,7 @@ def _of_other_data(trials: list[Trial]) -> dict[str, str]:
     path = Path(trials[0].config.output) / DATA
     known: dict[str, str] = {}
     with suppress(OSError, ValueError):
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = parse_json(path.read_text(encoding="utf-8"))
     problems = {}
     for name in dict.fromkeys(trial.data_set for trial in trials):
         mine = [trial for trial in trials if trial.data_set == name]

@@ -118,6 +118,12 @@ class VideoScores:
     classes: tuple[str, ...]
     about: dict[str, Any]
 
+    @classmethod
+    def of(cls, scores: Scores, clips: Sequence[Clip], classes: tuple[str, ...], about: dict[str, Any]) -> VideoScores:
+        """Returns the scores of a manifest's clips, or of some of them, with their names."""
+        names = video_names(clips)
+        return cls(scores, tuple(names[index] for index in scores.index.tolist()), classes, about)
+
     def save(self, path: str | Path) -> None:
         content = io.BytesIO()
         label = self.scores.label

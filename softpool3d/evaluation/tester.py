@@ -31,7 +31,7 @@ from softpool3d.evaluation.evaluator import joined, scored_batches
 from softpool3d.evaluation.kept import claim_folder, digest_of, save_part, take_up
 from softpool3d.evaluation.metrics import Metrics, measure
 from softpool3d.evaluation.results import RESULTS, show, write_results
-from softpool3d.evaluation.scores import FILE, Scores, VideoScores, video_names
+from softpool3d.evaluation.scores import FILE, Scores, VideoScores
 from softpool3d.evaluation.subject import Subject, pick_split
 from softpool3d.files import write_csv
 from softpool3d.runs.figures import published_figures
@@ -117,7 +117,6 @@ def _test(
     began = time.perf_counter()
     with processes.losing_none(_GO_ON), out_of_memory_explained(config, testing=True):
         scores, bad = _score(model, manifest, config, accelerator, processes, folder, request, kept, console)
-    names = video_names(manifest.clips)
     about = {
         "softpool3d": __version__,
         "weights": str(subject.weights),
@@ -139,8 +138,7 @@ def _test(
             write_csv(folder / "bad_files.csv", [["split", "index", "path", "reason"], *rows])
         else:
             (folder / "bad_files.csv").unlink(missing_ok=True)
-        videos = tuple(names[index] for index in scores.index.tolist())
-        metrics = write_results(folder, VideoScores(scores, videos, classes, about), extra)
+        metrics = write_results(folder, VideoScores.of(scores, manifest.clips, classes, about), extra)
         shutil.rmtree(folder / "partial", ignore_errors=True)
         return metrics, json.loads((folder / RESULTS).read_text(encoding="utf-8"))
 

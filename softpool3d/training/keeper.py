@@ -10,7 +10,7 @@ from torch import Tensor
 
 from softpool3d.config import Config
 from softpool3d.datasets.manifest import Manifest
-from softpool3d.evaluation.scores import Scores, VideoScores, video_names
+from softpool3d.evaluation.scores import Scores, VideoScores
 from softpool3d.runs.checkpoint import save_weights
 
 
@@ -69,11 +69,10 @@ class Keeper:
 
     def write_scores(self, scores: Scores, manifest: Manifest, split: str) -> None:
         """Writes the best weights' scores of a split, for each of its clips."""
-        names, test = video_names(manifest.clips), self._config.test
+        test = self._config.test
         views = {"num_clips": test.num_clips, "num_crops": test.num_crops, "average": test.average}
         about = {"dataset": self._config.data.dataset, "split": split, "weights": str(self.best), **views}
-        videos = tuple(names[index] for index in scores.index.tolist())
-        VideoScores(scores, videos, self._classes, about).save(self._scores)
+        VideoScores.of(scores, manifest.clips, self._classes, about).save(self._scores)
 
     def _keep(self, weights: dict[str, Tensor], name: str, names: list[str]) -> None:
         if self._config.train.keep_best == 1:

@@ -52,7 +52,7 @@ def feature_maps(classifier: Classifier, clip: Tensor) -> list[PoolingMaps]:
     sites = [site for site in find_sites(own)[0] if site.place != "attention"]
     swapped = [site for site in sites if type(model.get_submodule(site.name)) is not type(site.layer)]
     chosen = swapped or sites
-    inputs = _inputs(model, clip, [site.name for site in chosen])
+    inputs = layer_inputs(model, clip, [site.name for site in chosen])
     maps = [_maps(site, model.get_submodule(site.name), inputs[site.name], config.model.pool) for site in chosen]
     maps = [m for m in maps if min(min(x.shape[2:]) for x in m.after.values()) > 1]
     if not maps:
@@ -60,7 +60,7 @@ def feature_maps(classifier: Classifier, clip: Tensor) -> list[PoolingMaps]:
     return maps
 
 
-def _inputs(model: nn.Module, clip: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+def layer_inputs(model: nn.Module, clip: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
     """Returns a copy of each named layer's input; copies, because later layers may write into it."""
     seen: dict[str, Tensor] = {}
 

@@ -82,6 +82,12 @@ def test_a_learned_beta_moves_at_the_learning_rate_of_weights():
     torch.testing.assert_close(pool.beta.log(), math.log(4) - rate * 100 * 4 * slope, rtol=1e-5, atol=1e-6)
 
 
+def test_beta_can_be_fixed_afterwards():
+    x, pool = input_of(3), softpool3d.SoftPool3d(2, beta="learnable", num_channels=5)
+    pool.beta = 2
+    assert torch.equal(pool(x), softpool3d.soft_pool3d(x, 2, beta=2.0)) and not list(pool.parameters())
+
+
 def test_a_learned_beta_stays_a_number_however_far_it_goes():
     pool, x = softpool3d.SoftPool3d(2, beta="learnable", num_channels=2), torch.randn(1, 2, 4, 4, 4)
     with torch.no_grad():
