@@ -143,7 +143,8 @@ def _about(finding: Findings) -> list[str]:
 def _means(finding: Findings) -> list[str]:
     judged = _judged(finding.outcomes[0]) if finding.outcomes else MEASURES["top1"]
     heads = ["variant", f"test {judged}, mean", "spread (sd)", "of each seed", f"best val {judged}, mean"]
-    heads += ["train top-1 in the last epoch, mean", "parameters", "seconds a run, median", "peak memory"]
+    heads += ["train top-1 in the last epoch, mean", "parameters", "seconds a run, median", "CPU seconds"]
+    heads += ["peak memory"]
     lines = _head(heads)
     for variant in finding.variants:
         mine = finding.of(variant)
@@ -165,11 +166,17 @@ def _means(finding: Findings) -> list[str]:
                     f"{statistics.fmean(outcome.record.epochs[-1]['train_top1'] for outcome in mine):.1%}",
                     "" if parameters is None else f"{parameters / 1e6:.2f} M",
                     f"{statistics.median(outcome.record.summary['seconds'] for outcome in mine):.0f}",
+                    _cpu_seconds(mine),
                     f"{memory / 2**30:.2f} GiB" if memory else "",
                 ]
             )
         )
     return lines
+
+
+def _cpu_seconds(outcomes: list[Outcome]) -> str:
+    times = [outcome.record.summary.get("cpu_seconds") for outcome in outcomes]
+    return "" if None in times else f"{statistics.median(times):.0f}"
 
 
 def _differences(finding: Findings) -> list[str]:
@@ -230,7 +237,8 @@ def _how(study: Study, found: dict[tuple[str, str], Findings]) -> list[str]:
         f"over the test clips{whole} of the seeds' mean: it covers other clips, not other seeds{rough}.",
         "A verdict needs both to exclude 0. Nothing is corrected for the number of comparisons. Where top-1 on the",
         "training clips is still low in the last epoch, a row says how fast the variant learns from these clips, not",
-        "what it would reach. Seconds are those of the runs as they were, whatever else the machine did.",
+        "what it would reach. Seconds are those of the runs as they were, whatever else the machine did; CPU seconds are",
+        "those of the run's process, its threads together.",
     ]
 
 

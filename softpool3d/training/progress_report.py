@@ -139,6 +139,7 @@ def summary_of(training: Training, split: str, views: int, scores: dict[str, Sco
         "skipped_updates": training.guard.skipped,
         "bad_files": {name: len(files) for name, files in training.bad.items()},
         "seconds": training.seconds(),
+        "cpu_seconds": training.cpu_seconds(),
         "peak_memory_bytes": peak_memory_bytes(training.device),
         "folder": str(training.disk.folder),
         "weights": str(training.keepers[""].best),

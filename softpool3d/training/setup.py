@@ -179,6 +179,7 @@ class Setup:
         state.train_clips, state.config = len(self.manifests["train"]), self.asked.model_dump()
         state.processes, state.update_size = processes.count, self.batches.update_size * self.config.train.repeats
         self._started = state.seconds - time.perf_counter()
+        self._cpu_started = state.cpu_seconds - time.process_time()
 
     def _open_displays(self) -> None:
         config, state, batches, is_first = self.config, self.state, self.batches, self.processes.is_first

@@ -22,6 +22,7 @@ class State:
     reported: int = 0  # `steps` when the last of those rows was written
     lr: float = 0.0  # of the last update
     seconds: float = 0.0  # the run's time so far
+    cpu_seconds: float = 0.0  # of the first process, its threads together, without the loader's workers
     random: list[dict[str, Any]] = field(default_factory=list)  # each process's random state
     bad: dict[str, dict[str, Any]] = field(default_factory=dict)  # split -> unreadable files: path -> index, reason
     processes: int = 1

@@ -317,7 +317,7 @@ class Training(Setup):
         state.parts = {name: part.state_dict() for name, part in self.parts.items()}
         state.random = self.processes.gather(random_state(self.device))
         state.bad = {name: files.files for name, files in self.bad.items()}
-        state.seconds = self.seconds()
+        state.seconds, state.cpu_seconds = self.seconds(), self.cpu_seconds()
         meter = None if state.meter is None else self.processes.sum(state.meter)
         self.processes.first(lambda: save_state(self.disk.checkpoint, {**vars(state), "meter": meter}))
 
@@ -341,6 +341,10 @@ class Training(Setup):
     def seconds(self) -> float:
         """Returns the seconds that the run took, including the time before interruptions."""
         return self._started + time.perf_counter()
+
+    def cpu_seconds(self) -> float:
+        """Returns the CPU time of this process, likewise: what else the machine does hardly changes it."""
+        return self._cpu_started + time.process_time()
 
     @property
     def go_on(self) -> str:
