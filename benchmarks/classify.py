@@ -30,7 +30,8 @@ from softpool3d.datasets.video.encoder import write_video
 from softpool3d.datasets.video.pyav_reader import scaled
 from softpool3d.inference import bulk
 from softpool3d.inference.classifier import Classifier
-from softpool3d.inference.timeline import Sliding, watch
+from softpool3d.inference.timeline import watch
+from softpool3d.inference.windows import Sliding
 from softpool3d.models import build_model
 from softpool3d.runs.checkpoint import save_weights
 

@@ -33,13 +33,13 @@ class Inputs:
     manifest: Path | None = None
     pictures: bool = False
 
-    def check(self) -> None:
-        """Raises UsageError if a list is not there, or nothing was named."""
+    def check(self, verb: str = "classify") -> None:
+        """Raises UsageError if a list is not there, or nothing was named; `verb` says what is done with files."""
         for path in self._lists():
             if not path.is_file():
                 raise UsageError(f"no list {path}")
         if self.manifest is None and not self.named:
-            raise UsageError("name files to classify, or give --manifest")
+            raise UsageError(f"name files to {verb}, or give --manifest")
 
     def count(self) -> int | None:
         """Returns the most clips that there can be; None with standard input, whose length is unknown.

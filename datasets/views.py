@@ -23,12 +23,14 @@ class Views:
 
     clips: uint8 (V, C, T, crop_size, crop_size).
     duration: seconds of the video, or of the clip's part of it.
+    start: where that part begins, in seconds.
     damage: what is missing of the video, as a sentence; "" if nothing is known to be.
     """
 
     clips: Tensor
     duration: float
     damage: str = ""
+    start: float = 0.0
 
     @property
     def count(self) -> int:
@@ -45,7 +47,7 @@ def read_views(clip: Clip, data: DataConfig, num_clips: int, num_crops: int) -> 
         clips, timeline = clips_of(clip, video, data, num_clips)
         duration = float(timeline.times[-1] - timeline.times[0]) + 1 / video.fps
         damage = str(video.damage or "")
-    return Views(crop_views(clips, data, num_crops), duration, damage)
+    return Views(crop_views(clips, data, num_crops), duration, damage, clip.start or 0.0)
 
 
 def sample_views(frames: Tensor, data: DataConfig, num_clips: int, num_crops: int, fps: float = 25.0) -> Views:

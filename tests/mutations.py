@@ -393,8 +393,8 @@ _VERBS = [
         "softpool3d/inference/classifier.py",
         _CLASSIFIER,
         (
-            "probabilities = average_views(logits, self.config)",
-            "probabilities = average_views(logits[:1], self.config)",
+            "average_views(logits, self.config)",
+            "average_views(logits[:1], self.config)",
         ),
         ("Predictor(trained, place, precision, compile)", "Predictor(trained, place, None, compile)"),
         ("Predictor(trained, place, precision, compile)", "Predictor(trained, place, precision)"),
@@ -410,7 +410,7 @@ _VERBS = [
     *_all(
         "softpool3d/inference/timeline.py",
         "tests/softpool3d/test_timeline.py",
-        ("_smoothed(_classified(classifier, made), smooth)", "_smoothed(_classified(classifier, made), 1)"),
+        ("_smoothed(answered, smooth)", "_smoothed(answered, 1)"),
         ("_segments(windows, classifier.classes, min_score)", "_segments(windows, classifier.classes, 0.5)"),
     ),
     *_all(

@@ -40,7 +40,7 @@ from softpool3d.datasets.video.stream import FrameStream
 from softpool3d.errors import UsageError, WorkError
 from softpool3d.evaluation.scores import VideoScores
 from softpool3d.foreign import Shielded
-from softpool3d.inference import classify_timeline, timeline_files
+from softpool3d.inference import one_each, timeline_files
 from softpool3d.inference.classifier import Classifier
 from softpool3d.inference.exported import load_exported
 from softpool3d.inference.timeline import watch
@@ -359,7 +359,7 @@ def test_a_picture_larger_than_memory_is_refused(tmp_path):
 
 def test_results_are_written_where_they_are_asked_for():
     for video in ("../../etc/x.mp4", "/etc/x.mp4", "http://h/../../etc/x.mp4?a=/../x.mp4", "a/{name}/x.mp4"):
-        assert classify_timeline._named(Path("out/{name}.csv"), video) == Path("out/x.csv")
+        assert one_each.named(Path("out/{name}.csv"), video) == Path("out/x.csv")
 
 
 def test_copies_are_written_below_their_folder(tmp_path):
@@ -505,7 +505,7 @@ def test_names_are_text_in_subtitles_plots_and_bars(tmp_path):
         text = timeline_files.rendered(found, ending).decode()
         assert text.count("\n00:0") == len(odd)
         assert ("<b>" in text) == (ending == ".srt")  # SRT has no escapes
-    with classify_timeline._bar(clip.name, 1.0) as bar:
+    with one_each.bar_of(clip.name, 1.0) as bar:
         bar.add_task("", total=1.0)
         assert "{task.id} {0} [red].mp4" in bar.columns[0].render(bar.tasks[0]).plain
 

@@ -25,7 +25,6 @@ import typer
 from softpool3d.errors import UsageError
 
 if TYPE_CHECKING:
-    from softpool3d.datasets.manifest import Clip
     from softpool3d.inference.classifier import Classifier
 
 
@@ -91,13 +90,14 @@ def main(
     inputs = Inputs(tuple(videos or ()), manifest)
     if not watching:
         inputs.check()
-    classifier = partial(_classifier, asked)
+    classifier = partial(classifier_of, asked)
     if not (timeline or watching):
         from softpool3d.inference.classify_files import classify
 
         return classify(classifier, inputs, topk, jobs, as_json, out or resume, resume is not None, overwrite)
 
     from softpool3d.inference.classify_timeline import Options, seconds, timelines
+    from softpool3d.inference.one_each import whole_videos
 
     length, distance = seconds("--window", window), seconds("--hop", hop)
     if watching:
@@ -107,7 +107,7 @@ def main(
         return watch(classifier, source, length, distance, live or camera is not None, topk or 3, as_json)
     score = 0.5 if min_score is None else min_score
     options = Options(length, distance, smooth or 3, score, out, plot, annotate, overwrite, as_json)
-    timelines(classifier, [_whole(clip) for clip in inputs], options)
+    timelines(classifier, whole_videos("--timeline", inputs), options)
 
 
 def _check(asked: SimpleNamespace, watching: bool) -> None:
@@ -131,13 +131,19 @@ def _check(asked: SimpleNamespace, watching: bool) -> None:
         raise UsageError(f"--smooth {asked.smooth}: give an odd number, a window and as many on both sides of it")
     if asked.trust and not (asked.weights or "").lower().endswith(".pt2"):
         raise UsageError("--trust is for --weights FILE.pt2; nothing else runs code when it is loaded")
+    check_shared(asked)
+
+
+def check_shared(asked: SimpleNamespace) -> None:
+    """Raises UsageError for values that neither `classify` nor `embed` takes."""
     if asked.crops not in (None, 1, 3):
         raise UsageError(f"--crops {asked.crops}: there is the centre (1), or three along the longer side (3)")
     if asked.resume is not None and asked.out not in (None, asked.resume):
         raise UsageError("--out and --resume name two files; --resume FILE alone writes to FILE and goes on with it")
 
 
-def _classifier(asked: SimpleNamespace) -> Classifier:
+def classifier_of(asked: SimpleNamespace) -> Classifier:
+    """Makes the classifier that the options of `classify`, or of `embed`, ask for."""
     from softpool3d.inference.classifier import Classifier
     from softpool3d.inference.trained import default_weights
 
@@ -161,18 +167,6 @@ def _classifier(asked: SimpleNamespace) -> Classifier:
     if asked.views and made.config.data.sampling == "uniform":
         raise UsageError("--views: this network samples frames from the whole video (sampling: uniform), in one view")
     return made
-
-
-def _whole(clip: Clip) -> str:
-    """Returns the clip's file. A timeline shows whole videos, so pictures and parts of files are refused."""
-    from softpool3d.datasets.inputs import clip_name
-    from softpool3d.datasets.video.pictures import is_still
-
-    if is_still(clip.path):
-        raise UsageError(f"--timeline is of videos, and {clip.path} is a picture")
-    if clip.start is not None or clip.end is not None:
-        raise UsageError(f"--timeline is of whole files, and the list names a part: {clip_name(clip)}")
-    return clip.path
 
 
 def _belongs(asked: SimpleNamespace, to: str, there: bool, *names: str) -> None:

@@ -1,12 +1,13 @@
-"""Classifies many files: workers decode while the network runs, and a batch may hold clips of several files."""
+"""Runs many files through a network: workers decode while it runs, and a batch may hold clips of several files."""
 
 from __future__ import annotations
 
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,25 +19,29 @@ from softpool3d.datasets.manifest import Clip
 from softpool3d.datasets.parallel import Crashed
 from softpool3d.datasets.video.decoder import DecodeError
 from softpool3d.datasets.views import Views
-from softpool3d.inference.classifier import Classifier, NoAnswer, Prediction
+from softpool3d.inference.classifier import Classifier, Prediction
+from softpool3d.inference.embedder import Embedder, Features
+from softpool3d.inference.predictor import NoAnswer, Predictor
+
+Result = TypeVar("Result")
 
 _PREFETCH = 2  # videos that each worker has ready
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A file that could not be classified.
+    """A file without a result.
 
-    reason: why not.
-    read: whether the file was read; it then failed in the network, whose output was not finite (`NoAnswer`).
+    reason: why.
+    failed: what could not be done with it: it was not to be read, or, once read, the network's output was not finite.
     """
 
     file: str
     reason: str
-    read: bool = False
+    failed: str = "read"
 
     def __str__(self) -> str:
-        return f"cannot {'classify' if self.read else 'read'} {self.file}: {self.reason}"
+        return f"cannot {self.failed} {self.file}: {self.reason}"
 
 
 @dataclass
@@ -50,45 +55,73 @@ class _Decoded:
 def classify_files(
     classifier: Classifier, clips: Iterable[Clip], jobs: int, top_k: int = 5
 ) -> Iterator[Prediction | Failure]:
+    """Yields the labels of each clip, as `run_files` does.
+
+    Args:
+        top_k: number of labels of each video.
+    """
+
+    def predict(logits: Tensor, file: str, views: Views, seconds: float) -> Prediction:
+        return classifier.prediction(logits, file, views, seconds, top_k)
+
+    return run_files(classifier.predictor, classifier.read, predict, clips, jobs, "classify")
+
+
+def embed_files(embedder: Embedder, clips: Iterable[Clip], jobs: int) -> Iterator[Features | Failure]:
+    """Yields the features of each clip, as `run_files` does."""
+    return run_files(embedder.predictor, embedder.read, embedder.features, clips, jobs, "embed")
+
+
+def run_files(
+    predictor: Predictor,
+    read: Callable[[Clip], Views],
+    answer: Callable[[Tensor, str, Views, float], Result],
+    clips: Iterable[Clip],
+    jobs: int,
+    verb: str,
+) -> Iterator[Result | Failure]:
     """Yields a result for each clip, in the order of the clips, as soon as it is known.
 
     Args:
+        read: reads the views of a clip. It is sent to workers, so it holds no network.
+        answer: makes the result from the network's output for the views, (V, ...), the clip's name, its views, and the
+            seconds that they took; raises `NoAnswer` if the output is not finite.
         clips: read lazily, a few ahead of the results.
         jobs: number of processes that decode; with 0 this process decodes, between the network's batches.
-        top_k: number of labels of each video.
+        verb: what is done with a file, for the sentence about one that has no answer.
     """
     clips_left: deque[Tensor] = deque()  # views that the network has not seen yet
-    known: deque[tuple[Tensor, float]] = deque()  # logits of the views that it has seen, and seconds of each
+    known: deque[tuple[Tensor, float]] = deque()  # outputs for the views that it has seen, and seconds of each
     files: deque[_Decoded] = deque()  # decoded, but not yet yielded as results
 
     def run(rest: bool) -> None:
-        """Classifies the views that wait, in full batches; with `rest` also the last, smaller batch."""
-        while (count := sum(map(len, clips_left))) and (rest or count >= classifier.predictor.batch.next):
-            size = min(classifier.predictor.batch.next, count)
+        """Runs the views that wait, in full batches; with `rest` also the last, smaller batch."""
+        while (count := sum(map(len, clips_left))) and (rest or count >= predictor.batch.next):
+            size = min(predictor.batch.next, count)
             batch = _take(clips_left, size)
             began = time.perf_counter()
-            logits = classifier.predictor(batch)
+            rows = predictor(batch)
             seconds = (time.perf_counter() - began) / size
-            known.extend((row, seconds) for row in logits)
+            known.extend((row, seconds) for row in rows)
 
-    def results() -> Iterator[Prediction | Failure]:
+    def results() -> Iterator[Result | Failure]:
         while files:
             file = files[0]
             if file.views is None:
                 yield Failure(file.file, file.reason)
             elif len(known) >= file.views.count:
                 rows = [known.popleft() for _ in range(file.views.count)]
-                logits = torch.stack([row for row, _ in rows])
+                output = torch.stack([row for row, _ in rows])
                 seconds = file.seconds + sum(seconds for _, seconds in rows)
                 try:
-                    yield classifier.prediction(logits, file.file, file.views, seconds, top_k)
+                    yield answer(output, file.file, file.views, seconds)
                 except NoAnswer as error:
-                    yield Failure(file.file, str(error), read=True)
+                    yield Failure(file.file, str(error), verb)
             else:
                 return
             files.popleft()
 
-    for decoded in _decode(_Reader(classifier), iter(clips), jobs):
+    for decoded in _decode(_Reader(read), iter(clips), jobs):
         files.append(decoded)
         if decoded.views is not None:
             clips_left.append(decoded.views.clips)
@@ -111,10 +144,10 @@ def _take(waiting: deque[Tensor], count: int) -> Tensor:
 
 
 class _Reader(Dataset):
-    """Reads a clip's views, or says what is wrong with it. It holds no network, so it is cheap to send to workers."""
+    """Reads a clip's views, or says what is wrong with it."""
 
-    def __init__(self, classifier: Classifier) -> None:
-        self._read = classifier.read
+    def __init__(self, read: Callable[[Clip], Views]) -> None:
+        self._read = read
 
     def __getitem__(self, clip: Clip) -> _Decoded:
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Classifies a video; a weights file is all that is needed."""
+"""Classifies a video, or turns it into features; a weights file is all that is needed."""
 
 from __future__ import annotations
 
@@ -13,16 +13,13 @@ from torch import Tensor
 
 from softpool3d.datasets.manifest import Clip
 from softpool3d.datasets.views import Views, as_frames, read_views, sample_views
-from softpool3d.errors import UsageError, WorkError
+from softpool3d.errors import UsageError
 from softpool3d.evaluation.losses import average_views
+from softpool3d.inference.embedder import Embedder, up_to
 from softpool3d.inference.exported import ExportedNetwork
-from softpool3d.inference.predictor import Predictor
+from softpool3d.inference.predictor import Predictor, finite
 from softpool3d.inference.trained import load_trained
 from softpool3d.runtime.devices import pick_device
-
-
-class NoAnswer(WorkError):
-    """The network's output holds NaN or infinity, so there is no likeliest class."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +121,9 @@ class Classifier:
         self.clips_are_set = num_clips is not None
         self.num_clips = num_clips or self.config.test.num_clips
         self.num_crops = num_crops or self.config.test.num_crops
+        self._trained, self._how = trained, (place, precision, compile)
         self.predictor = Predictor(trained, place, precision, compile)
+        self._embedders: dict[tuple[str | None, str | None], Embedder] = {}
 
     @property
     def takes_pictures(self) -> bool:
@@ -153,12 +152,38 @@ class Classifier:
             ValueError: for frames of another shape or type.
         """
         began = time.perf_counter()
-        if isinstance(video, (str, Path)):
-            file, views = str(video), self.read(Clip(str(video), 0))
-        else:
-            file, views = None, self.sample(as_frames(video))
+        views = self._views(video)
         logits = self.predictor(views.clips)
+        file = str(video) if isinstance(video, (str, Path)) else None
         return self.prediction(logits, file, views, time.perf_counter() - began, top_k)
+
+    def features(
+        self, video: str | Path | Tensor | Sequence[Any], layer: str | None = None, pool: str | None = None
+    ) -> Tensor:
+        """Returns the features of a video, float32 (D,) on the CPU: the mean over its views.
+
+        Args:
+            video: as for a call.
+            layer: stem, stage1 to stage4, or the path of a module of `model`. None: what the layer that makes the
+                logits takes, which the network's own head has pooled.
+            pool: avg, max or soft: how a layer's output is pooled over time and space; avg if not given.
+
+        Raises:
+            UsageError: if there is no such layer, or the network is an exported one.
+            DecodeError, NoAnswer, ValueError: as for a call.
+        """
+        embedder = self.embedder(layer, pool)
+        return embedder.average(embedder.predictor(self._views(video).clips))
+
+    def embedder(self, layer: str | None = None, pool: str | None = None) -> Embedder:
+        """Returns the network up to a layer; the arguments are those of `features`."""
+        key = layer, pool
+        if key not in self._embedders:
+            self._embedders[key] = Embedder(self, up_to(self._trained, layer, pool), self._how)
+        return self._embedders[key]
+
+    def _views(self, video: str | Path | Tensor | Sequence[Any]) -> Views:
+        return self.read(Clip(str(video), 0)) if isinstance(video, (str, Path)) else self.sample(as_frames(video))
 
     @property
     def read(self) -> Callable[[Clip], Views]:
@@ -180,12 +205,7 @@ class Classifier:
         Raises:
             NoAnswer: if they are not finite.
         """
-        probabilities = average_views(logits, self.config)
-        if not probabilities.isfinite().all():
-            raise NoAnswer(
-                "the network's answer is not finite: its weights hold NaN or inf, or its precision is too low"
-            )
-        return probabilities
+        return finite(average_views(logits, self.config))
 
     def labels(self, probabilities: Tensor, top_k: int) -> tuple[Label, ...]:
         """Returns the `top_k` likeliest classes, likeliest first, of probabilities, float (classes,)."""

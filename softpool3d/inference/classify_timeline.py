@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -11,16 +10,15 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
 from softpool3d.datasets.inputs import explain
 from softpool3d.datasets.video.decoder import DecodeError
 from softpool3d.datasets.video.stream import FrameStream
 from softpool3d.errors import UsageError, WorkError
 from softpool3d.files import replacing, write_atomically
 from softpool3d.inference import timeline_files as files
-from softpool3d.inference.classifier import Classifier, NoAnswer
+from softpool3d.inference.classifier import Classifier
+from softpool3d.inference.one_each import bar_of, check_targets, named
+from softpool3d.inference.predictor import NoAnswer
 from softpool3d.inference.timeline import VideoTimeline, watch
 from softpool3d.runs.lock import Taken, claim_files
 from softpool3d.runtime.interrupt import Interrupted
@@ -58,27 +56,11 @@ class Options:
             files.check_ending(option, path, known)
             if len(videos) > 1 and "{name}" not in str(path):
                 raise UsageError(f"{option} {path}: {len(videos)} videos need a file each, as in {{name}}{path.suffix}")
-            self._check_targets(option, path, videos)
-
-    def _check_targets(self, option: str, path: Path, videos: Sequence[str]) -> None:
-        read = {os.path.realpath(video) for video in videos}
-        written: dict[Path, str] = {}
-        for video in videos:
-            target = _named(path, video)
-            if target in written:
-                raise UsageError(
-                    f"{option} {path}: {written[target]} and {video} would both be written to {target}; "
-                    "rename one of them, or give each a command of its own"
-                )
-            written[target] = video
-            if target.exists() and not self.overwrite:
-                raise UsageError(f"{option} {target} exists; give another name, or --overwrite")
-            if os.path.realpath(target) in read:
-                raise UsageError(f"{option} {target} is the video itself; give another name")
+            check_targets(option, path, videos, self.overwrite)
 
     def targets(self, video: str) -> list[Path]:
         """Returns the files that are written for a video."""
-        return [_named(path, video) for path in (self.out, self.plot, self.annotate) if path is not None]
+        return [named(path, video) for path in (self.out, self.plot, self.annotate) if path is not None]
 
 
 def seconds(option: str, text: str | None) -> float | None:
@@ -122,7 +104,7 @@ def timelines(make_classifier: Callable[[], Classifier], videos: Sequence[str], 
 def _one(classifier: Classifier, video: str, options: Options) -> None:
     with FrameStream(video) as stream:
         duration = stream.duration
-    with _bar(video, duration) as bar:
+    with bar_of(video, duration) as bar:
         task = bar.add_task("", total=duration)
         found = watch(
             classifier,
@@ -140,13 +122,13 @@ def _one(classifier: Classifier, video: str, options: Options) -> None:
     else:
         _print(found, options.min_score)
     if options.out:
-        target = _named(options.out, video)
+        target = named(options.out, video)
         write_atomically(target, files.rendered(found, target.suffix))
     if options.plot:
-        with replacing(_named(options.plot, video)) as temporary:
+        with replacing(named(options.plot, video)) as temporary:
             files.draw_plot(temporary, found, options.min_score)
     if options.annotate:
-        _annotate(_named(options.annotate, video), found)
+        _annotate(named(options.annotate, video), found)
 
 
 def _annotate(target: Path, found: VideoTimeline) -> None:
@@ -154,7 +136,7 @@ def _annotate(target: Path, found: VideoTimeline) -> None:
 
     with FrameStream(found.file) as stream:
         fps, duration = stream.fps, stream.duration
-    with replacing(target) as temporary, _bar(f"writing {target.name}", duration) as bar:
+    with replacing(target) as temporary, bar_of(f"writing {target.name}", duration) as bar:
         task = bar.add_task("", total=duration)
 
         def shown(pictures):
@@ -172,15 +154,3 @@ def _print(found: VideoTimeline, min_score: float) -> None:
         print(f"  {segment.start:8.1f} s  to {segment.end:8.1f} s  {segment.score:6.1%}  {segment.label}")
     if not found.segments:
         print(f"  no label reaches --min-score {min_score:g}")
-
-
-def _named(path: Path, video: str) -> Path:
-    return Path(str(path).replace("{name}", Path(video).stem))
-
-
-def _bar(text: str, total: float | None) -> Progress:
-    console = Console(stderr=True)
-    share = "{task.percentage:3.0f} %" if total else "{task.completed:.0f} s"
-    name = Path(text).name.replace("{", "{{").replace("}", "}}")  # TextColumn takes a format
-    columns = (TextColumn(name, markup=False), BarColumn(None), TextColumn(share), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

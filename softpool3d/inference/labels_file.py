@@ -1,33 +1,26 @@
-"""Result files of `classify`. Each video's line is appended as soon as it is known: a killed run keeps its results.
+"""Result files of `classify`, which grow by a line for each video (growing_file.py).
 
-    .csv      file,label,score[,label_2,score_2,...],views,duration,seconds,error
-    .jsonl    one JSON object a line
-    .parquet  the CSV's columns, written from the part files at the end (needs pyarrow)
-
-With several processes, and for parquet, each process appends to its own part file, such as `results.csv.part0`. At the
-end the parts are merged into one file. Resuming reads that file and all the parts that exist.
+.csv      file,label,score[,label_2,score_2,...],views,duration,seconds,error
+.jsonl    one JSON object a line
+.parquet  the CSV's columns, written from the part files at the end (needs pyarrow)
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
-import io
 import json
-import os
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from softpool3d.errors import UsageError, WorkError
+from softpool3d.errors import UsageError
 from softpool3d.files import csv_text
 from softpool3d.foreign import parse_json
 from softpool3d.inference.bulk import Failure
 from softpool3d.inference.classifier import Prediction
+from softpool3d.inference.growing_file import GrowingFile
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 
@@ -62,20 +55,12 @@ def columns(top_k: int) -> list[str]:
     return ["file", "label", "score", *more, "views", "duration", "seconds", "error"]
 
 
-def part_of(path: Path, rank: int) -> Path:
-    """Returns the part file that the process of this rank appends to."""
-    return path.with_name(f"{path.name}.part{rank}")
-
-
-class ResultsFile:
-    """A file of results that is appended to.
+class ResultsFile(GrowingFile):
+    """A file of labels that is appended to.
 
     Args:
-        path: its ending gives the format.
+        path, resume, overwrite, rank, world_size: as for `GrowingFile`.
         top_k: number of labels of each video; a CSV file has columns for all of them.
-        resume: goes on with the file; `name in results` then tells whether a video is done.
-        overwrite: replaces an existing file, once there is a first result.
-        rank, world_size: number of this process, and of all processes that share the work.
 
     Raises:
         UsageError: for an unknown format, for a file that exists or was written with other columns, or if pyarrow is
@@ -91,44 +76,14 @@ class ResultsFile:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.path, self.top_k = Path(path), top_k
-        self._format = self.path.suffix.lower()
+        path = Path(path)
+        self.top_k, self._columns, self._format = top_k, columns(top_k), path.suffix.lower()
         if self._format not in FORMATS:
-            raise UsageError(f"--out {path}: unknown format {self.path.suffix!r} (known: {', '.join(FORMATS)})")
+            raise UsageError(f"--out {path}: unknown format {path.suffix!r} (known: {', '.join(FORMATS)})")
         if self._format == ".parquet" and find_spec("pyarrow") is None:
             raise UsageError(f"--out {path}: parquet needs pyarrow; pip install 'softpool3d[parquet]', or take .csv")
-        self._is_first = rank == 0
-        self._in_parts = world_size > 1 or self._format == ".parquet"
-        self._own = part_of(self.path, rank) if self._in_parts else self.path
-        there = [path for path in (self.path, *self._parts()) if path.exists()]
-        # other processes may have begun theirs already
-        ranks = range(world_size) if self._in_parts else ()
-        others = {part_of(self.path, other) for other in ranks if other != rank}
-        self._stale = [path for path in there if path not in others] if rank == 0 else [self._own]
-        left = [path for path in there if path not in others]
-        if left and not (resume or overwrite):
-            raise UsageError(f"--out: {left[0]} exists; --resume {path} goes on with it, --overwrite replaces it")
-        self._done = np.empty(0, np.uint64)
-        self._file: io.FileIO | None = None
-        self._goes_on, self._replaces = resume, overwrite and not resume
-        self._columns = columns(top_k)
-        if resume:
-            if not self.path.is_file() and self.path.exists():
-                raise UsageError(f"--resume {path}: this is no file")
-            if self._own.exists() and self._own.suffix != ".parquet":
-                _mend(self._own, self._line_format)
-            names = chain.from_iterable(self._names(path) for path in there)
-            self._done = np.sort(np.fromiter(map(_hash, names), np.uint64))
-
-    def __contains__(self, name: str) -> bool:
-        key = _hash(name)
-        place = int(np.searchsorted(self._done, np.uint64(key)))
-        return place < len(self._done) and int(self._done[place]) == key
-
-    @property
-    def done(self) -> int:
-        """The number of videos that the file held when it was opened."""
-        return len(self._done)
+        in_parts = world_size > 1 or self._format == ".parquet"
+        super().__init__(path, in_parts, resume, overwrite, rank, world_size)
 
     def write(self, result: Prediction | Failure) -> None:
         """Appends a result.
@@ -138,82 +93,33 @@ class ResultsFile:
         """
         values = record(result)
         if self._line_format == ".csv":
-            line = _csv_line(row(values, self.top_k).values())
+            self._write(_csv_line(row(values, self.top_k).values()))
         else:
-            line = json.dumps(values, ensure_ascii=False) + "\n"
-        try:
-            if self._file is None:
-                self._open()
-            self._append(line)
-        except OSError as error:
-            raise self._cannot_write(error) from None
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def merge(self) -> None:
-        """Merges the parts into one file. Only the first process does so, when all processes have finished.
-
-        Raises:
-            WorkError: if it cannot be written; the parts stay then.
-        """
-        self.close()
-        if not self._in_parts or not self._is_first:
-            return
-        sources = [path for path in (self.path, *self._parts()) if path.exists()]
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        records = chain.from_iterable(self._records(path) for path in sources)
-        try:
-            if self._format == ".parquet":
-                _write_parquet(temporary, (row(values, self.top_k) for values in records), self._columns)
-            else:
-                with temporary.open("wb") as file:
-                    if self._format == ".csv":
-                        file.write(_csv_line(self._columns).encode())
-                        lines = (_csv_line(values[name] for name in self._columns) for values in records)
-                    else:
-                        lines = (json.dumps(values, ensure_ascii=False) + "\n" for values in records)
-                    for line in lines:
-                        file.write(line.encode(errors="surrogateescape"))
-            temporary.replace(self.path)
-        except OSError as error:
-            raise self._cannot_write(error) from None
-        finally:
-            temporary.unlink(missing_ok=True)
-        for part in self._parts():
-            part.unlink()
+            self._write(json.dumps(values, ensure_ascii=False) + "\n")
 
     @property
     def _line_format(self) -> str:
         return ".jsonl" if self._format == ".parquet" else self._format
 
-    def _parts(self) -> list[Path]:
-        prefix = f"{self.path.name}.part"
-        if not self.path.parent.is_dir():
-            return []
-        found = (p for p in self.path.parent.iterdir() if p.name.startswith(prefix))
-        return sorted((p for p in found if p.name[len(prefix) :].isdigit()), key=lambda p: int(p.name[len(prefix) :]))
-
-    def _open(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self._replaces:
-            for path in self._stale:
-                path.unlink(missing_ok=True)
-        # "xb": a file that has appeared since then belongs to another command
-        self._file = self._own.open("ab" if self._goes_on else "xb", buffering=0)
-        if self._line_format == ".csv" and not self._own.stat().st_size:
-            self._append(_csv_line(self._columns))
-
-    def _append(self, line: str) -> None:
-        data = line.encode(errors="surrogateescape")
-        while data:  # a disk that fills up writes a part first, and then fails
-            data = data[self._file.write(data) :]
+    def _header(self) -> str:
+        return _csv_line(self._columns) if self._line_format == ".csv" else ""
 
     def _names(self, path: Path) -> Iterator[str]:
         for values in self._records(path):
             yield values["file"]
+
+    def _write_merged(self, target: Path, sources: list[Path]) -> None:
+        records = chain.from_iterable(self._records(path) for path in sources)
+        if self._format == ".parquet":
+            return _write_parquet(target, (row(values, self.top_k) for values in records), self._columns)
+        with target.open("wb") as file:
+            file.write(self._header().encode())
+            if self._format == ".csv":
+                lines = (_csv_line(values[name] for name in self._columns) for values in records)
+            else:
+                lines = (json.dumps(values, ensure_ascii=False) + "\n" for values in records)
+            for line in lines:
+                file.write(line.encode(errors="surrogateescape"))
 
     def _records(self, path: Path) -> Iterator[dict[str, Any]]:
         """Yields the records of a file, without a torn last line."""
@@ -241,13 +147,15 @@ class ResultsFile:
                 if len(values) == len(header):
                     yield dict(zip(header, values, strict=True))
 
-    def _cannot_write(self, error: OSError) -> WorkError:
-        return WorkError(f"cannot write {self._own}: {(error.strerror or str(error)).lower()}")
-
-
-def _hash(name: str) -> int:
-    """Returns a hash of 64 bits. Among a million names, two have the same one with a probability of 1 in 40 million."""
-    return int.from_bytes(hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest(), "big")
+    def _whole(self, path: Path) -> int:
+        whole = position = quotes = 0
+        with path.open("rb") as file:
+            for line in file:
+                position += len(line)
+                quotes += line.count(b'"') if self._line_format == ".csv" else 0  # what is quoted may hold a line break
+                if line.endswith(b"\n") and quotes % 2 == 0:
+                    whole = position
+        return whole
 
 
 def _csv_line(values: Iterable[Any]) -> str:
@@ -262,19 +170,6 @@ def _parsed(line: str, where: str) -> dict[str, Any]:
     except ValueError:
         pass
     raise UsageError(f"{where}: this is no line of results")
-
-
-def _mend(path: Path, line_format: str) -> None:
-    """Cuts off a last line that a kill or a full disk has torn."""
-    with path.open("rb+") as file:
-        whole = quotes = 0  # bytes up to the end of the last whole record
-        position = 0
-        for line in file:
-            position += len(line)
-            quotes += line.count(b'"') if line_format == ".csv" else 0  # a name in quotes may hold a line break
-            if line.endswith(b"\n") and quotes % 2 == 0:
-                whole = position
-        file.truncate(whole)
 
 
 def _unflattened(values: dict[str, Any]) -> dict[str, Any]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from softpool3d.config import Config
 from softpool3d.datasets.transforms import normalize
-from softpool3d.errors import UsageError
+from softpool3d.errors import UsageError, WorkError
 from softpool3d.inference.trained import Trained
 from softpool3d.runtime.devices import MEMORY_FORMATS, autocast, placed
 
@@ -17,6 +19,21 @@ from softpool3d.runtime.devices import MEMORY_FORMATS, autocast, placed
 # clips of X3D-S take half as long again in batches of ten as in batches of one to three (docs/classify.md).
 CPU_BATCHES = (1, 2, 4, 8, 16)
 CUDA_BATCHES = (4, 8, 16, 32, 64, 128)
+
+
+class NoAnswer(WorkError):
+    """The network's output holds NaN or infinity, so there is no answer."""
+
+
+def finite(output: Tensor) -> Tensor:
+    """Returns the output as it is.
+
+    Raises:
+        NoAnswer: if it is not finite.
+    """
+    if not output.isfinite().all():
+        raise NoAnswer("the network's answer is not finite: its weights hold NaN or inf, or its precision is too low")
+    return output
 
 
 class BatchSize:
@@ -56,7 +73,7 @@ class BatchSize:
 
 
 class Predictor:
-    """Computes the logits of clips, in batches of the measured size.
+    """Computes a network's output for clips (logits, or a layer's features), in batches of the measured size.
 
     Args:
         trained: the network. A module is moved to the device, in the memory format that it was trained in.
@@ -88,7 +105,11 @@ class Predictor:
 
     @torch.inference_mode()
     def __call__(self, clips: Tensor) -> Tensor:
-        """Returns the logits, float32 (N, classes) on the CPU, of clips, uint8 (N, C, T, H, W)."""
+        """Returns the network's output, float32 (N, classes) or (N, features) on the CPU.
+
+        Args:
+            clips: uint8 (N, C, T, H, W).
+        """
         return torch.cat(list(self._batches(clips)))
 
     def _batches(self, clips: Tensor) -> Iterator[Tensor]:
@@ -96,7 +117,7 @@ class Predictor:
             part = clips[: self.batch.next]
             began = time.perf_counter()
             try:
-                logits = self._forward(part)
+                output = self._forward(part)
             except torch.OutOfMemoryError:
                 if len(part) == 1:
                     raise
@@ -105,7 +126,7 @@ class Predictor:
                 self.batch.refuse()
                 continue
             self.batch.add(len(part), time.perf_counter() - began)
-            yield logits
+            yield output
             clips = clips[len(part) :]
 
     def _forward(self, part: Tensor) -> Tensor:
@@ -117,3 +138,19 @@ class Predictor:
         video = normalize(part, data.mean, data.std).contiguous(memory_format=self._layout)
         with self._autocast:
             return self.network(video).float().cpu()[:count]
+
+
+class Engine(Protocol):
+    """A network with its preprocessing, as a timeline asks it: a classifier, or an embedder.
+
+    clips_are_set: whether num_clips was given, and is not testing's own.
+    """
+
+    config: Config
+    predictor: Predictor
+    num_clips: int
+    num_crops: int
+    clips_are_set: bool
+
+    def average(self, rows: Tensor) -> Tensor:
+        """Returns the answer for a clip from the network's output for its views, (V, ...)."""

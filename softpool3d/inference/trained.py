@@ -35,12 +35,14 @@ class Trained:
         sets it to evaluation; anything else is called as it is, with clips on the device.
     note: what was assumed about a file that does not describe itself, or which network answers where none was named,
         for people to read.
+    origin: the file of the weights, or the name of public ones; "" for an exported network.
     """
 
     network: nn.Module | Callable[[Tensor], Tensor]
     config: Config
     classes: tuple[str, ...]
     note: str = ""
+    origin: str = ""
 
 
 def load_trained(weights: str | Path | None = None, device: torch.device | None = None, trust: bool = False) -> Trained:
@@ -64,7 +66,7 @@ def load_trained(weights: str | Path | None = None, device: torch.device | None 
     loaded = open_weights(weights)
     network = build_model(loaded.config, len(loaded.classes))
     load_into(network, loaded.state, loaded.origin)
-    return Trained(network, loaded.config, loaded.classes, "\n".join(filter(None, (why, loaded.note))))
+    return Trained(network, loaded.config, loaded.classes, "\n".join(filter(None, (why, loaded.note))), loaded.origin)
 
 
 def default_weights() -> tuple[str | Path, str]:

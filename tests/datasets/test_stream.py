@@ -11,7 +11,7 @@ from videos import copy_packets, write_numbered
 from softpool3d.config import DataConfig
 from softpool3d.datasets.video.decoder import DecodeError
 from softpool3d.datasets.video.stream import FrameStream, _Clock, ahead, steady
-from softpool3d.inference.timeline import _steady_fps
+from softpool3d.inference.windows import steady_fps
 
 
 def seconds(clock: _Clock, stamps: list[float | None]) -> list[float | None]:
@@ -58,10 +58,10 @@ def test_joined_files_go_on_where_the_first_ends(tmp_path):
 
 def test_windows_of_a_varying_rate_are_cut_at_the_rate_that_the_network_was_trained_at(faults, tmp_path):
     with FrameStream(faults / "mr_slow.webm") as stream:
-        assert _steady_fps(stream, DataConfig()) == stream.fps == pytest.approx(7.085, abs=1e-3)
-        assert _steady_fps(stream, DataConfig(target_fps=15.0)) == 15.0
+        assert steady_fps(stream, DataConfig()) == stream.fps == pytest.approx(7.085, abs=1e-3)
+        assert steady_fps(stream, DataConfig(target_fps=15.0)) == 15.0
     with FrameStream(write_numbered(tmp_path / "a.mp4", 30)) as stream:
-        assert _steady_fps(stream, DataConfig(target_fps=30.0)) == 25.0
+        assert steady_fps(stream, DataConfig(target_fps=30.0)) == 25.0
 
 
 def test_a_reader_that_fails_is_that_files_failure(faults):

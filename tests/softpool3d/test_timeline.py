@@ -15,9 +15,10 @@ from softpool3d.datasets.sources.motion import CLASSES, render
 from softpool3d.datasets.video.decoder import open_video
 from softpool3d.datasets.video.encoder import write_video
 from softpool3d.datasets.video.stream import FrameStream, ahead, steady
-from softpool3d.inference import timeline as module
-from softpool3d.inference.timeline import Sliding, Windows, _segments, _smoothed, clips_of_windows, watch
+from softpool3d.inference import windows as module
+from softpool3d.inference.timeline import Windows, _segments, _smoothed, watch
 from softpool3d.inference.timeline_files import annotated_frames, draw_plot, rendered
+from softpool3d.inference.windows import Sliding, clips_of_windows
 
 DATA = DataConfig(num_frames=4, sampling_rate=3, crop_size=48, short_side=48, train_short_side=[48, 48])
 

@@ -9,7 +9,7 @@ from scores import CLASSES, write_data_set, write_weights
 from videos import write_numbered
 
 from softpool3d import Classifier, cli
-from softpool3d.inference.classifier import NoAnswer
+from softpool3d.inference.predictor import NoAnswer
 from softpool3d.runs.checkpoint import load_weights, save_weights
 
 MESSAGE = "the network's answer is not finite: its weights hold NaN or inf, or its precision is too low"

@@ -1,0 +1,82 @@
+"""Turn videos into features: a vector for each video, or for each window that slides over it.
+
+python tools/embed.py videos/ --out features.npz
+python tools/embed.py videos/ --weights best.safetensors --layer stage4 --pool soft --out features.parquet
+python tools/embed.py videos/ --weights X3D_M.pyth --window 2s --hop 1s --out 'features/{name}.npz'
+torchrun --nproc-per-node 4 tools/embed.py --manifest huge.csv --resume features.h5
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import typer
+
+from softpool3d.errors import UsageError
+from softpool3d.tools.classify import Precision, check_shared, classifier_of
+
+
+def main(
+    videos: list[str] | None = typer.Argument(
+        None, help="Files, folders, globs in quotes, @list.txt, - for names on standard input, http(s) addresses."
+    ),
+    weights: str | None = typer.Option(
+        None, help="As for classify: a file, or kinetics400, ...; exported networks have no layers."
+    ),
+    out: Path | None = typer.Option(
+        None, help="Write to this .npz, .parquet or .h5; {name}: the video's, for a file each."
+    ),
+    resume: Path | None = typer.Option(None, help="As --out, and go on with what it holds already."),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Replace a file that exists."),
+    layer: str | None = typer.Option(
+        None, help="stem, stage1 to stage4, or a module by its path; by default what the last layer takes."
+    ),
+    pool: str | None = typer.Option(None, help="avg, max or soft: how the layer's maps become one vector; avg."),
+    window: str | None = typer.Option(None, help="A row for each window of this length, as in 2s; not for each video."),
+    hop: str | None = typer.Option(None, help="Time from one window's start to the next; by default half a window."),
+    manifest: Path | None = typer.Option(None, help="A CSV file with a column path (and start, end), or a list."),
+    views: int | None = typer.Option(None, min=1, help="Clips along the video to average over; as in training's test."),
+    crops: int | None = typer.Option(None, help="1 or 3 crops of each clip; as in training's test."),
+    device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:1."),
+    precision: Precision | None = typer.Option(None, help="As in training if not given."),
+    compile: bool = typer.Option(False, "--compile", help="Compile the network first: for many videos."),
+    jobs: int | None = typer.Option(None, min=0, help="Processes that decode; one for each core, none for one video."),
+    max_missing: float | None = typer.Option(
+        None, min=0, max=1, help="Share of a video that may be missing or undecodable; as in training, 0.1 by default."
+    ),
+) -> None:
+    """Turn videos into features: a vector for each, for retrieval, clustering or a classifier of your own."""
+    from softpool3d.datasets.inputs import Inputs
+
+    asked = SimpleNamespace(**locals(), trust=False)
+    check_shared(asked)
+    target = resume or out
+    if target is None:
+        raise UsageError("say where the features go, as in --out features.npz (or .parquet, .h5)")
+    if hop is not None and window is None:
+        raise UsageError("--hop needs --window")
+    if window is not None and jobs is not None:
+        raise UsageError("--window does not go together with --jobs: a video's windows are decoded once, in a thread")
+    inputs = Inputs(tuple(videos or ()), manifest)
+    inputs.check("embed")
+
+    from softpool3d.evaluation.features import check_format
+    from softpool3d.inference.classify_timeline import seconds
+    from softpool3d.inference.embed_files import Options, embed
+    from softpool3d.inference.exported import is_exported
+
+    check_format("--out", target)
+    if weights is not None and is_exported(weights):
+        raise UsageError(f"--weights {weights}: an exported network has no layers; give the weights that it comes from")
+    length = seconds("--window", window)
+    distance = seconds("--hop", hop) if hop else length and length / 2
+    options = Options(layer, pool, length, distance, target, resume is not None, overwrite, jobs)
+    embed(partial(classifier_of, asked), inputs, options)
+
+
+if __name__ == "__main__":
+    from softpool3d.command import run_tool
+
+    run_tool(main)
