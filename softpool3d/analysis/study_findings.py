@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import statistics
 from collections.abc import Iterator, Sequence
@@ -12,14 +11,13 @@ from functools import cached_property
 from pathlib import Path
 
 from softpool3d.analysis.folders import RunRecord, read_run
+from softpool3d.analysis.groups import GROUPS, read_groups
 from softpool3d.analysis.statistics import Difference, grouped_interval, paired_difference
 from softpool3d.analysis.study import Study, Trial
 from softpool3d.config import Config
 from softpool3d.datasets import read_manifests
 from softpool3d.errors import SoftPool3dError, UsageError
 from softpool3d.evaluation.scores import FILE, VideoScores, video_names
-
-GROUPS = "groups.csv"  # in a data set's folder: path and group of each clip, a person or a place
 
 
 @dataclass(frozen=True)
@@ -135,14 +133,13 @@ def _pair_counts(scores: VideoScores, pair: Sequence[str]) -> tuple[int, int, in
 
 def _groups(config: Config) -> Iterator[tuple[str, str]]:
     try:
-        with (Path(config.data.root or ".") / GROUPS).open(newline="", encoding="utf-8-sig") as file:
-            known = {row["path"]: row["group"] for row in csv.DictReader(file)}
+        known = read_groups(Path(config.data.root or ".") / GROUPS)
         manifests = read_manifests(config.data)
-    except (OSError, KeyError, csv.Error, UnicodeDecodeError, SoftPool3dError):
+    except (OSError, SoftPool3dError):
         return
     clips = manifests.get("test", manifests["val"]).clips
     for name, clip in zip(video_names(clips), clips, strict=True):
-        path = os.path.relpath(clip.path, config.data.root)
+        path = os.path.normpath(clip.path)
         if path in known:
             yield name, known[path]
 
