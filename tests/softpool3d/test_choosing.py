@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from served import Server, make_weights, served, take_away
 from videos import write_numbered
 
 from softpool3d.choosing import choose_for
@@ -151,6 +152,37 @@ def test_a_folder_is_all_that_training_needs(videos, tmp_path, run, monkeypatch)
     assert "with other clips top-1 would be" in done.stdout
     again = run("train", "--cfg", tmp_path / "runs" / "videos" / "config.yaml", "--print-config")
     assert again.stdout == config.to_yaml()
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    return make_weights("r3d_18", tmp_path_factory.mktemp("served"))
+
+
+TINY = ("data.crop_size=16", "data.num_frames=4", "train.epochs=2", "device=cpu")
+
+
+def test_training_starts_from_public_weights_where_they_can_be_had(videos, file, tmp_path, monkeypatch, run):
+    """Fetched, then kept; cut off on the way, which is no reason to train from nothing; out of reach, which is one."""
+    monkeypatch.chdir(tmp_path)
+    (videos / "wave" / "x.mp4").unlink()
+    with served(file, "r3d_18", tmp_path / "torch", monkeypatch) as weights:
+        monkeypatch.setattr(Server, "cut_off", True)
+        broken = run("train", "videos", *TINY)
+        assert broken.returncode == 1 and "the transfer may have been cut off" in broken.stderr
+        assert not (tmp_path / "runs").exists()
+        monkeypatch.setattr(Server, "cut_off", False)
+        done = run("train", "videos", *TINY)
+        assert done.returncode == 0, done.stderr
+        assert "It starts from Kinetics-400's weights" in done.stdout
+        assert "r3d_18:kinetics400 (torchvision): " in done.stdout and "head of another size" in done.stdout
+        config = stored_config(tmp_path / "runs" / "videos")
+        assert config.optim.head_epochs == 1 and config.model.weights == "r3d_18:kinetics400"
+        take_away(weights)
+        assert "It starts from Kinetics-400's weights" in run("train", "videos", "--dry-run", *TINY).stdout
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "elsewhere"))
+        scratch = run("train", "videos", "--dry-run", *TINY)
+        assert "cannot be had (127.0.0.1:9 cannot be reached: [Errno 111] Connection refused)" in scratch.stdout
 
 
 VERBS = ("classify FILE", "test", "explain FILE")
