@@ -223,3 +223,14 @@ def test_mistakes_get_a_sentence(videos, tmp_path, run, monkeypatch, arguments, 
 def test_a_file_of_settings_takes_a_folder_too(videos, run):
     found = run("train", videos, "--cfg", "r3d_softpool", "--print-config", "optim.lr=0.5")
     assert f"root: {videos}" in found.stdout and "dataset: folder" in found.stdout and "lr: 0.5" in found.stdout
+
+
+def test_two_videos_of_a_class_are_enough_without_a_test(videos, run):
+    for file in videos.rglob("*.mp4"):
+        if file.stem not in "01":
+            file.unlink()
+    result = run("train", videos, "--dry-run")
+    assert result.returncode == 2 and "with data.split=[0.8,0.2,0] the validation clips are tested too" in result.stderr
+    found = run("train", videos, "--dry-run", "data.split=[0.8,0.2,0]")
+    assert found.returncode == 0 and "4 videos of 2 classes, 1 of each" in found.stdout
+    assert "train.batch_size=2 " in found.stdout
