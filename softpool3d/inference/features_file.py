@@ -72,7 +72,7 @@ class FeaturesFile(GrowingFile):
     def undo(self) -> None:
         """Removes the rows of the video that is not done yet."""
         if self._file is not None:
-            self._file.truncate(self._ended)
+            self._file.truncate(self._file.seek(self._ended))
 
     def write(self, result: Features | Failure) -> None:
         """Appends the rest of a video's rows, and that it is done."""

@@ -20,6 +20,8 @@ _AROUND = "tests/softpool3d/test_training_settings.py::"
 _CLIPS = "tests/datasets/test_settings.py::"
 _OPTIONS = "tests/tools/test_options.py::"
 _CLASSIFY = "tests/tools/test_classify.py::"
+_EMBED = "tests/tools/test_embed.py::"
+_PROBE = "tests/tools/test_probe.py::"
 _TRAINER = "tests/softpool3d/test_trainer.py::"
 _TRANSFORMS = "tests/datasets/test_transforms.py::"
 
@@ -196,6 +198,29 @@ OPTIONS = {
                 _OPTIONS + "test_classify_hands_on_how_to_slide_and_what_to_watch",
                 *("--window", "--hop", "--smooth", "--min-score", "--camera", "--stream", "--live"),
             ),
+        },
+    ),
+    **_under(
+        "embed ",
+        {
+            **_of(_EMBED + "test_a_folder_becomes_a_file_and_goes_on", "videos", "--out", "--resume", "--overwrite"),
+            **_of(_EMBED + "test_numpy_alone_reads_them", "--layer", "--pool"),
+            **_of(_EMBED + "test_windows_are_rows", "--window", "--hop"),
+            **_of(_EMBED + "test_parts_of_files_are_named_with_their_times", "--manifest"),
+            **_of(
+                _EMBED + "test_embed_hands_on_how_to_run_the_network",
+                *("--weights", "--views", "--crops", "--device", "--precision", "--compile", "--max-missing"),
+            ),
+            **_of(_EMBED + "test_embed_decodes_in_the_processes_asked_for", "--jobs"),
+        },
+    ),
+    **_under(
+        "probe ",
+        {
+            **_of(_PROBE + "test_folders_are_classes_and_a_list_says_the_same", "--labels", "--folds", "--json"),
+            **_of(_PROBE + "test_a_test_list_is_what_is_tested", "--test"),
+            **_of(_PROBE + "test_groups_are_kept_apart", "--neighbours"),
+            **_of(_PROBE + "test_windows_are_averaged_and_files_add_up", "features"),
         },
     ),
     **_under(
