@@ -24,6 +24,7 @@ _BELONGS_TO: dict[str, tuple[str, Callable[[Config], bool]]] = {
     "data.target_fps": ("data.sampling=dense or centred", lambda c: c.data.sampling != "uniform"),
     "data.jitter": ("data.sampling=dense", lambda c: c.data.sampling == "dense"),
     "data.short_clip": ("data.sampling=dense or centred", lambda c: c.data.sampling != "uniform"),
+    "data.test_spacing": ("test.num_clips above 1", lambda c: c.data.sampling != "uniform" and c.test.num_clips > 1),
     "data.no_flip_classes": ("data.flip=true", lambda c: c.data.flip),
     "data.cache_gb": ("data.cache=memory or folder", lambda c: c.data.cache != "none"),
     "data.augment.inverse_scale": ("data.augment.crop=scale", lambda c: c.data.augment.crop == "scale"),

@@ -26,6 +26,11 @@ from softpool3d.evaluation.scores import FILE, VideoScores
 from softpool3d.files import write_atomically, write_csv
 
 RESULTS = "results.json"
+SPACINGS = {  # data.test_spacing in words
+    "centres": "in the middle of equal parts",
+    "ends": "from the first place to the last",
+    "starts": "from where equal parts begin",
+}
 _SHOWN, _ENDS = 24, 8  # a table of more than _SHOWN classes shows the first and last _ENDS
 
 
@@ -65,13 +70,14 @@ def write_results(folder: Path, video_scores: VideoScores, extra: dict[str, Any]
     return metrics
 
 
-def show(console: Console, metrics: Metrics, folder: Path | None, published: dict[str, Any] | None = None) -> None:
+def show(console: Console, metrics: Metrics, folder: Path | None, result: dict[str, Any] | None = None) -> None:
     """Prints the numbers, the published one beside ours, the classes from worst to best, and the most confused pairs.
 
     Args:
-        published: as runs/figures.py returns it.
+        result: what results.json holds: the views, and what was published (runs/figures.py).
     """
-    summary = metrics.summary
+    summary, result = metrics.summary, result or {}
+    published = result.get("published")
     low, high = summary["top1_interval"]
     lines = [("top-1", f"{summary['top1']:.2%}", f"95% interval {low:.2%} to {high:.2%} (bootstrap)")]
     if published:
@@ -85,6 +91,8 @@ def show(console: Console, metrics: Metrics, folder: Path | None, published: dic
             ("mean class accuracy", f"{summary['mean_class_accuracy']:.2%}", ""),
             ("calibration error", f"{summary['calibration_error']:.2%}", "expected, 15 bins"),
         ]
+    if "spacing" in result:  # results of earlier versions do not say it
+        lines.append(("views of each video", str(result["views"]), views_of(result)))
     if summary["classes_without_clips"]:
         lines.append(("classes without videos", str(summary["classes_without_clips"]), "not in the means"))
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
@@ -102,6 +110,13 @@ def show(console: Console, metrics: Metrics, folder: Path | None, published: dic
             console.print(text, markup=False, highlight=False, soft_wrap=True)
     if folder is not None:
         console.print(f"\nwritten to {folder}", markup=False, highlight=False, soft_wrap=True)
+
+
+def views_of(result: dict[str, Any]) -> str:
+    """Returns in words where the views lie that a test's numbers were made from."""
+    clips, crops = result["views"] // result["num_crops"], result["num_crops"]
+    where = f" {SPACINGS[result['spacing']]}" if clips > 1 else ", in the middle"
+    return f"{clips} clip{'s' if clips > 1 else ''}{where}; {crops} crop{'s' if crops > 1 else ''} of each"
 
 
 def _class_table(metrics: Metrics) -> Table:

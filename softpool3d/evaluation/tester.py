@@ -99,7 +99,7 @@ def _test(
         result = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
         if processes.is_first:
             found = VideoScores.load(folder / FILE)
-            show(console, measure(found.scores, found.classes), folder, result.get("published"))
+            show(console, measure(found.scores, found.classes), folder, result)
         return result
 
     views = num_views(config.data, config.test.num_clips, config.test.num_crops)
@@ -123,6 +123,8 @@ def _test(
         "dataset": config.data.dataset,
         "source": manifest.source,
         "split": split,
+        "views": views,
+        "spacing": config.data.test_spacing,
         "num_clips": config.test.num_clips,
         "num_crops": config.test.num_crops,
         "average": config.test.average,
@@ -144,7 +146,7 @@ def _test(
 
     metrics, result = processes.first(finish)
     if processes.is_first:
-        show(console, metrics, folder, published)
+        show(console, metrics, folder, result)
     return result
 
 

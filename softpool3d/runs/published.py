@@ -230,6 +230,7 @@ def _settings_of_torchvision(name: str, wanted: Preprocessing) -> Config:
         "train_short_side": [wanted.short_side, wanted.short_side],
         "short_side": wanted.short_side,
         "crop_size": wanted.crop_size,
+        "test_spacing": "centres" if spec(name).is_image else "ends",  # as torchvision's UniformClipSampler
     }
     model = {"name": name, "pool": {"where": []}}
     views = {"num_clips": 1 if spec(name).is_image else 5}

@@ -222,6 +222,7 @@ def test_what_has_no_effect_is_said(key):
         "data.augment.ratio": [0.5, 2.0],
         "data.official_split": 2,
         "optim.momentum": 0.5,
+        "data.test_spacing": "ends",
         "optim.nesterov": False,
         "optim.gamma": 0.5,
         "optim.final_lr": 0.5,
