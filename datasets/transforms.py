@@ -26,7 +26,10 @@ from softpool3d.errors import UsageError
 if TYPE_CHECKING:
     from softpool3d.config import DataConfig
 
-_DIRECTIONS = re.compile(r"\b(left|right|leftwards?|rightwards?|(counter|anti)?-?clockwise)\b", re.IGNORECASE)
+_DIRECTIONS = re.compile(
+    r"(?<![a-z])(left(wards?)?|right(wards?)?|(counter|anti)?[-_ ]?clockwise|c?cw)(?![a-z])", re.IGNORECASE
+)
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")  # turnLeft is two words, as turn_left is
 
 
 def resize_short_side(clip: Tensor, size: int) -> Tensor:
@@ -209,9 +212,14 @@ class _AugMix(v2.AugMix):
         return torch._sample_dirichlet(params.cpu()).to(params.device)
 
 
+def tells_direction(name: str) -> bool:
+    """Whether a class is named after a direction (left, clockwise, ...), which a mirrored clip would not show."""
+    return _DIRECTIONS.search(_CAMEL.sub(" ", name)) is not None
+
+
 def _never_flipped(data: DataConfig, classes: Sequence[str]) -> Iterator[int]:
     if data.no_flip_classes is None:
-        yield from (number for number, name in enumerate(classes) if _DIRECTIONS.search(name))
+        yield from (number for number, name in enumerate(classes) if tells_direction(name))
         return
     for name in data.no_flip_classes:
         if name not in classes:

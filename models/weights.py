@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Mapping
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from softpool3d.errors import UsageError, WorkError
+from softpool3d.errors import UsageError
 from softpool3d.models.checkpoints import read_state
 from softpool3d.models.inflate import inflate_weight
 from softpool3d.models.layouts import State, fold_shortcut_norm, from_torchvision, layout_of
 from softpool3d.models.network import Staged
+from softpool3d.models.public import fetch
 
 
 @dataclass(frozen=True)
@@ -119,12 +118,7 @@ def read_weights(source: str | Path, name: str) -> Source:
         raise UsageError(f"weights: no weights file {source}, and no public weights of that name (there are: {public})")
     if theirs != name:
         raise UsageError(f"weights: {source} are the weights of another network; {name} cannot take them")
-    try:
-        with redirect_stdout(sys.stderr):  # torch says there that it downloads; results go to the standard output
-            state = published.get_state_dict(progress=True, check_hash=True)
-    except OSError as error:
-        raise WorkError(f"weights: cannot fetch {published.url} ({error}); give a file instead") from None
-    return Source(from_torchvision(state), str(source), "torchvision", **_meta(published))
+    return Source(from_torchvision(fetch(published)), str(source), "torchvision", **_meta(published))
 
 
 def read_file(path: Path) -> Source:

@@ -230,6 +230,8 @@ class OptimConfig(Section):
     layer_decay: Annotated[float, Field(gt=0, le=1), Effect.OPTIMIZER] = 1.0
     # parameters that stay as they are, by pattern: stem*, layer1.*, ...
     freeze: Annotated[list[str], Words, Effect.OPTIMIZER] = []
+    # the first epochs, in which the head alone learns: a new head's gradients would spoil layers that know something
+    head_epochs: Annotated[int, Field(ge=0), Effect.OPTIMIZER] = 0
     base_batch: Positive | None = None  # lr is for updates of that many clips, and is scaled to their number
     schedule: Literal["cosine", "multistep", "constant"] = "cosine"  # after the warm-up
     milestones: list[Annotated[float, Field(gt=0)]] = []  # multistep: the epochs after which lr is multiplied by gamma

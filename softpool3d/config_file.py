@@ -32,6 +32,18 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     values, origins = read_yaml(find_config(path), Config)
     if "variants" in values:
         raise UsageError(f"{path} describes a study: softpool3d study --cfg {path}")
+    return make_config(values, origins, overrides)
+
+
+def make_config(values: dict[str, Any], origins: dict[tuple, str], overrides: Sequence[str] = ()) -> Config:
+    """Returns the configuration of a training: `values` by section and key, with overrides applied, and checked.
+
+    Args:
+        origins: where each path of keys was written, for messages.
+
+    Raises:
+        UsageError: naming the origin of the first mistake.
+    """
     for override in overrides:
         _apply_override(values, origins, override)
     config = validate(values, origins)
@@ -60,7 +72,7 @@ def check_schedule(config: Config, origins: dict[tuple, str] | None = None) -> N
     Configurations of weights and runs that exist already are read without this check.
 
     Raises:
-        UsageError: for a warm-up longer than the run, or milestones past its end.
+        UsageError: for a warm-up, or epochs of the head, longer than the run, or milestones past its end.
     """
     optim, epochs = config.optim, config.train.epochs
     mistakes, instead, keys = [], [], []
@@ -73,6 +85,10 @@ def check_schedule(config: Config, origins: dict[tuple, str] | None = None) -> N
         keys.append("milestones")
         mistakes.append(f"{_list(late)} of optim.milestones would never be reached")
         instead.append(f"optim.milestones={_list(within)}" if within else "optim.schedule=constant optim.milestones=[]")
+    if optim.head_epochs >= epochs:
+        keys.append("head_epochs")
+        mistakes.append(f"with optim.head_epochs={optim.head_epochs} the other layers would never learn")
+        instead.append("optim.head_epochs=0")
     if mistakes:
         origin = (origins or {}).get(("optim", keys[0]))
         raise UsageError(

@@ -22,6 +22,7 @@ from videos import write_numbered
 def _home(tmp_path_factory):
     """Data sets are generated into a folder of the tests' own."""
     os.environ["SOFTPOOL3D_HOME"] = str(tmp_path_factory.mktemp("home"))
+    os.environ["SOFTPOOL3D_OFFLINE"] = "1"  # no test asks a server of others
 
 
 @pytest.fixture(autouse=True)

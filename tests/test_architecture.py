@@ -25,7 +25,7 @@ models datasets
 surgery runtime
 runs command
 evaluation
-training inference analysis
+training inference analysis choosing
 visual
 tools
 cli

@@ -1,6 +1,7 @@
 """Label videos and pictures: files, folders, lists, addresses.
 
-python tools/classify.py clip.mp4                                  # with the network that ships with the package
+python tools/classify.py clip.mp4                                  # Kinetics-400, where its weights can be had
+python tools/classify.py clip.mp4 --weights motion                 # with the network that ships with the package
 python tools/classify.py holiday/ --weights best.safetensors --topk 3 --out results.csv
 find . -name '*.mp4' | python tools/classify.py - --json --jobs 2
 torchrun --nproc-per-node 4 tools/classify.py --manifest huge.csv --resume results.csv
@@ -45,8 +46,8 @@ def main(
     weights: str | None = typer.Option(
         None,
         help="A weights file, ours or one that others published (or x3d_m:FILE), or r3d_18:kinetics400, "
-        "resnet50:imagenet1k (torchvision's, fetched); if not given, the network that ships with softpool3d, which "
-        "knows the classes of `motion`.",
+        "resnet50:imagenet1k (torchvision's, fetched). kinetics400: torchvision's best for 400 actions, fetched once; "
+        "motion: the network that ships with softpool3d. If not given, the first of these two that can be had.",
     ),
     max_missing: float | None = typer.Option(
         None, min=0, max=1, help="Share of a video that may be missing or undecodable; as in training, 0.1 by default."
@@ -138,9 +139,15 @@ def _check(asked: SimpleNamespace, watching: bool) -> None:
 
 def _classifier(asked: SimpleNamespace) -> Classifier:
     from softpool3d.inference.classifier import Classifier
+    from softpool3d.inference.trained import default_weights
 
+    weights, first = asked.weights, os.environ.get("LOCAL_RANK", "0") == "0"
+    if weights is None:
+        weights, why = default_weights()
+        if first:
+            print(why, file=sys.stderr, flush=True)
     made = Classifier(
-        asked.weights,
+        weights,
         asked.device,
         num_clips=asked.views,
         num_crops=asked.crops,
@@ -149,7 +156,7 @@ def _classifier(asked: SimpleNamespace) -> Classifier:
         trust=asked.trust,
         max_missing=asked.max_missing,
     )
-    if made.note and os.environ.get("LOCAL_RANK", "0") == "0":
+    if made.note and first:
         print(made.note, file=sys.stderr)
     if asked.views and made.config.data.sampling == "uniform":
         raise UsageError("--views: this network samples frames from the whole video (sampling: uniform), in one view")

@@ -19,9 +19,9 @@ METHODS = {"gradcam": ".mp4", "features": ".png"}
 
 def main(
     clip: Path = typer.Argument(help="A video file, a folder of frames, or for networks of pictures a picture."),
-    weights: str | None = typer.Option(
-        None,
-        help="A weights file, X3D_M.pyth, r3d_18:kinetics400, resnet50:imagenet1k, as for classify; if not given, the "
+    weights: str = typer.Option(
+        "motion",
+        help="A weights file, X3D_M.pyth, r3d_18:kinetics400, resnet50:imagenet1k, as for classify; motion: the "
         "network that ships with us.",
     ),
     method: str = typer.Option("gradcam", help="gradcam, or features: maps before and after each pooling."),
@@ -49,7 +49,7 @@ def main(
     from softpool3d.inference.exported import is_exported
     from softpool3d.runs.lock import claim_files
 
-    if weights is not None and is_exported(weights):  # before anything in it is loaded
+    if is_exported(weights):  # before anything in it is loaded
         raise UsageError(f"{weights} was exported and hides its layers; give the weights file that it was made from")
     with claim_files([out], overwrite):
         classifier = Classifier(weights, device)

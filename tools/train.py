@@ -1,52 +1,135 @@
 """Train a network on video clips.
 
+python tools/train.py videos/                                       # settings are chosen by the videos and the machine
+python tools/train.py videos/ --dry-run                              # says which, and stops
 python tools/train.py --cfg configs/r3d_softpool.yaml
-python tools/train.py --cfg configs/r3d_softpool.yaml data.dataset=folder data.root=videos optim.lr=0.05
+python tools/train.py videos/ --cfg configs/r3d_softpool.yaml optim.lr=0.05
 torchrun --nproc-per-node 8 tools/train.py --cfg configs/kinetics400/x3d_m.yaml data.root=/data/k400
 python tools/train.py --resume runs/r3d_softpool
 python tools/train.py --cfg configs/r3d_softpool.yaml --resume auto
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import typer
 
 from softpool3d.errors import UsageError
 
+if TYPE_CHECKING:
+    from softpool3d.config import Config
+
 
 def main(
-    overrides: list[str] | None = typer.Argument(
-        None, metavar="[KEY.PATH=VALUE]...", help="Settings that replace the file's, as in optim.lr=0.05."
+    arguments: list[str] | None = typer.Argument(
+        None,
+        metavar="[VIDEOS] [KEY.PATH=VALUE]...",
+        help="A folder of labelled videos, or a list of them (path,label); and settings, as in optim.lr=0.05.",
     ),
-    cfg: str | None = typer.Option(None, help="The YAML file, or the name of one that is shipped."),
+    cfg: str | None = typer.Option(
+        None, help="The YAML file, or the name of one that is shipped; if not given, settings are chosen for VIDEOS."
+    ),
     resume: str | None = typer.Option(
         None, help="The folder of a run to go on with; auto: the run of --cfg's name if there is one, else a new one."
     ),
     force_resume: bool = typer.Option(
         False, "--force-resume", help="Go on even if changed settings change what is learned."
     ),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Print what is chosen for VIDEOS, and why, and stop."),
     print_config: bool = typer.Option(False, "--print-config", help="Print the merged configuration and stop."),
 ) -> None:
-    """Train a network: --cfg FILE starts a run, --resume FOLDER goes on with one."""
+    """Train a network: on VIDEOS; --cfg FILE starts a run by a file, --resume FOLDER goes on with one."""
     from softpool3d.config_file import load_config
 
+    videos, overrides = _apart(arguments or [])
     auto = resume == "auto"
-    if cfg is None and (resume is None or auto):
-        raise UsageError("give --cfg FILE, to start a run, or --resume FOLDER, to go on with one")
-    if force_resume and resume is None:
-        raise UsageError("--force-resume belongs to --resume FOLDER")
-
-    if resume is None or auto:
-        config, run = load_config(cfg, overrides or []), None
-    else:
+    _check(videos, cfg, resume, auto, force_resume, dry_run)
+    run = None
+    if resume is not None and not auto:
         from softpool3d.runs.run import Run
 
-        run, config = Run.open(resume, overrides or [], cfg)
+        run, config = Run.open(resume, overrides, cfg)
+    elif cfg is None:
+        config = _chosen(videos, overrides, quiet=print_config)
+    else:
+        config = load_config(cfg, [*(_as_settings(videos) if videos else ()), *overrides])
     if print_config:
         print(config.to_yaml(), end="")
+        return
+    if dry_run:
         return
 
     from softpool3d.training.trainer import train
 
     train(config, run, auto_resume=auto, force_resume=force_resume)
+
+
+def _apart(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """Returns the videos that are named, and the settings."""
+    named = [argument for argument in arguments if "=" not in argument or _exists(argument)]
+    if len(named) > 1:
+        raise UsageError(
+            f"{named[0]} and {named[1]}: videos come from one folder or list; settings are key.path=value, as in "
+            "optim.lr=0.05"
+        )
+    return next(iter(named), None), [argument for argument in arguments if argument not in named]
+
+
+def _exists(argument: str) -> bool:
+    from os.path import lexists
+
+    return lexists(argument)
+
+
+def _check(
+    videos: str | None, cfg: str | None, resume: str | None, auto: bool, force_resume: bool, dry_run: bool
+) -> None:
+    if resume is not None and not auto and videos is not None:
+        raise UsageError(f"--resume goes on with a run's own videos; leave {videos} out, or leave --resume out")
+    if auto and cfg is None:
+        raise UsageError("--resume auto needs --cfg FILE, whose name the run has; or give --resume FOLDER")
+    if dry_run and (cfg is not None or resume is not None):
+        raise UsageError(
+            "--dry-run says what is chosen for VIDEOS, and a file or a run chooses by itself: --print-config"
+        )
+    if force_resume and resume is None:
+        raise UsageError("--force-resume belongs to --resume FOLDER")
+
+
+def _chosen(videos: str | None, overrides: list[str], quiet: bool) -> Config:
+    """Returns settings for the videos; prints what they are like and why each setting was chosen, unless `quiet`."""
+    from softpool3d.choosing import choose_for
+
+    fixed = _as_settings(videos) if videos is not None else []
+    if not any(setting.startswith(("data.root=", "data.dataset=")) for setting in [*fixed, *overrides]):
+        raise UsageError("give VIDEOS, a folder of them; or --cfg FILE, to start a run by a file; or --resume FOLDER")
+    chosen = choose_for(fixed, overrides)
+    if not quiet:
+        print(chosen)
+    return chosen.config
+
+
+def _as_settings(videos: str) -> list[str]:
+    """Returns the settings that make a training read the videos of a folder or a list.
+
+    Raises:
+        UsageError: if there are none.
+    """
+    from pathlib import Path
+
+    from softpool3d.datasets.manifest import LISTS
+    from softpool3d.datasets.sources.folder import SPLIT_NAMES
+
+    path = Path(videos).expanduser()
+    if not path.exists():
+        raise UsageError(f"no folder of videos, and no list of them: {videos}; a setting is written key.path=value")
+    if path.is_file():
+        if path.suffix.lower() not in LISTS:
+            raise UsageError(f"{videos} is a file and no list ({', '.join(LISTS)}); name the folder that it lies in")
+        if path.stem.casefold() in SPLIT_NAMES["train"]:  # its validation and test lie beside it
+            path = path.parent
+    return [f"name={path.resolve().stem or 'videos'}", "data.dataset=folder", f"data.root={path}"]
 
 
 if __name__ == "__main__":

@@ -73,6 +73,8 @@ def read_folder(
         UsageError: if there is no such folder, no video in it, fewer than two classes, or a class without training; if
             folders of splits and of classes lie side by side, or videos of a split in no class.
     """
+    if root is not None and (listed := Path(root).expanduser()).is_file() and listed.suffix.lower() in LISTS:
+        return _read_one_list(listed, split, seed, prefix)
     root = data_root(root, kind.dataset)
     train_part, val_part, test_part = split
     # without val, as much is split off from train as the other parts leave
@@ -98,6 +100,12 @@ def read_folder(
         parts = {"train": train, "val": val} | ({"test": test} if test_part else {})
     classes = _classes(root, parts["train"], ordered, kind)
     return _manifests(root, parts, folders, classes, (train_part, val_part, test_part), kind)
+
+
+def _read_one_list(path: Path, parts: Iterable[float], seed: int, prefix: str | Path | None) -> dict[str, Manifest]:
+    """Reads a list that is not split, and splits it, each class by itself."""
+    whole = read_lists({"train": path}, read_classes(path.with_name("classes.txt")), prefix)["train"]
+    return _divided(whole, tuple(parts), seed)
 
 
 def _manifests(
@@ -255,16 +263,21 @@ def _with_validation(manifests: dict[str, Manifest], parts: Parts, seed: int) ->
     """Returns the manifests, with validation clips split off from the training clips if there are none."""
     if "val" in manifests:
         return manifests
-    train = manifests["train"]
+    return manifests | _divided(manifests["train"], parts, seed)
+
+
+def _divided(train: Manifest, parts: Parts, seed: int) -> dict[str, Manifest]:
+    """Returns the clips divided into train, val and, where it has a part, test."""
     times = Counter(train.clips)  # a row that is repeated stays on one side
     by_class: dict[str, list[Clip]] = {}
     for clip in times:
         name = " ".join(map(str, clip.label)) if train.multi_label else train.classes[clip.label]
         by_class.setdefault(name, []).append(clip)
-    divided = _divide(by_class, parts, seed)
-    for name, part in zip(("train", "val"), divided[:2], strict=True):
+    manifests = {}
+    for name, share, part in zip(("train", "val", "test"), parts, _divide(by_class, parts, seed), strict=True):
         clips = [clip for some in part.values() for clip in some for _ in range(times[clip])]
-        manifests[name] = Manifest(train.classes, clips, source=train.source)
+        if share:
+            manifests[name] = Manifest(train.classes, clips, source=train.source)
     return manifests
 
 

@@ -237,8 +237,8 @@ def _how(study: Study, found: dict[tuple[str, str], Findings]) -> list[str]:
         f"over the test clips{whole} of the seeds' mean: it covers other clips, not other seeds{rough}.",
         "A verdict needs both to exclude 0. Nothing is corrected for the number of comparisons. Where top-1 on the",
         "training clips is still low in the last epoch, a row says how fast the variant learns from these clips, not",
-        "what it would reach. Seconds are those of the runs as they were, whatever else the machine did; CPU seconds are",
-        "those of the run's process, its threads together.",
+        "what it would reach. Seconds are those of the runs as they were, whatever else the machine did; CPU seconds",
+        "are those of the run's process, its threads together.",
     ]
 
 

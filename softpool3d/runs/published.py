@@ -1,6 +1,8 @@
 """Opens weights of any origin: those of a run describe themselves, those of others are recognised by their layers.
 
 best.safetensors, runs/mine   of training: network, classes and preprocessing are in the file
+motion                        the small network that ships with the package: eight synthetic motions
+kinetics400                   the best of torchvision's for the 400 actions of Kinetics, fetched once (KINETICS)
 r3d_18:kinetics400            torchvision's, fetched once; of pictures resnet50:imagenet1k, resnet50:imagenet1k_v1
 X3D_M.pyth                    a file of torchvision, PyTorchVideo, PySlowFast or Hara, by the names of its layers
 x3d_m:FILE                    the same, where its layers do not tell
@@ -10,6 +12,7 @@ resnet50_softpool:FILE        SoftPool's own, whose layers are those of torchvis
 from __future__ import annotations
 
 import re
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,9 @@ from softpool3d.models.weights import (
 )
 from softpool3d.runs.checkpoint import Weights, load_weights
 
+SHIPPED = Path(str(files("softpool3d"))) / "weights" / "x3d_xs_motion.safetensors"
+KINETICS = "mvit_v2_s:kinetics400"
+_NAMED = {"motion": SHIPPED, "kinetics400": KINETICS}
 # Frames of a clip, and frames a second, with which torchvision measured its video-level accuracies (5 clips, 1 crop).
 _TORCHVISION = {
     "r3d_18": (16, 15.0),
@@ -78,6 +84,8 @@ def open_weights(weights: str | Path) -> Weights:
         UsageError: if there are none, they are damaged, or their network is not recognised, naming what to add.
         WorkError: if torchvision's weights cannot be fetched.
     """
+    if not Path(weights).exists():
+        weights = _NAMED.get(str(weights), weights)
     text, path = str(weights), Path(weights).expanduser()
     name, colon, rest = text.partition(":")
     if colon and not path.exists():

@@ -23,7 +23,7 @@ from softpool3d.runs.run import Run, stored_config
 # what may be changed when a run is resumed; the sizes of batches are compared as clips of an update
 _FREE = Effect.WHERE, Effect.HOW, Effect.FREE, Effect.REOPENS
 # settings of the optimiser that come from the configuration, not from the checkpoint
-_SETTINGS = ("weight_decay", "momentum", "nesterov", "lr_scale", "fused")
+_SETTINGS = ("weight_decay", "momentum", "nesterov", "lr_scale", "waits", "fused")
 
 
 def begin(

@@ -23,7 +23,7 @@ class Run:
         self.folder = folder
         self.checkpoint = folder / "last" / "checkpoint.pt"
         self.best = folder / "best.safetensors"
-        self._rows: list[dict[str, Any]] = []
+        self.rows: list[dict[str, Any]] = []  # of metrics.csv
 
     @classmethod
     def create(cls, config: Config) -> Run:
@@ -75,7 +75,7 @@ class Run:
 
     def log(self, row: dict[str, Any]) -> None:
         """Adds the scalars of one evaluation, or of an epoch without one."""
-        self._rows.append(row)
+        self.rows.append(row)
         self._write_rows()
 
     def keep_rows(self, count: int) -> None:
@@ -84,10 +84,10 @@ class Run:
         if path.is_file():
             try:
                 with path.open(newline="", encoding="utf-8") as file:
-                    self._rows = list(csv.DictReader(file))[:count]
+                    self.rows = list(csv.DictReader(file))[:count]
             except (csv.Error, ValueError):
                 raise UsageError(f"{path} is damaged; move it away to resume without it") from None
-        if self._rows:
+        if self.rows:
             self._write_rows()
 
     def summarize(self, summary: dict[str, Any]) -> None:
@@ -96,10 +96,10 @@ class Run:
     def _write_rows(self) -> None:
         text = io.StringIO()
         # the columns of all rows, the last row's first: a resumed run may have gained or lost an average of its weights
-        columns = dict.fromkeys(column for row in reversed(self._rows) for column in row)
+        columns = dict.fromkeys(column for row in reversed(self.rows) for column in row)
         writer = csv.DictWriter(text, fieldnames=list(columns), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(self._rows)
+        writer.writerows(self.rows)
         write_atomically(self.folder / "metrics.csv", text.getvalue().encode())
 
 

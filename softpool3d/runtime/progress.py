@@ -11,12 +11,22 @@ _FIELDS = "loss {task.fields[loss]:.3f}  top-1 {task.fields[top1]:5.1%}  {task.f
 _FIELDS += "waiting for data {task.fields[waiting]:.0%}  {task.fields[spent]}"
 
 
-class Display:
-    """A progress bar over all of a run's steps. Silent on every process but the first."""
+_WARM, _MEASURED = 3, 10  # the first steps compile and fill queues; as many more say how long the rest takes
 
-    def __init__(self, total_steps: int, done_steps: int, console: Console, enabled: bool) -> None:
+
+class Display:
+    """A progress bar over all of a run's steps, and once a line that says how long they take.
+
+    Silent on every process but the first.
+
+    Args:
+        beside: the time of evaluations, as a share of that of the steps; a guess.
+    """
+
+    def __init__(self, total_steps: int, done_steps: int, console: Console, enabled: bool, beside: float = 0.0) -> None:
         self.console = console
         self._enabled = enabled
+        self._left, self._seen, self._began, self._beside = total_steps - done_steps, 0, 0.0, beside
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -43,6 +53,13 @@ class Display:
 
     def advance(self, steps: int = 1) -> None:
         self._progress.advance(self._task, steps)
+        self._seen += steps
+        if self._seen == _WARM:
+            self._began = time.perf_counter()
+        elif self._seen == _WARM + _MEASURED and self._left > 2 * self._seen:
+            step = (time.perf_counter() - self._began) / _MEASURED
+            left = (self._left - self._seen) * step * (1 + self._beside)
+            self.line(f"{duration(left)} to go: {self._left} steps of {step:.2f} s, and what evaluating takes")
 
     def show(self, loss: float, top1: float, rate: float, waiting: float, **milliseconds: float) -> None:
         """Shows what `Meter.read` returns; the parts of a step as shares of its time."""
@@ -53,6 +70,14 @@ class Display:
     def line(self, text: str, style: str | None = None) -> None:
         if self._enabled:
             self.console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """Returns a time in words: 40 seconds, 7 minutes, 3.5 hours, 2.1 days."""
+    for unit, length, most in (("seconds", 1, 90), ("minutes", 60, 90), ("hours", 3600, 48)):
+        if seconds < most * length:
+            return f"{seconds / length:.{0 if length < 3600 else 1}f} {unit}"
+    return f"{seconds / 86400:.1f} days"
 
 
 class Progression:

@@ -38,7 +38,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig, *, fused: bool = Fals
             raise UsageError(f"optim.options: {config.name} takes no {name}; {hint}")
     if config.name == "sgd":
         options = {"momentum": config.momentum, "nesterov": config.nesterov and config.momentum > 0} | options
-    groups = parameter_groups(model, config.weight_decay, config.layer_decay)
+    groups = parameter_groups(model, config.weight_decay, config.layer_decay, config.head_epochs)
     if fused and "fused" in taken and not {"fused", "foreach", "differentiable"} & set(options):
         options["fused"] = True
     try:
@@ -57,7 +57,9 @@ def is_fused(config: TrainConfig, device: torch.device) -> bool:
     return device.type == "cuda" and not config.shard and config.precision != "fp16"
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, weight_decay: float, layer_decay: float = 1.0, head_epochs: int = 0
+) -> list[dict[str, Any]]:
     """Returns the trainable parameters in groups by weight decay and share of the rate; first those that decay.
 
     Norms, biases and a learnable beta of SoftPool, the parameters of one dimension, do not decay (arXiv 1812.01187).
@@ -65,25 +67,27 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float =
     Args:
         layer_decay: the rate of each block is this factor times the rate of the block after it (arXiv 2106.08254); the
             head has the full rate.
+        head_epochs: the epochs before which the groups of all layers but the head wait: their `waits`.
 
     Raises:
-        UsageError: for a layer decay of a network without stages.
+        UsageError: for a layer decay, or epochs of the head, of a network without stages.
     """
-    depths, deepest = _depths(model) if layer_decay < 1 else ({}, 0)
-    groups: dict[tuple[bool, float], dict[str, Any]] = {}
+    depths, deepest = _depths(model) if layer_decay < 1 or head_epochs else ({}, 0)
+    groups: dict[tuple[bool, float, int], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decays = parameter.ndim > 1
-            scale = layer_decay ** (deepest - depths.get(name, deepest))
-            group = {"params": [], "weight_decay": weight_decay if decays else 0.0, "lr_scale": scale}
-            groups.setdefault((not decays, -scale), group)["params"].append(parameter)
+            depth = depths.get(name, deepest)
+            scale, waits = layer_decay ** (deepest - depth), head_epochs if depth < deepest else 0
+            group = {"params": [], "weight_decay": weight_decay if decays else 0.0, "lr_scale": scale, "waits": waits}
+            groups.setdefault((not decays, -scale, -waits), group)["params"].append(parameter)
     return [groups[key] for key in sorted(groups)]
 
 
 def _depths(model: nn.Module) -> tuple[dict[str, int], int]:
     """Returns the number of blocks before each parameter's block, and the head's depth: all blocks."""
     if not hasattr(model, "stages"):
-        raise UsageError("optim.layer_decay needs a network whose stages are known")
+        raise UsageError("optim.layer_decay and optim.head_epochs need a network whose stages are known")
     blocks = [block for stage in model.stages().values() for block in stage]
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     depths = {names[id(p)]: depth for depth, block in enumerate(blocks) for p in block.parameters()}
@@ -160,13 +164,13 @@ class Schedule:
         return self.peak
 
     def set(self, optimizer: torch.optim.Optimizer, epoch: int, step: int, steps: int, times: int = 1) -> float:
-        """Sets the optimiser's groups to `times` the schedule's rate, each times its `lr_scale`.
+        """Sets the optimiser's groups to `times` the schedule's rate, each times its `lr_scale`; 0 for those that wait.
 
         Returns the rate before `lr_scale`.
         """
         rate = self(epoch, step, steps) * times
         for group in optimizer.param_groups:
-            group["lr"] = rate * group.get("lr_scale", 1.0)
+            group["lr"] = rate * group.get("lr_scale", 1.0) * (epoch >= group.get("waits", 0))
         return rate
 
 

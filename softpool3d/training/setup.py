@@ -14,6 +14,7 @@ from softpool3d.datasets.loader import eval_loader, train_loader
 from softpool3d.datasets.overview import overview
 from softpool3d.datasets.transforms import BatchMix
 from softpool3d.evaluation.losses import build_loss, choose_loss
+from softpool3d.evaluation.scores import Scores
 from softpool3d.models import build_model, load_pretrained
 from softpool3d.runs.checkpoint import load_into
 from softpool3d.runs.lock import lock
@@ -53,12 +54,14 @@ class Setup:
         disk: the run's folder and the files in it.
         state: where the run stands; `parts`: what else changes as it goes on, each with a state_dict.
         bad: split -> its unreadable files.
+        judged: split -> what the best weights answered for its clips, as far as this process has seen it.
     """
 
     def __init__(self, config: Config, accelerator: Accelerator, processes: Processes, console: Console) -> None:
         self.config, self.accelerator, self.processes, self.console = config, accelerator, processes, console
         self.device, self.memory_format = accelerator.device, MEMORY_FORMATS[config.train.memory_format]
         self.interrupt = Interrupt()
+        self.judged: dict[str, Scores] = {}
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -181,11 +184,21 @@ class Setup:
         self._started = state.seconds - time.perf_counter()
         self._cpu_started = state.cpu_seconds - time.process_time()
 
+    def seconds(self) -> float:
+        """Returns the seconds that the run took, including the time before interruptions."""
+        return self._started + time.perf_counter()
+
+    def cpu_seconds(self) -> float:
+        """Returns the CPU time of this process, likewise: what else the machine does hardly changes it."""
+        return self._cpu_started + time.process_time()
+
     def _open_displays(self) -> None:
         config, state, batches, is_first = self.config, self.state, self.batches, self.processes.is_first
         batches.set_position(state.epoch, state.clips)
         left = sum(map(batches.steps_in, range(state.epoch, config.train.epochs)))
-        self.display = Display(state.steps - batches.first + left, state.steps, self.console, is_first)
+        evaluated = len(self.manifests["val"]) / (3 * config.train.eval_every * len(self.manifests["train"]))
+        total = state.steps - batches.first + left
+        self.display = Display(total, state.steps, self.console, is_first, beside=evaluated)
         limit = config.data.max_bad_fraction
         self.bad = {
             name: BadFiles(name, len(manifest), limit, self._note_bad_file, state.bad.get(name))

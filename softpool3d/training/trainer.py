@@ -5,7 +5,6 @@ A training with another loss, a teacher or another update is a subclass with one
 
 from __future__ import annotations
 
-import time
 from contextlib import closing, nullcontext
 from typing import Any
 
@@ -27,6 +26,7 @@ from softpool3d.runtime.interrupt import Interrupted, StoppedAtOnce
 from softpool3d.runtime.processes import Processes
 from softpool3d.training.bad_files import TooManyBadFiles
 from softpool3d.training.board import check_trackers
+from softpool3d.training.closing import closing_lines
 from softpool3d.training.meter import Meter
 from softpool3d.training.norms import clips_for_norms, precise_statistics
 from softpool3d.training.optim import train_mode
@@ -116,7 +116,7 @@ class Training(Setup):
             summary = self.test()
         if self.processes.is_first:
             self.disk.summarize(summary)
-        self.display.line(summary_lines(summary))
+            self.display.line("\n".join([summary_lines(summary), *closing_lines(self)]))
         return summary
 
     def epoch(self, epoch: int) -> None:
@@ -296,6 +296,8 @@ class Training(Setup):
             for suffix, keeper in self.keepers.items():
                 weights = self.layout.state(self.networks[suffix])
                 better |= keeper.offer(weights, scores[suffix], file, self.processes.is_first)
+            if better:
+                self.judged["val"] = scores[""]
         if self.processes.is_first:
             multi_label = self.manifests["train"].multi_label
             row = metrics_row(
@@ -336,15 +338,8 @@ class Training(Setup):
                     self.network, clips, self.config, self.accelerator, self.stop_if_asked, self.bad[split].add
                 )
             self.processes.first(lambda s=suffix: self.keepers[s].write_scores(scores[s], self.manifests[split], split))
+        self.judged[split] = scores[""]
         return summary_of(self, split, num_views(self.config.data, *views), scores)
-
-    def seconds(self) -> float:
-        """Returns the seconds that the run took, including the time before interruptions."""
-        return self._started + time.perf_counter()
-
-    def cpu_seconds(self) -> float:
-        """Returns the CPU time of this process, likewise: what else the machine does hardly changes it."""
-        return self._cpu_started + time.process_time()
 
     @property
     def go_on(self) -> str:

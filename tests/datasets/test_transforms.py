@@ -11,6 +11,7 @@ from softpool3d.datasets.transforms import (
     crop_boxes,
     normalize,
     resize_short_side,
+    tells_direction,
 )
 from softpool3d.errors import UsageError
 
@@ -152,6 +153,18 @@ def test_flip_only_where_it_is_on():
     assert [rising(named, label) for label in range(2)] == [{True}, {True, False}]
     with pytest.raises(UsageError, match="data.no_flip_classes: 'wavin' is none of the 4 classes"):
         TrainTransform(settings(no_flip_classes=["wavin"]), classes)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        *((name, True) for name in ("swipe_left", "draw_circle_ccw", "circle-cw", "TurnRight", "2_right_hand", "LEFT")),
+        *((name, True) for name in ("anti-clockwise", "rotate counter_clockwise", "upwards then leftwards")),
+        *((name, False) for name in ("bright_light", "leftover", "cleft", "uprights", "Copyright", "CCWX", "wave")),
+    ],
+)
+def test_a_direction_is_found_in_a_name_however_its_words_are_joined(name, told):
+    assert tells_direction(name) is told
 
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.8, 0.0), (0.0, 1.0), (0.8, 1.0)])

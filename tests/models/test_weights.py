@@ -150,6 +150,7 @@ def test_names_come_with_classes_and_preprocessing(monkeypatch):
         assert torchvision_weights(name).meta["categories"]
     published = torchvision_weights("r3d_18")
     state = original("r3d_18", num_classes=400).state_dict()
+    monkeypatch.delenv("SOFTPOOL3D_OFFLINE")
     monkeypatch.setattr(type(published), "get_state_dict", lambda self, **_: state)
     model = create("r3d_18", 51, weights="r3d_18")
     report = model.loaded_weights

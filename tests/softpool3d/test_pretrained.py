@@ -45,6 +45,7 @@ def published(monkeypatch):
     """torchvision's r3d_18 by name, without the network: narrow, of two classes."""
     weights = torchvision_weights("r3d_18")
     state = create("r3d_18", 2, width=4).state_dict()
+    monkeypatch.delenv("SOFTPOOL3D_OFFLINE")
     monkeypatch.setattr(type(weights), "get_state_dict", lambda self, **_: state)
     monkeypatch.setitem(weights.meta, "categories", ["run", "walk"])
     return weights.transforms()

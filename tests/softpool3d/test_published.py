@@ -85,6 +85,7 @@ def test_every_network_is_recognised_by_its_layers(name):
 
 def test_a_file_of_torchvision_is_used_as_the_name_of_its_network(tmp_path, monkeypatch):
     state = original("r3d_18", 400).state_dict()
+    monkeypatch.delenv("SOFTPOOL3D_OFFLINE")
     monkeypatch.setattr(R3D_18_Weights, "get_state_dict", lambda self, **_: state)
     named, file = open_weights("r3d_18:kinetics400"), open_weights(save(tmp_path, state, "mine.pth"))
     assert named.config == file.config and named.classes == file.classes == KINETICS

@@ -67,6 +67,7 @@ def answer_of(classifier, picture):
 )
 def test_each_of_torchvision_s_weights_has_its_name(kind, short_side, top1, monkeypatch):
     state = original("resnet50", 1000).state_dict()
+    monkeypatch.delenv("SOFTPOOL3D_OFFLINE")
     monkeypatch.setattr(ResNet50_Weights, "get_state_dict", lambda self, **_: state)
     found = open_weights(f"resnet50:{kind}")
     data = found.config.data
@@ -97,6 +98,7 @@ def test_torchvision_fetches_its_file(tmp_path, monkeypatch, run):
     file.parent.mkdir()
     torch.save(tell_apart(original("resnet18", 1000), "fc.weight").state_dict(), file)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("SOFTPOOL3D_OFFLINE")
     coloured("red", 0).resize((300, 280)).save(tmp_path / "photo.jpg")
     fetch = torch.hub.load_state_dict_from_url
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(file.parent))) as server:

@@ -80,6 +80,15 @@ def test_blocks_learn_at_rates_of_their_own(run):
     assert done.close(parameters)
 
 
+def test_the_head_learns_alone_at_first(run):
+    done = run("optim.head_epochs=1", "train.epochs=2")
+    half = len(done.labels) // 2
+    for step, (parameters, gradients) in enumerate(done.updates()):
+        learns = {name: value for name, value in parameters.items() if step >= half or name.startswith("fc")}
+        descend(learns, gradients, 0.5)
+    assert done.close(parameters)
+
+
 def test_what_is_frozen_keeps_its_first_values(run):
     """Norms keep their running statistics too."""
     done = run("optim.freeze=[norm]", norm=True)

@@ -60,6 +60,7 @@ _OPTIM = {
     **_of(_STEP + "test_another_optimiser_with_its_options", "name", "options"),
     **_of(_STEP + "test_momentum_and_the_decay_of_weights_alone", "momentum", "nesterov", "weight_decay"),
     **_of(_STEP + "test_blocks_learn_at_rates_of_their_own", "layer_decay"),
+    **_of(_STEP + "test_the_head_learns_alone_at_first", "head_epochs"),
     **_of(_STEP + "test_what_is_frozen_keeps_its_first_values", "freeze"),
     **_of(_STEP + "test_the_rate_goes_with_the_clips_of_an_update", "base_batch"),
     **_of(
@@ -144,7 +145,14 @@ OPTIONS = {
         "train ",
         _of(
             _OPTIONS + "test_train_hands_on_what_to_go_on_with",
-            *("overrides", "--cfg", "--resume", "--force-resume", "--print-config"),
+            *("--cfg", "--resume", "--force-resume", "--print-config"),
+        ),
+    ),
+    **_under(
+        "train ",
+        _of(
+            "tests/softpool3d/test_choosing.py::test_a_folder_is_all_that_training_needs",
+            *("arguments", "--dry-run"),
         ),
     ),
     **_under(

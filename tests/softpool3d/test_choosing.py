@@ -1,0 +1,193 @@
+"""`softpool3d train videos/`: what is seen of videos and machine, what is chosen, and that a newcomer's line trains."""
+
+import os
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from videos import write_numbered
+
+from softpool3d.choosing import choose_for
+from softpool3d.choosing.look import Machine, Span, Videos
+from softpool3d.choosing.recipe import asked_for, choose, configure, weights_for
+from softpool3d.config_file import load_config
+from softpool3d.datasets.video.encoder import write_video
+from softpool3d.errors import UsageError
+from softpool3d.runs.run import stored_config
+
+CPU = Machine("cpu", 2, 24.0)
+GPU = Machine("cuda:0", 16, 40.0, "NVIDIA A100", bf16=True)
+SHORT = Videos(
+    classes=("jump", "wave"),
+    clips={"train": 300, "val": 40, "test": 40},
+    fewest=140,
+    most=160,
+    multi_label=False,
+    looked_at=100,
+    seconds=Span(1.0, 2.0, 4.0),
+    fps=Span(25.0, 25.0, 30.0),
+    short_side=Span(240, 240, 240),
+    portrait=0.0,
+    unreadable=(),
+)
+
+
+def chosen(videos=SHORT, machine=CPU, why="no network", *overrides):
+    asked = asked_for(overrides)
+    weights = weights_for(machine, asked)
+    choices = choose(videos, machine, weights, why if weights else "", asked)
+    return configure(choices, ["data.dataset=folder", "data.root=videos"], overrides), choices
+
+
+def test_from_scratch_on_a_cpu_as_in_the_study_of_real_actions():
+    config, choices = chosen()
+    study = load_config("study/actions_r3d_18", ["data.dataset=folder"])
+    same = ("model.name", "model.width", "model.pool.where", "model.pool.head", "data.num_frames", "data.sampling")
+    same += ("data.crop_size", "optim.name", "optim.lr", "optim.weight_decay", "optim.label_smoothing")
+    same += ("optim.warmup_epochs", "optim.clip_grad_norm", "train.batch_size", "train.precision", "test.num_clips")
+    assert [config.flat()[key] for key in same] == [study.flat()[key] for key in same]
+    assert config.model.weights is None and config.model.pool.kind == "soft"
+    assert "no network" in str(choices[0]) and "model.pool.kind=soft" in str(choices[0])
+    few = replace(SHORT, clips={"train": 48, "val": 12})
+    assert chosen(few)[0].data.crop_size > config.data.crop_size  # the same time allows larger clips
+    assert chosen(few)[0].train.epochs > config.train.epochs
+    small = replace(few, short_side=Span(50, 50, 50))
+    assert chosen(small)[0].data.crop_size == config.data.crop_size  # nothing is gained by enlarging
+    many = replace(SHORT, clips={"train": 100_000, "val": 1000})
+    assert chosen(many)[0].train.epochs == 20
+
+
+@pytest.mark.parametrize(
+    ("machine", "name", "crop", "precision"),
+    [(CPU, "r3d_18", 112, "fp32"), (replace(GPU, memory_gb=8), "r3d_18", 112, "bf16"), (GPU, "mvit_v2_s", 224, "bf16")],
+)
+def test_fine_tuning_where_public_weights_can_be_had(machine, name, crop, precision):
+    config, choices = chosen(SHORT, machine, "")
+    assert (config.model.name, config.model.weights) == (name, f"{name}:kinetics400")
+    assert (config.data.crop_size, config.train.precision) == (crop, precision)
+    assert config.optim.head_epochs == 1 and config.optim.layer_decay < 1 and config.model.width is None
+    assert config.model.pool.where == [] and "mean" not in config.data.model_fields_set  # the weights' own are taken
+    assert ("no GPU" in str(choices[0])) == (not machine.gpu)
+
+
+def test_what_the_user_sets_wins_and_the_rest_goes_with_it():
+    config, choices = chosen(SHORT, CPU, "no network", "data.crop_size=96", "optim.lr=0.01")
+    assert (config.data.crop_size, config.data.short_side, config.data.train_short_side) == (96, 96, [96, 112])
+    assert config.optim.lr == 0.01 and "optim.lr" not in "".join(map(str, choices))
+    config, choices = chosen(SHORT, GPU, "", "model.name=x3d_s")
+    assert (config.model.name, config.model.width, config.model.weights) == ("x3d_s", None, None)
+    with pytest.raises(UsageError, match=r"override data.crop_size=wide: data.crop_size = 'wide'"):
+        chosen(SHORT, CPU, "no network", "data.crop_size=wide")
+    with pytest.raises(UsageError, match="unknown key optim.learning"):
+        chosen(SHORT, CPU, "no network", "optim.learning=1")
+
+
+def test_long_videos_are_seen_in_stretches():
+    long = replace(SHORT, seconds=Span(20, 60, 300), fps=Span(24, 25, 60))
+    data, test = chosen(long)[0].data, chosen(long)[0].test
+    assert (data.sampling, data.target_fps, data.sampling_rate, test.num_clips) == ("dense", 6, 1, 5)
+    assert "one stretch of 1.8 s" in "".join(map(str, chosen(long)[1]))
+    assert chosen(replace(long, fps=Span(1, 1, 240)))[0].data.target_fps == 1
+    one_long = replace(SHORT, seconds=Span(1, 2, 60))
+    assert chosen(one_long)[0].data.sampling == "dense"
+
+
+def test_classes_say_what_is_mirrored_and_what_counts():
+    config, choices = chosen()
+    assert config.data.flip and "no class is named after a direction" in "".join(map(str, choices))
+    turned = "".join(map(str, chosen(replace(SHORT, classes=("swipe_left", "swipe_right", "x")))[1]))
+    assert "none of the 2 classes that are named after a direction (swipe_left, swipe_right)" in turned
+    assert config.optim.class_weights is None
+    assert chosen(replace(SHORT, fewest=10, most=31))[0].optim.class_weights == "balanced"
+    assert chosen(replace(SHORT, fewest=10, most=31, multi_label=True))[0].optim.class_weights is None
+    assert chosen(replace(SHORT, clips={"train": 3, "val": 2}))[0].train.batch_size == 3
+
+
+@pytest.fixture
+def videos(tmp_path):
+    """Twelve videos of two classes, one of them twice as long and upright; and one that is damaged."""
+    for number in range(6):
+        for label in ("jump", "wave"):
+            (tmp_path / "videos" / label).mkdir(parents=True, exist_ok=True)
+        write_numbered(tmp_path / "videos" / "jump" / f"{number}.mp4", 16)
+        upright = np.random.default_rng(0).integers(0, 256, (32, 64, 48, 3), dtype=np.uint8)
+        write_video(tmp_path / "videos" / "wave" / f"{number}.mp4", upright, 25)
+    (tmp_path / "videos" / "wave" / "x.mp4").write_bytes(b"no video")
+    return tmp_path / "videos"
+
+
+def test_what_is_seen_of_videos(videos):
+    seen = choose_for(["data.dataset=folder", f"data.root={videos}"], []).videos
+    assert (seen.looked_at, seen.classes, len(seen.unreadable)) == (12, ("jump", "wave"), 1)
+    assert sum(seen.clips.values()) == 13 and seen.portrait == 0.5 and seen.short_side == Span(48, 48, 48)
+    assert seen.seconds.high == pytest.approx(2 * seen.seconds.low, rel=0.1)
+    text = str(seen)
+    assert "13 videos of 2 classes" in text and "portrait and landscape" in text and "x.mp4" in text
+    with pytest.raises(UsageError, match="for pictures: --cfg imagenet/resnet18_softpool"):
+        choose_for(["data.dataset=pictures", f"data.root={videos}"], ["data.num_frames=1"])
+    for file in videos.rglob("*.mp4"):
+        file.write_bytes(b"no video")
+    with pytest.raises(UsageError, match="none of the 13 videos looked at can be read; .*mp4"):
+        choose_for(["data.dataset=folder", f"data.root={videos}"], [])
+
+
+SMALL = ("model.width=4", "data.crop_size=16", "data.num_frames=4", "train.epochs=1", "device=cpu")
+
+
+def test_a_folder_is_all_that_training_needs(videos, tmp_path, run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    dry = run("train", "videos/", "--dry-run", *SMALL)
+    assert dry.returncode == 0 and not (tmp_path / "runs").exists()
+    assert re.search(r"^13 videos of 2 classes, .*\n1 of these could not be read: .*x.mp4.*\n\d+ cores?, ", dry.stdout)
+    assert "model.name=r3d_18" not in dry.stdout or "model.width=4" not in dry.stdout  # what is set is not chosen
+    (videos / "wave" / "x.mp4").unlink()
+    done = run("train", "videos/", *SMALL)
+    assert done.returncode == 0, done.stderr
+    config = stored_config(tmp_path / "runs" / "videos")
+    assert (config.name, config.data.root, config.data.crop_size) == ("videos", str(videos), 16)
+    tail = done.stdout.splitlines()[-4:]
+    assert tail == ["next:", *(f"  softpool3d {verb} --weights runs/videos" for verb in VERBS)]
+    assert "with other clips top-1 would be" in done.stdout
+    again = run("train", "--cfg", tmp_path / "runs" / "videos" / "config.yaml", "--print-config")
+    assert again.stdout == config.to_yaml()
+
+
+VERBS = ("classify FILE", "test", "explain FILE")
+
+
+def test_a_list_is_enough_too(videos, tmp_path, run):
+    rows = [f"{path},{path.parent.name}" for path in sorted(videos.rglob("[0-9].mp4"))]
+    (tmp_path / "mine.csv").write_text("\n".join(["path,label", *rows]))
+    found = run("train", tmp_path / "mine.csv", "--print-config", *SMALL)
+    assert f"root: {tmp_path / 'mine.csv'}" in found.stdout and "name: mine" in found.stdout
+    assert "12 videos of 2 classes, 4 of each" in run("train", tmp_path / "mine.csv", "--dry-run", *SMALL).stdout
+    (tmp_path / "mine.csv").rename(tmp_path / "train.csv")
+    (tmp_path / "val.csv").write_text("\n".join(["path,label", *rows[:1], *rows[-1:]]))
+    beside = run("train", tmp_path / "train.csv", "--dry-run", *SMALL)
+    assert "14 videos of 2 classes, 6 of each" in beside.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nothing/"], "no folder of videos, and no list of them: nothing/"),
+        (["optim.lr=1"], "give VIDEOS, a folder of them; or --cfg FILE"),
+        ([], "give VIDEOS, a folder of them; or --cfg FILE"),
+        ([".", "videos"], ". and videos: videos come from one folder or list"),
+        (["videos/jump/0.mp4"], "is a file and no list (.csv, .txt, .list); name the folder"),
+        (["videos/jump"], "no videos in"),
+        ([".", "--resume", "runs/x"], "--resume goes on with a run's own videos"),
+        (["--cfg", "r3d_softpool", "--dry-run"], "--dry-run says what is chosen for VIDEOS"),
+    ],
+)
+def test_mistakes_get_a_sentence(videos, tmp_path, run, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    result = run("train", *arguments, "--print-config") if not arguments else run("train", *arguments)
+    assert result.returncode == 2 and words in result.stderr, result.stderr
+    assert not os.path.exists("runs")
+
+
+def test_a_file_of_settings_takes_a_folder_too(videos, run):
+    found = run("train", videos, "--cfg", "r3d_softpool", "--print-config", "optim.lr=0.5")
+    assert f"root: {videos}" in found.stdout and "dataset: folder" in found.stdout and "lr: 0.5" in found.stdout

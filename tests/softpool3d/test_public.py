@@ -1,0 +1,127 @@
+"""torchvision's public weights: kept, fetched, cut off on the way, damaged, or out of reach; and what answers then."""
+
+import hashlib
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+from originals import original
+from videos import write_numbered
+
+from softpool3d.errors import WorkError
+from softpool3d.inference import trained
+from softpool3d.inference.classifier import Classifier
+from softpool3d.inference.trained import default_weights
+from softpool3d.models import public
+from softpool3d.models.weights import torchvision_weights
+from softpool3d.runs import published
+from softpool3d.runs.published import SHIPPED, open_weights
+
+NAME = "s3d:kinetics400"
+
+
+class Server(SimpleHTTPRequestHandler):
+    cut_off = False
+
+    def log_message(self, *_):
+        pass
+
+    def copyfile(self, source, outputfile):
+        content = source.read()
+        outputfile.write(content[: len(content) // 2] if self.cut_off else content)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A file with random weights of s3d, named by its hash as torchvision's are, and the folder that it lies in."""
+    folder = tmp_path_factory.mktemp("served")
+    torch.save(original("s3d", 400).state_dict(), folder / "s3d.pth")
+    digest = hashlib.sha256((folder / "s3d.pth").read_bytes()).hexdigest()
+    return (folder / "s3d.pth").rename(folder / f"s3d-{digest[:8]}.pth")
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch, served):
+    """torchvision's weights of s3d, fetched from a server of this test, and default where none are named."""
+    there = torchvision_weights("s3d", "kinetics400")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.delenv(public.OFFLINE, raising=False)
+    monkeypatch.setattr(trained, "KINETICS", NAME)
+    monkeypatch.setitem(published._NAMED, "kinetics400", NAME)
+    before = there.url
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Server, directory=str(served.parent))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        object.__setattr__(there.value, "url", f"http://127.0.0.1:{server.server_port}/{served.name}")
+        yield there
+        server.shutdown()
+    object.__setattr__(there.value, "url", before)
+
+
+def test_what_can_be_had_is_the_default_and_is_fetched_once(weights, served):
+    name, why = default_weights()
+    assert name == NAME
+    kept = public.kept_at(weights)
+    assert why == (
+        "no --weights: s3d:kinetics400 answers, torchvision's network for the 400 actions of Kinetics (top-1 68.4% "
+        f"there; 32 MB, fetched once into {kept.parent})"
+    )
+    assert not kept.exists()
+    classifier = Classifier()
+    assert classifier.note == why and len(classifier.classes) == 400 and "abseiling" in classifier.classes
+    assert kept.read_bytes() == served.read_bytes()
+    object.__setattr__(weights.value, "url", f"http://127.0.0.1:9/{served.name}")  # nobody answers there
+    assert f"kept in {kept.parent}" in default_weights()[1]
+    state = open_weights("kinetics400").state
+    assert all(torch.equal(tensor, classifier.model.state_dict()[key]) for key, tensor in state.items())
+
+
+def test_out_of_reach(weights, served, monkeypatch, tmp_path, run):
+    object.__setattr__(weights.value, "url", f"http://127.0.0.1:9/{served.name}")
+    name, why = default_weights()
+    assert name == SHIPPED
+    assert "eight synthetic motions alone (moving left," in why and "need --weights kinetics400, a file of 32 MB" in why
+    assert "(127.0.0.1:9 cannot be reached: [Errno 111] Connection refused)" in why
+    write_numbered(tmp_path / "a.mp4", 20)
+    result = run("classify", tmp_path / "a.mp4", "--device", "cpu")
+    assert result.returncode == 0 and result.stderr.splitlines()[0] == why
+    assert run("classify", tmp_path / "a.mp4", "--weights", "motion", "--device", "cpu").stderr == ""
+    with pytest.raises(WorkError, match="cannot fetch http://127.0.0.1:9/s3d-.* into .*checkpoints"):
+        open_weights("kinetics400")
+
+
+def test_offline_asks_nobody(weights, monkeypatch):
+    monkeypatch.setenv(public.OFFLINE, "1")
+    monkeypatch.setattr(public.urllib.request, "urlopen", None)
+    assert "(SOFTPOOL3D_OFFLINE is set)" in default_weights()[1]
+    with pytest.raises(WorkError, match=r"SOFTPOOL3D_OFFLINE is set, and .*s3d-.* is not there; unset it to fetch"):
+        open_weights(NAME)
+
+
+def test_a_transfer_that_is_cut_off_leaves_nothing(weights, monkeypatch):
+    monkeypatch.setattr(Server, "cut_off", True)
+    with pytest.raises(WorkError, match="sent is not the file of that name .*cut off; nothing of it was kept"):
+        open_weights(NAME)
+    assert not list(public.kept_at(weights).parent.iterdir())
+    monkeypatch.setattr(Server, "cut_off", False)
+    assert open_weights(NAME).classes
+
+
+def test_a_damaged_file_is_named(weights, served):
+    kept = public.kept_at(weights)
+    kept.parent.mkdir(parents=True)
+    content = bytearray(served.read_bytes())
+    content[len(content) // 2] ^= 1
+    kept.write_bytes(content)
+    with pytest.raises(WorkError, match=f"{kept.name} is damaged: its SHA-256 begins with .*; delete it"):
+        open_weights(NAME)
+
+
+def test_no_room_for_the_file(weights, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", full)
+    with pytest.raises(WorkError, match="into .*checkpoints .*No space left"):
+        open_weights(NAME)
