@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import atexit
 import functools
+import inspect
 import os
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from types import SimpleNamespace
+from typing import Any
 
 import typer
 
@@ -24,6 +27,33 @@ def run_tool(main: Callable) -> None:
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(stoppable(main))
     run_app(app)
+
+
+class Asked(SimpleNamespace):
+    """The options of a verb as they were typed: `Asked(main, locals())`, at its beginning."""
+
+    def __init__(self, main: Callable, values: dict[str, Any]) -> None:
+        super().__init__(**values)
+        self._options = {name: option.default for name, option in inspect.signature(main).parameters.items()}
+
+    def given(self, name: str) -> bool:
+        """Whether an option has another value than its default."""
+        return getattr(self, name) != self._options[name].default
+
+    def spelled(self, name: str) -> str:
+        """Returns an option as it is typed, as in --short-side."""
+        declared = self._options[name].param_decls
+        return declared[0] if declared else f"--{name.replace('_', '-')}"
+
+    def needs(self, what: str, is_there: bool, *names: str) -> None:
+        """Refuses options that do nothing, because what they belong to is not there.
+
+        Raises:
+            UsageError: naming the first of them.
+        """
+        for name in names:
+            if not is_there and self.given(name):
+                raise UsageError(f"{self.spelled(name)} needs {what}")
 
 
 def stoppable(main: Callable) -> Callable:

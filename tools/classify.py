@@ -17,11 +17,11 @@ import sys
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import typer
 
+from softpool3d.command import Asked
 from softpool3d.errors import UsageError
 
 if TYPE_CHECKING:
@@ -83,9 +83,9 @@ def main(
     live: bool = _of_live(False, "--live", help="Keep up with the stream: leave out what comes too fast."),
 ) -> None:
     """Label videos and pictures: the likeliest classes of each, with probabilities."""
+    asked = Asked(main, locals())
     from softpool3d.datasets.inputs import Inputs
 
-    asked = SimpleNamespace(**locals())
     watching = camera is not None or stream is not None
     _check(asked, watching)
     inputs = Inputs(tuple(videos or ()), manifest)
@@ -110,22 +110,24 @@ def main(
     timelines(classifier, [_whole(clip) for clip in inputs], options)
 
 
-def _check(asked: SimpleNamespace, watching: bool) -> None:
+def _check(asked: Asked, watching: bool) -> None:
     """Checks that the options go together.
 
     Raises:
         UsageError: for options that would do nothing, or exclude each other.
     """
-    _belongs(asked, "--timeline", asked.timeline, "smooth", "min_score", "plot", "annotate")
-    _belongs(asked, "--timeline, --camera or --stream", asked.timeline or watching, "window", "hop")
-    _belongs(asked, "--camera or --stream", watching, "live")
+    asked.needs("--timeline", asked.timeline, "smooth", "min_score", "plot", "annotate")
+    asked.needs("--timeline, --camera or --stream", asked.timeline or watching, "window", "hop")
+    asked.needs("--camera or --stream", watching, "live")
+    asked.needs("--out, --plot or --annotate", any(map(asked.given, ("out", "plot", "annotate"))), "overwrite")
     if watching:
         if asked.camera is not None and asked.stream is not None:
             raise UsageError("--camera and --stream are two sources; give one")
-        for name in ("videos", "manifest", "timeline", "out", "resume", "views", "crops", "jobs"):
-            if _given(asked, name):
-                raise UsageError(f"--camera and --stream do not go together with {_option(name)}")
-    if asked.timeline and any(_given(asked, name) for name in ("resume", "jobs", "topk")):
+        for name in ("videos", "manifest", "timeline", "out", "resume", "views", "crops", "jobs", "max_missing"):
+            if asked.given(name) and getattr(asked, name) != []:
+                option = "files" if name == "videos" else asked.spelled(name)
+                raise UsageError(f"--camera and --stream do not go together with {option}")
+    if asked.timeline and any(map(asked.given, ("resume", "jobs", "topk"))):
         raise UsageError("--timeline does not go together with --resume, --jobs and --topk")
     if asked.smooth is not None and asked.smooth % 2 == 0:
         raise UsageError(f"--smooth {asked.smooth}: give an odd number, a window and as many on both sides of it")
@@ -135,9 +137,11 @@ def _check(asked: SimpleNamespace, watching: bool) -> None:
         raise UsageError(f"--crops {asked.crops}: there is the centre (1), or three along the longer side (3)")
     if asked.resume is not None and asked.out not in (None, asked.resume):
         raise UsageError("--out and --resume name two files; --resume FILE alone writes to FILE and goes on with it")
+    if asked.resume is not None and asked.overwrite:
+        raise UsageError("--resume goes on with a file, and --overwrite replaces it; give one of them")
 
 
-def _classifier(asked: SimpleNamespace) -> Classifier:
+def _classifier(asked: Asked) -> Classifier:
     from softpool3d.inference.classifier import Classifier
     from softpool3d.inference.trained import default_weights
 
@@ -173,22 +177,6 @@ def _whole(clip: Clip) -> str:
     if clip.start is not None or clip.end is not None:
         raise UsageError(f"--timeline is of whole files, and the list names a part: {clip_name(clip)}")
     return clip.path
-
-
-def _belongs(asked: SimpleNamespace, to: str, there: bool, *names: str) -> None:
-    """Refuses options that do nothing without the option `to`, where that was not given."""
-    for name in names:
-        if _given(asked, name) and not there:
-            raise UsageError(f"{_option(name)} needs {to}")
-
-
-def _given(asked: SimpleNamespace, name: str) -> bool:
-    value = getattr(asked, name)
-    return value is not None and value is not False and value != []
-
-
-def _option(name: str) -> str:
-    return "files" if name == "videos" else f"--{name.replace('_', '-')}"
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import typer
 
+from softpool3d.command import Asked
 from softpool3d.errors import UsageError, WorkError
 
 _PICTURES, _TABLES = (".png", ".svg", ".pdf"), (".csv", ".md")
@@ -22,6 +23,7 @@ def main(
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace files of --out that are there."),
 ) -> None:
     """Compare runs: a table of what differs and what came of it, and the curves."""
+    Asked(main, locals()).needs("--out", bool(out), "overwrite")
     if sort not in _SORTS:
         raise UsageError(f"--sort {sort}: it is one of {', '.join(_SORTS)}")
     for path in out or []:

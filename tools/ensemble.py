@@ -8,6 +8,7 @@ from pathlib import Path
 
 import typer
 
+from softpool3d.command import Asked
 from softpool3d.errors import UsageError
 
 
@@ -20,6 +21,7 @@ def main(
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace results that are there."),
 ) -> None:
     """Average the scores of several networks, and measure the result."""
+    Asked(main, locals()).needs("--out", out is not None, "overwrite")
     if len(scores) < 2:
         raise UsageError("an ensemble has two members at least; name their files of scores")
     if mean not in ("arithmetic", "geometric"):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import typer
 
+from softpool3d.command import Asked
 from softpool3d.errors import UsageError
 
 METHODS = {"gradcam": ".mp4", "features": ".png"}
@@ -38,10 +39,14 @@ def main(
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace OUT if it exists."),
 ) -> None:
     """Show what speaks for a class (Grad-CAM), or feature maps around each pooling."""
+    asked = Asked(main, locals())
     from softpool3d.datasets.video.pictures import is_still
 
     if method not in METHODS:
         raise UsageError(f"--method {method}: unknown (known: {', '.join(METHODS)})")
+    asked.needs("--method gradcam", method == "gradcam", "label", "stage", "seconds", "short_side")
+    asked.needs("--method features", method == "features", "channels", "layers")
+    asked.needs("a video", not is_still(clip), "seconds")
     out = out or Path(f"{clip.stem}_{method}{'.png' if is_still(clip) else METHODS[method]}")
     _check(out, clip, method, stage, overwrite)
 

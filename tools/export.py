@@ -11,6 +11,7 @@ from pathlib import Path
 
 import typer
 
+from softpool3d.command import Asked
 from softpool3d.errors import UsageError
 
 
@@ -35,12 +36,14 @@ def main(
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace a file that exists."),
 ) -> None:
     """Write a trained network for other runtimes, checked against the original."""
+    asked = Asked(main, locals())
     wanted = {Format.onnx: ".onnx", Format.torchexport: ".pt2", Format.aoti: ".pt2"}
     if to is None:
         to = next((known for known, suffix in wanted.items() if suffix == out.suffix.lower()), None)
     if to is None or out.suffix.lower() != wanted[to]:
         named = wanted[to] if to else ".onnx or .pt2"
         raise UsageError(f"--out {out}: the name has to end in {named}")
+    asked.needs("a .pt2 file; in ONNX SoftPool is in standard operators always", to is not Format.onnx, "plain")
     if out.exists() and not overwrite:
         raise UsageError(f"--out {out} exists; name another file, or replace it with --overwrite")
     from softpool3d.inference.exporter import export_weights

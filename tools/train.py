@@ -44,7 +44,7 @@ def main(
 
     videos, overrides = _apart(arguments or [])
     auto = resume == "auto"
-    _check(videos, cfg, resume, auto, force_resume, dry_run)
+    _check(videos, overrides, cfg, resume, auto, force_resume, dry_run)
     run = None
     if resume is not None and not auto:
         from softpool3d.runs.run import Run
@@ -83,12 +83,20 @@ def _exists(argument: str) -> bool:
 
 
 def _check(
-    videos: str | None, cfg: str | None, resume: str | None, auto: bool, force_resume: bool, dry_run: bool
+    videos: str | None,
+    settings: list[str],
+    cfg: str | None,
+    resume: str | None,
+    auto: bool,
+    force_resume: bool,
+    dry_run: bool,
 ) -> None:
     if resume is not None and not auto and videos is not None:
         raise UsageError(f"--resume goes on with a run's own videos; leave {videos} out, or leave --resume out")
     if auto and cfg is None:
         raise UsageError("--resume auto needs --cfg FILE, whose name the run has; or give --resume FOLDER")
+    if videos is not None and (root := next((s for s in settings if s.startswith("data.root=")), None)):
+        raise UsageError(f"{videos} and {root} both say where the videos are; leave one of them out")
     if dry_run and (cfg is not None or resume is not None):
         raise UsageError(
             "--dry-run says what is chosen for VIDEOS, and a file or a run chooses by itself: --print-config"

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import typer
 
+from softpool3d.command import Asked
 from softpool3d.errors import SoftPool3dError, UsageError, WorkError
 
 
@@ -46,6 +47,7 @@ def main(
 
     With --measure, --csv, --plot or --report, clips are drawn only where --out or --format asks for it.
     """
+    asked = Asked(main, locals())
     from softpool3d.visual.output import check_free, write_sheet
 
     windows, betas = _kernel(kernel), _betas(beta)
@@ -57,7 +59,9 @@ def main(
     draws = out is not None or format is not None or not (measures or report)
     targets = _targets(found, out, format) if draws else dict.fromkeys(found)
     _check_files(csv, plot, report, len(found))
-    check_free([p for p in (*targets.values(), csv, plot, report) if p is not None], found, overwrite)
+    written = [path for path in (*targets.values(), csv, plot, report) if path is not None]
+    _check_options(asked, found, draws, written, "soft" in kinds)
+    check_free(written, found, overwrite)
 
     from softpool3d.runs.lock import claim_files
     from softpool3d.visual.pooled import check_size, pool_clip, poolings
@@ -99,6 +103,18 @@ def main(
         finally:  # shows what was measured, even if some clips failed
             if measured and measures:
                 _show(measured, csv, plot)
+
+
+def _check_options(asked: Asked, clips: list[Path], draws: bool, written: list[Path], softly: bool) -> None:
+    """Refuses options that would do nothing."""
+    from softpool3d.datasets.video.pictures import is_still
+    from softpool3d.visual.output import PICTURES
+
+    asked.needs("soft among --pools", softly, "beta")
+    asked.needs("a clip that is drawn (--out, --format)", draws, "below")
+    asked.needs("a contact sheet (--format png)", any(path.suffix.lower() in PICTURES for path in written), "columns")
+    asked.needs("a video", not clips or not all(map(is_still, clips)), "start", "seconds")
+    asked.needs("a file that is written", bool(written), "overwrite")
 
 
 def _check_files(csv: Path | None, plot: Path | None, report: Path | None, clips: int) -> None:

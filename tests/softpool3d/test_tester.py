@@ -282,6 +282,18 @@ def test_videos_with_several_labels(tmp_path, capsys):
 
 
 def test_requests_that_are_wrong(weights, tmp_path):
+    for setting, said in (
+        ("data.jitter=0.5", "data.jitter=0.5: that is done to training's clips alone"),
+        ("data.flip=false", "data.flip=false: that is done to training's"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            subject_of_weights(weights, [setting])
+    with pytest.raises(UsageError, match="a test learns nothing: optim.lr=1 cannot be changed"):
+        subject_of_config("r3d_softpool", ["optim.lr=1"])
+    with pytest.raises(UsageError, match="data.root=/x: the data set motion is generated and has no folder"):
+        subject_of_weights(weights, ["data.dataset=motion", "data.root=/x"])
+    uniform = ["data.sampling=uniform", "test.num_clips=3"]
+    assert "test.num_clips=3 has no effect" in subject_of_weights(weights, uniform).note
     with pytest.raises(UsageError, match="the weights decide what the network is: model.width=8 cannot be changed"):
         subject_of_weights(weights, ["model.width=8"])
     with pytest.raises(UsageError, match="no such split .it has train, val, test"):
