@@ -39,6 +39,7 @@ BASE = {
     "files",
     "foreign",
     "idle_keys",
+    "naming",
     "signals",
     "text",
     "yaml_text",

@@ -23,6 +23,7 @@ import typer
 
 from softpool3d.command import Asked
 from softpool3d.errors import UsageError
+from softpool3d.naming import check_weights
 
 if TYPE_CHECKING:
     from softpool3d.datasets.manifest import Clip
@@ -91,6 +92,7 @@ def main(
     inputs = Inputs(tuple(videos or ()), manifest)
     if not watching:
         inputs.check()
+    check_weights(weights)
     classifier = partial(_classifier, asked)
     if not (timeline or watching):
         from softpool3d.inference.classify_files import classify

@@ -14,6 +14,7 @@ import typer
 
 from softpool3d.command import Asked
 from softpool3d.errors import UsageError
+from softpool3d.naming import check_files, check_weights
 
 METHODS = {"gradcam": ".mp4", "features": ".png"}
 
@@ -48,6 +49,8 @@ def main(
     asked.needs("--method features", method == "features", "channels", "layers")
     asked.needs("a video", not is_still(clip), "seconds")
     out = out or Path(f"{clip.stem}_{method}{'.png' if is_still(clip) else METHODS[method]}")
+    check_files([clip])
+    check_weights(weights)
     _check(out, clip, method, stage, overwrite)
 
     from softpool3d.inference.classifier import Classifier

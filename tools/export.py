@@ -46,6 +46,9 @@ def main(
     asked.needs("a .pt2 file; in ONNX SoftPool is in standard operators always", to is not Format.onnx, "plain")
     if out.exists() and not overwrite:
         raise UsageError(f"--out {out} exists; name another file, or replace it with --overwrite")
+    from softpool3d.naming import check_weights
+
+    check_weights(weights)
     from softpool3d.inference.exporter import export_weights
     from softpool3d.runs.lock import claim_files
 

@@ -52,6 +52,9 @@ def main(
     asked.needs("--verify or --reencode", verify or reencode, "max_missing", "workers")
     asked.needs("official splits: hmdb51, ucf101", dataset.value in ("hmdb51", "ucf101"), "split")
     asked.needs("lists: folder, pictures", dataset.value in ("folder", "pictures"), "path_prefix")
+    from softpool3d.datasets.video.find import data_root
+
+    data_root(root, dataset.value)
     from softpool3d.config import DataConfig
     from softpool3d.datasets import official_manifests, prepared_folder, unpack_archives
     from softpool3d.datasets.overview import check_learnable

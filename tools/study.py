@@ -32,6 +32,9 @@ def main(
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UsageError("a study starts its runs itself; start it without torchrun, with --jobs")
 
+    from softpool3d.config_file import find_config
+
+    find_config(cfg)
     from rich.console import Console
 
     from softpool3d.analysis.folders import MEASURES, read_run

@@ -28,6 +28,10 @@ def main(
     if (weights is None) == (cfg is None):
         raise UsageError("give either --weights FILE of a run, or --cfg FILE with public weights in model.weights")
 
+    from softpool3d.naming import check_weights
+
+    check_weights(weights)
+    _check_root(overrides or [])
     from softpool3d.evaluation.subject import subject_of_config, subject_of_weights
     from softpool3d.evaluation.tester import test
 
@@ -39,6 +43,14 @@ def main(
             f"{result['unreadable']} of {result['unreadable'] + result['videos']} videos could not be read, and are "
             "not in the numbers; bad_files.csv names them"
         )
+
+
+def _check_root(overrides: list[str]) -> None:
+    """Checks that the folder of the data set is there, before torch is loaded."""
+    from softpool3d.datasets.video.find import data_root
+
+    for root in (value for key, _, value in (override.partition("=") for override in overrides) if key == "data.root"):
+        data_root(root, "that is tested")
 
 
 if __name__ == "__main__":

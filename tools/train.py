@@ -31,7 +31,8 @@ def main(
         None, help="The YAML file, or the name of one that is shipped; if not given, settings are chosen for VIDEOS."
     ),
     resume: str | None = typer.Option(
-        None, help="The folder of a run to go on with; auto: the run of --cfg's name if there is one, else a new one."
+        None,
+        help="The run to go on with, its folder or name; auto: the run of --cfg's name if there is one, else a new one.",
     ),
     force_resume: bool = typer.Option(
         False, "--force-resume", help="Go on even if changed settings change what is learned."
@@ -57,6 +58,7 @@ def main(
     if print_config:
         print(config.to_yaml(), end="")
         return
+    _check_paths(config)
     if dry_run:
         return
 
@@ -107,15 +109,27 @@ def _check(
 
 def _chosen(videos: str | None, overrides: list[str], quiet: bool) -> Config:
     """Returns settings for the videos; prints what they are like and why each setting was chosen, unless `quiet`."""
-    from softpool3d.choosing import choose_for
-
     fixed = _as_settings(videos) if videos is not None else []
     if not any(setting.startswith(("data.root=", "data.dataset=")) for setting in [*fixed, *overrides]):
         raise UsageError("give VIDEOS, a folder of them; or --cfg FILE, to start a run by a file; or --resume FOLDER")
+    from softpool3d.choosing import choose_for
+
     chosen = choose_for(fixed, overrides)
     if not quiet:
         print(chosen)
     return chosen.config
+
+
+def _check_paths(config: Config) -> None:
+    """Checks that the folder of the data set, and a file of weights, are there, before torch is loaded."""
+    from softpool3d.datasets.video.find import data_root
+    from softpool3d.naming import check_weights
+
+    if config.data.root is not None:
+        data_root(config.data.root, config.data.dataset)
+    weights = config.model.weights
+    if weights is not None and ("." in weights or "/" in weights):  # else it may be the name of public ones
+        check_weights(weights)
 
 
 def _as_settings(videos: str) -> list[str]:

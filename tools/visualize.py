@@ -20,6 +20,7 @@ import typer
 
 from softpool3d.command import Asked
 from softpool3d.errors import SoftPool3dError, UsageError, WorkError
+from softpool3d.naming import check_files
 
 
 def main(
@@ -48,6 +49,7 @@ def main(
     With --measure, --csv, --plot or --report, clips are drawn only where --out or --format asks for it.
     """
     asked = Asked(main, locals())
+    check_files(clips)
     from softpool3d.visual.output import check_free, write_sheet
 
     windows, betas = _kernel(kernel), _betas(beta)
