@@ -32,7 +32,7 @@ def main(
     ),
     resume: str | None = typer.Option(
         None,
-        help="The run to go on with, its folder or name; auto: the run of --cfg's name if there is one, else a new one.",
+        help="The run to go on with, its folder or name; auto: the run of --cfg's name if there is one, else a new one",
     ),
     force_resume: bool = typer.Option(
         False, "--force-resume", help="Go on even if changed settings change what is learned."
