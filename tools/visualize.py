@@ -224,12 +224,16 @@ def _over(size: tuple[int, int, int], is_picture: bool, repeat: int) -> str:
 
 
 def _line(target: Path, source, levels: list) -> str:
-    from softpool3d.visual.source import size_of
+    def size(frames) -> str:
+        time, _, height, width = frames.shape
+        return (
+            f"{width}x{height}" if source.is_picture else f"{time} frame{'s' if time > 1 else ''} of {width}x{height}"
+        )
 
-    pooled = (f"{line[0].label} {', '.join(size_of(p.frames, source.is_picture) for p in line)}" for line in levels)
-    length = f"{len(source.frames) / source.fps:.1f} s at {source.fps:.4g} frames a second"
-    parts = [f"original {source.size}", *pooled, *([] if source.is_picture else [length]), "pixels in [0, 1]"]
-    return f"{target}: {'; '.join(parts)}"
+    kinds = ", ".join(line[0].label for line in levels)
+    to = ", ".join(size(pooled.frames) for pooled in levels[0])
+    length = f"; {len(source.frames) / source.fps:.1f} s at {source.fps:.4g} frames a second"
+    return f"{target}: {size(source.frames)}, pooled to {to} ({kinds}){'' if source.is_picture else length}"
 
 
 def _show(measured: dict, csv: Path | None, plot: Path | None) -> None:

@@ -3,6 +3,7 @@
 scores.npz      the scores, from which everything else is made (scores.py)
 results.json    the numbers
 per_class.csv   the numbers of each class
+videos.csv      label, prediction and the label's probability of each video, the most suspicious first
 confusion.csv   rows are labels, columns predictions; confusion.png: the same as a picture
 bad_files.csv   videos that could not be read, if there are any
 """
@@ -10,6 +11,7 @@ bad_files.csv   videos that could not be read, if there are any
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -45,11 +47,14 @@ def check_finite(video_scores: VideoScores) -> None:
     scores.check_finite(video_scores.scores, video_scores.videos.__getitem__)
 
 
-def write_results(folder: Path, video_scores: VideoScores, extra: dict[str, Any] | None = None) -> Metrics:
+def write_results(
+    folder: Path, video_scores: VideoScores, extra: dict[str, Any] | None = None, paths: Sequence[str] | None = None
+) -> Metrics:
     """Measures scores and writes the folder; results.json comes last, so that a folder with it is complete.
 
     Args:
         extra: further entries of results.json, beside the numbers and what `video_scores.about` holds.
+        paths: of the videos, where they are known; else videos.csv has their names.
 
     Raises:
         WorkError: if the scores are not finite, or the folder cannot be written.
@@ -58,6 +63,7 @@ def write_results(folder: Path, video_scores: VideoScores, extra: dict[str, Any]
     metrics = measure(video_scores.scores, video_scores.classes)
     video_scores.save(folder / FILE)
     _write_classes(folder / "per_class.csv", metrics)
+    write_csv(folder / "videos.csv", _videos(video_scores, paths or video_scores.videos))
     result = metrics.summary | video_scores.about | (extra or {})
     if metrics.confusion is not None:
         classes = video_scores.classes
@@ -68,6 +74,20 @@ def write_results(folder: Path, video_scores: VideoScores, extra: dict[str, Any]
         result["most_confused"] = [asdict(pair) for pair in most_confused(metrics.confusion, classes)]
     write_atomically(folder / RESULTS, json.dumps(result, indent=2, ensure_ascii=False).encode())
     return metrics
+
+
+def _videos(found: VideoScores, paths: Sequence[str]) -> Iterator[list[Any]]:
+    """Yields a header and a row for each video, that whose label has the least probability first; of several labels,
+    it is the least likely one's."""
+    yield ["path", "label", "prediction", "probability_of_label"]
+    scores, rows = found.scores, []
+    for path, probabilities, label in zip(paths, scores.probabilities, scores.label, strict=True):
+        labels = label.nonzero().flatten().tolist() if scores.multi_label else [int(label)]
+        least = min(probabilities[labels].tolist(), default=0.0)
+        named, prediction = ";".join(found.classes[n] for n in labels), found.classes[int(probabilities.argmax())]
+        rows.append([path, named, prediction, least])
+    for *row, least in sorted(rows, key=lambda row: row[-1]):
+        yield [*row, round(least, 6)]
 
 
 def show(console: Console, metrics: Metrics, folder: Path | None, result: dict[str, Any] | None = None) -> None:

@@ -73,14 +73,14 @@ def _classify(
     if jobs is None:
         jobs = 0 if total == 1 else max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     share = None if total is None else len(range(rank, total, world_size))
-    counts = {"done": 0, "failed": 0}
+    counts = {"done": 0, "unread": 0, "unanswered": 0}
     one = total == 1
     show = _printer(as_json, topk) if as_json or results is None else _silent
     try:
         with _Bar(share, enabled=not one and rank == 0) as bar:
             for result in classify_files(classifier, clips, jobs, topk):
                 failed = isinstance(result, Failure)
-                counts["failed" if failed else "done"] += 1
+                counts["done" if not failed else "unanswered" if result.read else "unread"] += 1
                 if results:
                     results.write(result)
                 if failed:
@@ -108,15 +108,18 @@ def _classify(
 def _finish(counts: dict[str, int], results: ResultsFile | None, total: int | None) -> None:
     skipped = f", {results.done} were done before" if results and results.done else ""
     where = f", in {results.path}" if results else ""
-    if counts["failed"]:
-        of = sum(counts.values())
-        raise WorkError(f"{counts['failed']} of {of} files could not be classified; {_counted(counts)}{skipped}{where}")
+    if counts["done"] < sum(counts.values()):
+        raise WorkError(f"{_counted(counts)}{skipped}{where}")
     if total != 1 or results:
         print(f"{_counted(counts)}{skipped}{where}", file=sys.stderr)
 
 
 def _counted(counts: dict[str, int]) -> str:
-    return f"{counts['done']} done, {counts['failed']} failed"
+    """Returns as in "14 of 18 labelled; 4 could not be read (listed above)"."""
+    parts = [f"{counts['done']} of {sum(counts.values())} labelled"]
+    parts += [f"{counts['unread']} could not be read (listed above)"] * bool(counts["unread"])
+    parts += [f"{counts['unanswered']} had no answer (listed above)"] * bool(counts["unanswered"])
+    return "; ".join(parts)
 
 
 def _summed(counts: dict[str, int]) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Result files of `classify`. Each video's line is appended as soon as it is known: a killed run keeps its results.
 
-    .csv      file,label,score[,label_2,score_2,...],views,duration,seconds,error
+    .csv      file,label,score[,label_2,score_2,...],views,duration,seconds,error; begins with a BOM, for spreadsheets
     .jsonl    one JSON object a line
     .parquet  the CSV's columns, written from the part files at the end (needs pyarrow)
 
@@ -15,6 +15,7 @@ import hashlib
 import io
 import json
 import os
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from itertools import chain, islice
@@ -171,7 +172,7 @@ class ResultsFile:
             else:
                 with temporary.open("wb") as file:
                     if self._format == ".csv":
-                        file.write(_csv_line(self._columns).encode())
+                        file.write(BOM_UTF8 + _csv_line(self._columns).encode())
                         lines = (_csv_line(values[name] for name in self._columns) for values in records)
                     else:
                         lines = (json.dumps(values, ensure_ascii=False) + "\n" for values in records)
@@ -204,7 +205,7 @@ class ResultsFile:
         # "xb": a file that has appeared since then belongs to another command
         self._file = self._own.open("ab" if self._goes_on else "xb", buffering=0)
         if self._line_format == ".csv" and not self._own.stat().st_size:
-            self._append(_csv_line(self._columns))
+            self._append("\ufeff" + _csv_line(self._columns))
 
     def _append(self, line: str) -> None:
         data = line.encode(errors="surrogateescape")
@@ -232,6 +233,7 @@ class ResultsFile:
                 return
             reader = csv.reader(lines)
             header = next(reader, self._columns)
+            header[0] = header[0].removeprefix("\ufeff")  # earlier versions wrote none
             if header != self._columns:
                 raise UsageError(
                     f"--resume: {path} has the columns {','.join(header)}, and this run's are "

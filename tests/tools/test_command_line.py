@@ -138,7 +138,7 @@ def test_classify_as_json_and_with_bad_files(tmp_path):
         write_numbered(tmp_path / "1.mp4", 1),
     ]
     result = run("classify", *files, "--weights", WEIGHTS, "--json", "--topk", "5", "--views", "2")
-    assert fails(result, 1, "4 of 6 files could not be classified", "no video stream", "the file is empty")
+    assert fails(result, 1, "2 of 6 labelled; 4 could not be read", "no video stream", "the file is empty")
     records = [json.loads(line) for line in result.stdout.splitlines()]
     assert [record["file"] for record in records] == [str(f) for f in files]
     assert ["error" in record for record in records] == [True, False, True, True, True, False]
