@@ -6,10 +6,11 @@ import atexit
 import functools
 import inspect
 import os
+import shutil
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from types import SimpleNamespace
 from typing import Any
@@ -22,11 +23,38 @@ from softpool3d.runtime.interrupt import Interrupted
 from softpool3d.signals import ending_quietly, number_of, raised
 
 
+def settings() -> dict[str, Any]:
+    """Returns settings of every application: -h too; and help in one column where frames would leave no room."""
+    columns = shutil.get_terminal_size().columns
+    narrow = {"terminal_width": columns} if columns < _NARROW else {}
+    if narrow:  # no setting of typer says how help is laid out
+        context = next(kind for kind in typer.Context.__mro__ if "formatter_class" in vars(kind))
+        context.formatter_class = _Stacked
+    return {
+        "context_settings": {"help_option_names": ["-h", "--help"], **narrow},
+        "rich_markup_mode": None if narrow else "rich",
+        "pretty_exceptions_enable": False,
+    }
+
+
 def run_tool(main: Callable) -> None:
     """Runs the `main` of a file of tools/ as a script."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app = typer.Typer(add_completion=False, **settings())
     app.command()(stoppable(main))
     run_app(app)
+
+
+_NARROW = 70  # columns
+
+
+class _Stacked(typer.Context.formatter_class):
+    """Help whose explanations stand below their options, not beside them."""
+
+    def write_dl(self, rows: Sequence[tuple[str, str]], *_: object, **__: object) -> None:
+        for option, explanation in rows:
+            self.write_text(option)
+            with self.indentation():
+                self.write_text(explanation)
 
 
 class Asked(SimpleNamespace):

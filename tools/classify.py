@@ -65,7 +65,12 @@ def main(
     compile: bool = typer.Option(False, "--compile", help="Compile the network first: for many videos."),
     jobs: int | None = typer.Option(None, min=0, help="Processes that decode; one for each core, none for one video."),
     as_json: bool = typer.Option(False, "--json", help="JSON lines, for programs."),
-    out: Path | None = typer.Option(None, help="Write results to this .csv, .jsonl or .parquet, line by line."),
+    out: Path | None = typer.Option(
+        None,
+        "--out",
+        "-o",
+        help="Write results to this .csv, .jsonl or .parquet, line by line.",
+    ),
     resume: Path | None = typer.Option(None, help="As --out, and go on with what it holds already."),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace a file that exists."),
     timeline: bool = _of_timeline(

@@ -18,7 +18,12 @@ _SIDE_BY_SIDE = 6  # runs whose settings still fit beside each other
 
 def main(
     runs: list[Path] = typer.Argument(help="Runs: their folders, their names in runs/, or folders that hold runs."),
-    out: list[Path] | None = typer.Option(None, help="Curves as .png, .svg, .pdf; the table as .csv, .md. Repeatable."),
+    out: list[Path] | None = typer.Option(
+        None,
+        "--out",
+        "-o",
+        help="Curves as .png, .svg, .pdf; the table as .csv, .md. Repeatable.",
+    ),
     sort: str = typer.Option("given", help="given, val, test (best first) or seconds (shortest first)."),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace files of --out that are there."),
 ) -> None:

@@ -18,7 +18,12 @@ def main(
     weights: str | None = typer.Option(None, help="A weight for each file, as in 2,1. [default: equal]"),
     mean: str = typer.Option("arithmetic", help="arithmetic, or geometric (of logarithms) of the probabilities."),
     common: bool = typer.Option(False, "--common", help="Leave out videos that not all of them have."),
-    out: Path | None = typer.Option(None, help="Folder to write the results to, as `test` does."),
+    out: Path | None = typer.Option(
+        None,
+        "--out",
+        "-o",
+        help="Folder to write the results to, as `test` does.",
+    ),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace results that are there."),
 ) -> None:
     """Average the scores of several networks, and measure the result."""

@@ -28,7 +28,10 @@ def main(
     ),
     method: str = typer.Option("gradcam", help="gradcam, or features: maps before and after each pooling."),
     out: Path | None = typer.Option(
-        None, help="What to write; gradcam: .mp4, .gif, .png (of a picture .png); features: .png."
+        None,
+        "--out",
+        "-o",
+        help="What to write; gradcam: .mp4, .gif, .png (of a picture .png); features: .png.",
     ),
     label: str | None = typer.Option(None, "--class", help="gradcam: the class to explain; else the likeliest one."),
     stage: str = typer.Option("stage4", help="gradcam: where in the network, stage1 to stage4."),

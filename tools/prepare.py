@@ -43,7 +43,12 @@ def main(
     max_missing: float = typer.Option(
         0.1, min=0, max=1, help="Share of a file that may be missing or undecodable; more of it, and the file is bad."
     ),
-    out: Path | None = typer.Option(None, help="Where to write; without it ROOT, and for copies ROOT-<short side>px."),
+    out: Path | None = typer.Option(
+        None,
+        "--out",
+        "-o",
+        help="Where to write; without it ROOT, and for copies ROOT-<short side>px.",
+    ),
     workers: int | None = typer.Option(None, min=1, help="Processes; without it one for each core."),
 ) -> None:
     """Find a data set's clips, check them, write the manifest that training reads."""

@@ -22,7 +22,10 @@ def main(
     cfg: str | None = typer.Option(None, help="For public weights: a YAML file, with model.weights=FILE."),
     split: str | None = typer.Option(None, help="train, val or test. [default: test, or val where there is no test]"),
     out: Path | None = typer.Option(
-        None, help="Folder of the results. [default: test, or test-val, beside the weights]"
+        None,
+        "--out",
+        "-o",
+        help="Folder of the results. [default: test, or test-val, beside the weights]",
     ),
     overwrite: bool = typer.Option(False, "--overwrite", help="Test anew and replace the results that are there."),
 ) -> None:

@@ -56,7 +56,9 @@ def main(
     else:
         config = load_config(cfg, [*(_as_settings(videos) if videos else ()), *overrides])
     if print_config:
-        print(config.to_yaml(), end="")
+        from softpool3d.commented import commented
+
+        print(commented(config), end="")
         return
     _check_paths(config)
     if dry_run:

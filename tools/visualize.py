@@ -26,7 +26,10 @@ from softpool3d.naming import check_files
 def main(
     clips: list[Path] = typer.Argument(help="Video files, pictures, folders of videos or of frames."),
     out: Path | None = typer.Option(
-        None, help="What to write: .mp4 (.mkv, .mov), .gif, .png (.jpg: a contact sheet); a folder for several clips."
+        None,
+        "--out",
+        "-o",
+        help="What to write: .mp4 (.mkv, .mov), .gif, .png (.jpg: a contact sheet); a folder for several clips.",
     ),
     format: str | None = typer.Option(None, help="mp4, gif or png, where --out does not say; mp4, of a picture png."),
     kernel: str = typer.Option("2", help="Pool so many frames, rows and columns into one: 2, or 1,2,2."),

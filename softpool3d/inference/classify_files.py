@@ -26,6 +26,7 @@ from softpool3d.inference.labels_file import ResultsFile, part_of, record
 from softpool3d.runs.lock import claim
 from softpool3d.runtime.interrupt import Interrupted
 from softpool3d.signals import number_of
+from softpool3d.text import shown
 
 
 def classify(
@@ -162,6 +163,7 @@ def _print_bars(result: Prediction | Failure) -> None:
     table.add_column(overflow="fold")
     for label in result:
         bar = "█" * max(1, round(label.probability * 20)) if label.probability >= 0.025 else "▏"
+        bar = shown(bar, "#" * len(bar))
         table.add_row(f"{label.probability:6.1%}", Text(bar), Text(label.name))
     console = Console()
     console.print(Text(result.file, style="bold"), soft_wrap=True)

@@ -126,6 +126,9 @@ KEYS = {
 
 OPTIONS = {
     **_of("tests/tools/test_command_line.py::test_version", "--version"),
+    **_of(
+        "tests/tools/test_command_line.py::test_completion_of_the_shell", "--install-completion", "--show-completion"
+    ),
     **_under(
         "prepare ",
         {
