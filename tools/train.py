@@ -11,6 +11,7 @@ python tools/train.py --cfg configs/r3d_softpool.yaml --resume auto
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import typer
@@ -71,19 +72,13 @@ def main(
 
 def _apart(arguments: list[str]) -> tuple[str | None, list[str]]:
     """Returns the videos that are named, and the settings."""
-    named = [argument for argument in arguments if "=" not in argument or _exists(argument)]
+    named = [argument for argument in arguments if "=" not in argument or os.path.lexists(argument)]
     if len(named) > 1:
         raise UsageError(
             f"{named[0]} and {named[1]}: videos come from one folder or list; settings are key.path=value, as in "
             "optim.lr=0.05"
         )
     return next(iter(named), None), [argument for argument in arguments if argument not in named]
-
-
-def _exists(argument: str) -> bool:
-    from os.path import lexists
-
-    return lexists(argument)
 
 
 def _check(
@@ -117,8 +112,8 @@ def _chosen(videos: str | None, overrides: list[str], quiet: bool) -> Config:
     from softpool3d.choosing import choose_for
 
     chosen = choose_for(fixed, overrides)
-    if not quiet:
-        print(chosen)
+    if not quiet and os.environ.get("RANK", "0") == "0":
+        print(chosen, flush=True)
     return chosen.config
 
 

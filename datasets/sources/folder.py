@@ -123,7 +123,8 @@ def _manifests(
         clips = [Clip(str(path), i) for i, label in enumerate(classes) for path in videos.get(label, ())]
         if not clips:
             raise UsageError(
-                f"data.root: too few {kind.name} in {root} to split off any for {name!r} (data.split={split})"
+                f"data.root: too few {kind.name} in {root} to split off any for {name!r} (data.split={list(split)})"
+                + ("; with data.split=[0.8,0.2,0] the validation clips are tested too" if name == "test" else "")
             )
         manifests[name] = Manifest(classes, clips, source=str(root))
     return manifests

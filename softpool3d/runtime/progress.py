@@ -58,8 +58,9 @@ class Display:
             self._began = time.perf_counter()
         elif self._seen == _WARM + _MEASURED and self._left > 2 * self._seen:
             step = (time.perf_counter() - self._began) / _MEASURED
-            left = (self._left - self._seen) * step * (1 + self._beside)
-            self.line(f"{duration(left)} to go: {self._left} steps of {step:.2f} s, and what evaluating takes")
+            steps = self._left - self._seen
+            words = duration(steps * step * (1 + self._beside))
+            self.line(f"{words} to go: {steps} steps of {step:.2f} s, and what evaluating takes")
 
     def show(self, loss: float, top1: float, rate: float, waiting: float, **milliseconds: float) -> None:
         """Shows what `Meter.read` returns; the parts of a step as shares of its time."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from softpool3d.training.trainer import Training
 
 _SURE = 0.8  # of another class than the label: then the label may be wrong
+_TRUSTED = 0.8  # of the clips that it is sure of, the share in which it has to be right
 _WORST, _PAIRS, _SUSPECTS = 3, 3, 5
 
 
@@ -44,17 +45,24 @@ def _accuracy(metrics: Metrics) -> Iterator[str]:
 
 
 def _suspects(training: Training) -> Iterator[str]:
-    """Yields the clips of which the network is sure that they are of another class than their label says."""
-    found, classes = [], training.classes
+    """Yields the clips of which the network is sure that they are of another class than their label says.
+
+    It yields none where the network is often sure and wrong: then its answers say nothing of the labels.
+    """
+    found, certain, classes = [], 0, training.classes
     for split, scores in training.judged.items():
         sure, guess = scores.probabilities.max(1)
+        certain += int((sure >= _SURE).sum())
         for place in torch.nonzero((guess != scores.label) & (sure >= _SURE)).flatten().tolist():
             clip = training.manifests[split].clips[int(scores.index[place])]
             text = f"{clip.path}: labelled {classes[scores.label[place]]}, looks like {classes[guess[place]]}"
             found.append((float(sure[place]), f"{text} ({sure[place]:.0%})"))
-    if found:
+    if found and len(found) <= (1 - _TRUSTED) * certain:
         found.sort(reverse=True)
-        yield f"labels worth a look: {len(found)} clips that the network is sure are something else, such as"
+        yield (
+            f"labels worth a look: of {certain} clips that the network is sure of, {len(found)} are labelled as "
+            "something else, such as"
+        )
         yield from (f"  {text}" for _, text in found[:_SUSPECTS])
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from served import Server, make_weights, served, take_away
 from videos import write_numbered
 
 from softpool3d.choosing import choose_for
@@ -153,6 +154,37 @@ def test_a_folder_is_all_that_training_needs(videos, tmp_path, run, monkeypatch)
     assert again.stdout == config.to_yaml()
 
 
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    return make_weights("r3d_18", tmp_path_factory.mktemp("served"))
+
+
+TINY = ("data.crop_size=16", "data.num_frames=4", "train.epochs=2", "device=cpu")
+
+
+def test_training_starts_from_public_weights_where_they_can_be_had(videos, file, tmp_path, monkeypatch, run):
+    """Fetched, then kept; cut off on the way, which is no reason to train from nothing; out of reach, which is one."""
+    monkeypatch.chdir(tmp_path)
+    (videos / "wave" / "x.mp4").unlink()
+    with served(file, "r3d_18", tmp_path / "torch", monkeypatch) as weights:
+        monkeypatch.setattr(Server, "cut_off", True)
+        broken = run("train", "videos", *TINY)
+        assert broken.returncode == 1 and "the transfer may have been cut off" in broken.stderr
+        assert not (tmp_path / "runs").exists()
+        monkeypatch.setattr(Server, "cut_off", False)
+        done = run("train", "videos", *TINY)
+        assert done.returncode == 0, done.stderr
+        assert "It starts from Kinetics-400's weights" in done.stdout
+        assert "r3d_18:kinetics400 (torchvision): " in done.stdout and "head of another size" in done.stdout
+        config = stored_config(tmp_path / "runs" / "videos")
+        assert config.optim.head_epochs == 1 and config.model.weights == "r3d_18:kinetics400"
+        take_away(weights)
+        assert "It starts from Kinetics-400's weights" in run("train", "videos", "--dry-run", *TINY).stdout
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "elsewhere"))
+        scratch = run("train", "videos", "--dry-run", *TINY)
+        assert "cannot be had (127.0.0.1:9 cannot be reached: [Errno 111] Connection refused)" in scratch.stdout
+
+
 VERBS = ("classify FILE", "test", "explain FILE")
 
 
@@ -191,3 +223,14 @@ def test_mistakes_get_a_sentence(videos, tmp_path, run, monkeypatch, arguments, 
 def test_a_file_of_settings_takes_a_folder_too(videos, run):
     found = run("train", videos, "--cfg", "r3d_softpool", "--print-config", "optim.lr=0.5")
     assert f"root: {videos}" in found.stdout and "dataset: folder" in found.stdout and "lr: 0.5" in found.stdout
+
+
+def test_two_videos_of_a_class_are_enough_without_a_test(videos, run):
+    for file in videos.rglob("*.mp4"):
+        if file.stem not in "01":
+            file.unlink()
+    result = run("train", videos, "--dry-run")
+    assert result.returncode == 2 and "with data.split=[0.8,0.2,0] the validation clips are tested too" in result.stderr
+    found = run("train", videos, "--dry-run", "data.split=[0.8,0.2,0]")
+    assert found.returncode == 0 and "4 videos of 2 classes, 1 of each" in found.stdout
+    assert "train.batch_size=2 " in found.stdout

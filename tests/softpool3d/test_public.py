@@ -1,13 +1,8 @@
 """torchvision's public weights: kept, fetched, cut off on the way, damaged, or out of reach; and what answers then."""
 
-import hashlib
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-
 import pytest
 import torch
-from originals import original
+from served import Server, make_weights, served, take_away
 from videos import write_numbered
 
 from softpool3d.errors import WorkError
@@ -15,51 +10,27 @@ from softpool3d.inference import trained
 from softpool3d.inference.classifier import Classifier
 from softpool3d.inference.trained import default_weights
 from softpool3d.models import public
-from softpool3d.models.weights import torchvision_weights
 from softpool3d.runs import published
 from softpool3d.runs.published import SHIPPED, open_weights
 
 NAME = "s3d:kinetics400"
 
 
-class Server(SimpleHTTPRequestHandler):
-    cut_off = False
-
-    def log_message(self, *_):
-        pass
-
-    def copyfile(self, source, outputfile):
-        content = source.read()
-        outputfile.write(content[: len(content) // 2] if self.cut_off else content)
-
-
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    """A file with random weights of s3d, named by its hash as torchvision's are, and the folder that it lies in."""
-    folder = tmp_path_factory.mktemp("served")
-    torch.save(original("s3d", 400).state_dict(), folder / "s3d.pth")
-    digest = hashlib.sha256((folder / "s3d.pth").read_bytes()).hexdigest()
-    return (folder / "s3d.pth").rename(folder / f"s3d-{digest[:8]}.pth")
+def file(tmp_path_factory):
+    return make_weights("s3d", tmp_path_factory.mktemp("served"))
 
 
 @pytest.fixture
-def weights(tmp_path, monkeypatch, served):
-    """torchvision's weights of s3d, fetched from a server of this test, and default where none are named."""
-    there = torchvision_weights("s3d", "kinetics400")
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.delenv(public.OFFLINE, raising=False)
+def weights(tmp_path, monkeypatch, file):
+    """torchvision's weights of s3d, from a server of this test, and what answers where none are named."""
     monkeypatch.setattr(trained, "KINETICS", NAME)
     monkeypatch.setitem(published._NAMED, "kinetics400", NAME)
-    before = there.url
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Server, directory=str(served.parent))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        object.__setattr__(there.value, "url", f"http://127.0.0.1:{server.server_port}/{served.name}")
+    with served(file, "s3d", tmp_path / "torch", monkeypatch) as there:
         yield there
-        server.shutdown()
-    object.__setattr__(there.value, "url", before)
 
 
-def test_what_can_be_had_is_the_default_and_is_fetched_once(weights, served):
+def test_what_can_be_had_is_the_default_and_is_fetched_once(weights, file):
     name, why = default_weights()
     assert name == NAME
     kept = public.kept_at(weights)
@@ -70,15 +41,15 @@ def test_what_can_be_had_is_the_default_and_is_fetched_once(weights, served):
     assert not kept.exists()
     classifier = Classifier()
     assert classifier.note == why and len(classifier.classes) == 400 and "abseiling" in classifier.classes
-    assert kept.read_bytes() == served.read_bytes()
-    object.__setattr__(weights.value, "url", f"http://127.0.0.1:9/{served.name}")  # nobody answers there
+    assert kept.read_bytes() == file.read_bytes()
+    take_away(weights)
     assert f"kept in {kept.parent}" in default_weights()[1]
     state = open_weights("kinetics400").state
     assert all(torch.equal(tensor, classifier.model.state_dict()[key]) for key, tensor in state.items())
 
 
-def test_out_of_reach(weights, served, monkeypatch, tmp_path, run):
-    object.__setattr__(weights.value, "url", f"http://127.0.0.1:9/{served.name}")
+def test_out_of_reach(weights, tmp_path, run):
+    take_away(weights)
     name, why = default_weights()
     assert name == SHIPPED
     assert "eight synthetic motions alone (moving left," in why and "need --weights kinetics400, a file of 32 MB" in why
@@ -108,10 +79,10 @@ def test_a_transfer_that_is_cut_off_leaves_nothing(weights, monkeypatch):
     assert open_weights(NAME).classes
 
 
-def test_a_damaged_file_is_named(weights, served):
+def test_a_damaged_file_is_named(weights, file):
     kept = public.kept_at(weights)
     kept.parent.mkdir(parents=True)
-    content = bytearray(served.read_bytes())
+    content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     kept.write_bytes(content)
     with pytest.raises(WorkError, match=f"{kept.name} is damaged: its SHA-256 begins with .*; delete it"):

@@ -142,7 +142,7 @@ def test_training_requests_that_are_wrong(tmp_path):
     assert fails(run("train", *config, "data.dataset=folder", "data.root=absent"), 2, "data.root: no folder", "absent")
     assert fails(run("train", *config, f"output={a_file}"), 1, "cannot write the run's folder", "output=")
     assert fails(run("train", "--resume", tmp_path), 2, "is not the folder of a run")
-    assert fails(run("train", "--resume", "auto"), 2, "give --cfg FILE", "or --resume FOLDER")
+    assert fails(run("train", "--resume", "auto"), 2, "--resume auto needs --cfg FILE", "or give --resume FOLDER")
     assert fails(run("train", *config, "--force-resume"), 2, "--force-resume belongs to --resume")
     assert not list(tmp_path.glob("r3d*"))
 
