@@ -18,6 +18,7 @@ from softpool3d.datasets.video.frame_index import DecodeError
 from softpool3d.datasets.video.pictures import is_picture
 from softpool3d.datasets.video.remote import is_address
 from softpool3d.errors import UsageError
+from softpool3d.naming import check_files
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,20 @@ class Inputs:
     pictures: bool = False
 
     def check(self, verb: str = "classify") -> None:
-        """Raises UsageError if a list is not there, or nothing was named; `verb` says what is done with files."""
+        """Raises UsageError if a list is not there, or nothing was named, or none of the files that were named is.
+
+        Args:
+            verb: what is done with files, for messages.
+        """
         for path in self._lists():
             if not path.is_file():
                 raise UsageError(f"no list {path}")
         if self.manifest is None and not self.named:
             raise UsageError(f"name files to {verb}, or give --manifest")
+        if self.manifest is None and not any(
+            name == "-" or name.startswith("@") or is_address(name) for name in self.named
+        ):
+            check_files(self.named)
 
     def count(self) -> int | None:
         """Returns the most clips that there can be; None with standard input, whose length is unknown.

@@ -289,7 +289,7 @@ def _prepare_again(data: DataConfig) -> str:
 
 
 def _paths_in(table: Path) -> set[str]:
-    with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with table.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         return {row[0] for row in csv.reader(file) if row}
 
 

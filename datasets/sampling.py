@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from softpool3d.config import DataConfig
 
 Short = Literal["loop", "hold"]
+Spacing = Literal["centres", "ends", "starts"]
 
 
 def clip_span(num_frames: int, rate: float) -> int:
@@ -46,10 +47,23 @@ def random_clip(
     return _fit(np.round(positions).clip(0), total, short)
 
 
-def spaced_clips(total: int, num_frames: int, rate: float, num_clips: int, short: Short = "loop") -> list[np.ndarray]:
-    """Returns `num_clips` clips spaced evenly from the first possible start to the last; a single one is centred."""
+def spaced_clips(
+    total: int, num_frames: int, rate: float, num_clips: int, short: Short = "loop", spacing: Spacing = "centres"
+) -> list[np.ndarray]:
+    """Returns `num_clips` clips at equal distances; a single one is centred.
+
+    Args:
+        spacing: where clips start, of all places where one fits. "centres": in the middle of each of `num_clips` equal
+            parts; "ends": from the first place to the last; "starts": where each of the equal parts begins.
+    """
     room = max(total - clip_span(num_frames, rate), 0)
-    starts = [room // 2] if num_clips == 1 else np.linspace(0, room, num_clips).round().astype(int)
+    number = np.arange(num_clips)
+    if spacing == "centres" or num_clips == 1:
+        starts = room * (2 * number + 1) // (2 * num_clips)
+    elif spacing == "ends":
+        starts = np.linspace(0, room, num_clips).round().astype(int)
+    else:
+        starts = room * number // num_clips
     return [frames_from(int(start), total, num_frames, rate, short) for start in starts]
 
 
@@ -107,13 +121,20 @@ def train_indices(timeline: FrameTimes, data: DataConfig, rng: np.random.Generat
     return timeline.frames(indices)
 
 
-def view_indices(timeline: FrameTimes, data: DataConfig, num_clips: int) -> list[np.ndarray]:
-    """Returns the frames of each evaluation clip. With `sampling: uniform` all would be the same, so there is one."""
+def view_indices(
+    timeline: FrameTimes, data: DataConfig, num_clips: int, spacing: Spacing | None = None
+) -> list[np.ndarray]:
+    """Returns the frames of each evaluation clip. With `sampling: uniform` all would be the same, so there is one.
+
+    Args:
+        spacing: `data.test_spacing` if not given.
+    """
     total = timeline.total
     if data.sampling == "uniform":
         clips = [segment_frames(total, data.num_frames)]
     else:
-        clips = spaced_clips(total, data.num_frames, _rate(timeline, data), num_clips, data.short_clip)
+        rate = _rate(timeline, data)
+        clips = spaced_clips(total, data.num_frames, rate, num_clips, data.short_clip, spacing or data.test_spacing)
     return [timeline.frames(indices) for indices in clips]
 
 

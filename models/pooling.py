@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from softpool3d.config import PoolConfig, PoolPlace
 from softpool3d.errors import UsageError
 from softpool3d.models.network import Staged, evaluating
-from softpool3d.models.pools import KINDS, Window, make_pool, strided
+from softpool3d.models.pools import KINDS, NoGlobalForm, Window, make_pool, strided
 from softpool3d.models.sites import ATTENTION, Change, PoolingReport, Site, find_sites, swap
 
 
@@ -78,7 +78,10 @@ def place_pooling(
     def run() -> None:
         network(torch.zeros(clip))
 
-    report = swap(network, sites, options, left, run)
+    try:
+        report = swap(network, sites, options, left, run)
+    except NoGlobalForm as error:
+        raise UsageError(f"pool.kind: {error}; pool.head=avg says what stands there") from None
     if "temporal" in where:
         report = PoolingReport((*report.changes, *_pool_time(network, options, name, clip, step)), report.left)
     return report

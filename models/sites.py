@@ -41,10 +41,11 @@ class Change:
 
 @dataclass(frozen=True)
 class PoolingReport:
-    """What a swap of poolings changed, layer by layer, and which layers it left alone and why."""
+    """What a swap of poolings changed, layer by layer, which layers it left alone and why, and a hint at what else."""
 
     changes: tuple[Change, ...]
     left: tuple[tuple[str, str], ...] = ()
+    hint: str = ""
 
     def __len__(self) -> int:
         return len(self.changes)
@@ -54,9 +55,10 @@ class PoolingReport:
 
     def __str__(self) -> str:
         width = max((len(c.name) for c in self.changes), default=0)
-        lines = [f"{len(self.changes)} layers replaced"]
+        lines = [f"{len(self.changes)} layer{'' if len(self.changes) == 1 else 's'} replaced"]
         lines += [f"  {c.name:{width}}  {c.place}: {c.before} -> {c.after}" for c in self.changes]
         lines += [f"  {name} left as it is: {why}" for name, why in self.left]
+        lines += [f"  {self.hint}"] if self.hint else []
         return "\n".join(lines)
 
 
@@ -152,7 +154,7 @@ def find_sites(network: nn.Module) -> tuple[list[Site], list[tuple[str, str]]]:
             place = "head" if name in head or (not staged and geometry == Bins((1,) * geometry.dims)) else "existing"
             sites.append(Site(name, module, place, geometry))
         elif getattr(module, "return_indices", False):
-            left.append((name, "what comes after it needs its indices"))
+            left.append((name, "it returns indices (return_indices=True), which no other pooling has"))
     return sites, left
 
 
@@ -191,7 +193,7 @@ def swap(
         try:
             layer = site.replacement(options.at(site.place), channels.get(id(site.layer)))
         except UsageError as error:
-            raise UsageError(f"{site.name}: {error}") from None
+            raise type(error)(f"{site.name}: {error}") from None
         dtype = parameter.dtype if parameter.is_floating_point() else None
         pool = layer.pool if isinstance(layer, _PooledConv) else layer
         pool.to(device=parameter.device, dtype=dtype)

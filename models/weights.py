@@ -23,6 +23,7 @@ from softpool3d.models.inflate import inflate_weight
 from softpool3d.models.layouts import State, fold_shortcut_norm, from_torchvision, layout_of
 from softpool3d.models.network import Staged
 from softpool3d.models.public import fetch
+from softpool3d.naming import no_weights, weights_named
 
 
 @dataclass(frozen=True)
@@ -107,15 +108,13 @@ def read_weights(source: str | Path, name: str) -> Source:
         UsageError: if there is no such file or name, or it holds no weights.
         WorkError: if torchvision could not fetch its file.
     """
-    path = Path(source).expanduser()
-    for file in (path, path / "best.safetensors"):
-        if file.is_file():
-            return read_file(file)
+    if (file := weights_named(source)) is not None:
+        return read_file(file)
     theirs, _, kind = str(source).partition(":")
     published = torchvision_weights(theirs, kind)
     if published is None:
         public = ", ".join(sorted(TORCHVISION))
-        raise UsageError(f"weights: no weights file {source}, and no public weights of that name (there are: {public})")
+        raise UsageError(f"weights: {no_weights(source)}, and no public weights of that name (there are: {public})")
     if theirs != name:
         raise UsageError(f"weights: {source} are the weights of another network; {name} cannot take them")
     return Source(from_torchvision(fetch(published)), str(source), "torchvision", **_meta(published))

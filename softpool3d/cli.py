@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from softpool3d.command import run_app, stoppable
+from softpool3d.command import run_app, settings, stoppable
 from softpool3d.tools import (
     classify,
     compare,
@@ -55,15 +55,16 @@ def run() -> None:
 
 def app() -> typer.Typer:
     """Returns the command with all its verbs."""
-    made = typer.Typer(help=_HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    made = typer.Typer(help=_HELP, no_args_is_help=True, **settings())
     made.callback(invoke_without_command=True)(_version)
     for name, tool in _VERBS.items():
-        made.command(name, no_args_is_help=name not in _NEED_NO_ARGUMENT)(stoppable(tool.main))
+        first = (tool.main.__doc__ or "").partition("\n")[0]  # else it is cut where the terminal is narrow
+        made.command(name, short_help=first, no_args_is_help=name not in _NEED_NO_ARGUMENT)(stoppable(tool.main))
     return made
 
 
 def _version(
-    version: bool = typer.Option(False, "--version", help="Print the version and stop."),
+    version: bool = typer.Option(False, "--version", "-V", help="Print the version and stop."),
 ) -> None:
     if version:
         from softpool3d import __version__

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import atexit
 import functools
+import inspect
 import os
+import shutil
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from types import SimpleNamespace
+from typing import Any
 
 import typer
 
@@ -19,11 +23,65 @@ from softpool3d.runtime.interrupt import Interrupted
 from softpool3d.signals import ending_quietly, number_of, raised
 
 
+def settings() -> dict[str, Any]:
+    """Returns settings of every application: -h too; and help in one column where frames would leave no room."""
+    columns = shutil.get_terminal_size().columns
+    narrow = {"terminal_width": columns} if columns < _NARROW else {}
+    if narrow:  # no setting of typer says how help is laid out
+        context = next(kind for kind in typer.Context.__mro__ if "formatter_class" in vars(kind))
+        context.formatter_class = _Stacked
+    return {
+        "context_settings": {"help_option_names": ["-h", "--help"], **narrow},
+        "rich_markup_mode": None if narrow else "rich",
+        "pretty_exceptions_enable": False,
+    }
+
+
 def run_tool(main: Callable) -> None:
     """Runs the `main` of a file of tools/ as a script."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app = typer.Typer(add_completion=False, **settings())
     app.command()(stoppable(main))
     run_app(app)
+
+
+_NARROW = 70  # columns
+
+
+class _Stacked(typer.Context.formatter_class):
+    """Help whose explanations stand below their options, not beside them."""
+
+    def write_dl(self, rows: Sequence[tuple[str, str]], *_: object, **__: object) -> None:
+        for option, explanation in rows:
+            self.write_text(option)
+            with self.indentation():
+                self.write_text(explanation)
+
+
+class Asked(SimpleNamespace):
+    """The options of a verb as they were typed: `Asked(main, locals())`, at its beginning."""
+
+    def __init__(self, main: Callable, values: dict[str, Any]) -> None:
+        super().__init__(**values)
+        self._options = {name: option.default for name, option in inspect.signature(main).parameters.items()}
+
+    def given(self, name: str) -> bool:
+        """Whether an option has another value than its default."""
+        return getattr(self, name) != self._options[name].default
+
+    def spelled(self, name: str) -> str:
+        """Returns an option as it is typed, as in --short-side."""
+        declared = self._options[name].param_decls
+        return declared[0] if declared else f"--{name.replace('_', '-')}"
+
+    def needs(self, what: str, is_there: bool, *names: str) -> None:
+        """Refuses options that do nothing, because what they belong to is not there.
+
+        Raises:
+            UsageError: naming the first of them.
+        """
+        for name in names:
+            if not is_there and self.given(name):
+                raise UsageError(f"{self.spelled(name)} needs {what}")
 
 
 def stoppable(main: Callable) -> Callable:

@@ -139,6 +139,9 @@ class DataConfig(Section):
     short_side: Positive = 128  # in evaluation
     crop_size: Positive = 112
     test_crop_size: Positive | None = None  # in evaluation; crop_size if not set
+    # where a video's test.num_clips lie, of all places where a clip fits. centres: in the middle of equal parts;
+    # ends: from the first place to the last; starts: where equal parts begin
+    test_spacing: Annotated[Literal["centres", "ends", "starts"], Effect.REOPENS] = "centres"
     flip: bool = True  # horizontally, one clip in two
     # classes that are never flipped; null: those whose names contain the words left, right, clockwise, ...
     no_flip_classes: list[str] | None = None
@@ -337,7 +340,7 @@ class CheckpointConfig(Section):
 
 
 class TestConfig(Section):
-    num_clips: Annotated[Positive, Effect.REOPENS] = 5  # evenly spaced in time
+    num_clips: Annotated[Positive, Effect.REOPENS] = 5  # clips of each video, spaced as data.test_spacing says
     num_crops: Annotated[Literal[1, 3], Effect.REOPENS] = 1  # 1: the centre; 3: along the longer side
     # what is averaged over the views: the probabilities (softmax or sigmoid), or the logits
     average: Annotated[Literal["softmax", "logits"], Effect.REOPENS] = "softmax"

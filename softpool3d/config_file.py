@@ -63,7 +63,10 @@ def override_config(config: Config, overrides: Sequence[str]) -> Config:
     origins: dict[tuple, str] = {}
     for override in overrides:
         _apply_override(values, origins, override)
-    return validate(values, origins)
+    config = validate(values, origins)
+    if any(path in origins for path in (("data", "root"), ("data", "dataset"))):  # runs may hold a root of earlier days
+        _check_root(config, origins)
+    return config
 
 
 def check_schedule(config: Config, origins: dict[tuple, str] | None = None) -> None:

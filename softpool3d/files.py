@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -69,10 +70,13 @@ def csv_text(rows: Iterable[Sequence[Any]]) -> str:
 def write_csv(path: str | Path, rows: Iterable[Sequence[Any]]) -> None:
     """Replaces a CSV file as a whole; the first row is its header. Names that are no UTF-8 keep their bytes.
 
+    Where there are letters beyond ASCII, the file begins with a BOM, without which spreadsheets misread them.
+
     Raises:
         WorkError: if it cannot be written.
     """
-    write_atomically(path, csv_text(rows).encode(errors="surrogateescape"))
+    text = csv_text(rows)
+    write_atomically(path, (b"" if text.isascii() else BOM_UTF8) + text.encode(errors="surrogateescape"))
 
 
 def _keep(path: Path, previous: Path) -> None:

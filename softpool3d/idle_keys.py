@@ -11,9 +11,11 @@ _DIVIDED = (*_FOLDERS, "digits")  # by data.split
 
 # key -> what it belongs to, as an override says it, and whether that is so
 _BELONGS_TO: dict[str, tuple[str, Callable[[Config], bool]]] = {
+    "model.pool.kind": ("model.pool.where", lambda c: bool(c.model.pool.where)),
     "model.pool.beta": ("model.pool.kind=soft", lambda c: "soft" in (c.model.pool.kind, c.model.pool.head)),
     "model.pool.beta_start": ("model.pool.beta=learnable", lambda c: c.model.pool.beta == "learnable"),
     "model.pool.p": ("model.pool.kind=lp", lambda c: "lp" in (c.model.pool.kind, c.model.pool.head)),
+    "data.root": ("a data set in files, as data.dataset=folder", lambda c: not c.data.is_generated),
     "data.path_prefix": ("data.dataset=folder", lambda c: c.data.dataset in _FOLDERS),
     "data.split": ("data.dataset=folder", lambda c: c.data.dataset in _DIVIDED),
     "data.split_seed": ("data.dataset=folder", lambda c: c.data.dataset in _DIVIDED),
@@ -24,8 +26,14 @@ _BELONGS_TO: dict[str, tuple[str, Callable[[Config], bool]]] = {
     "data.target_fps": ("data.sampling=dense or centred", lambda c: c.data.sampling != "uniform"),
     "data.jitter": ("data.sampling=dense", lambda c: c.data.sampling == "dense"),
     "data.short_clip": ("data.sampling=dense or centred", lambda c: c.data.sampling != "uniform"),
+    "data.test_spacing": ("test.num_clips above 1", lambda c: _clips(c) > 1),
     "data.no_flip_classes": ("data.flip=true", lambda c: c.data.flip),
     "data.cache_gb": ("data.cache=memory or folder", lambda c: c.data.cache != "none"),
+    "data.sampling": ("videos", lambda c: not c.data.of_pictures),
+    "data.sample_by": ("videos", lambda c: not c.data.of_pictures),
+    "data.decoder": ("videos", lambda c: not c.data.of_pictures),
+    "data.max_missing": ("videos", lambda c: not c.data.of_pictures),
+    "data.prefetch": ("data.num_workers above 0", lambda c: c.data.num_workers > 0),
     "data.augment.inverse_scale": ("data.augment.crop=scale", lambda c: c.data.augment.crop == "scale"),
     "data.augment.area": ("data.augment.crop=area", lambda c: c.data.augment.crop == "area"),
     "data.augment.ratio": ("data.augment.crop=area", lambda c: c.data.augment.crop == "area"),
@@ -35,11 +43,19 @@ _BELONGS_TO: dict[str, tuple[str, Callable[[Config], bool]]] = {
     "optim.nesterov": ("optim.name=sgd", lambda c: c.optim.name == "sgd"),
     "optim.gamma": ("optim.schedule=multistep", lambda c: c.optim.schedule == "multistep"),
     "optim.final_lr": ("optim.schedule=cosine", lambda c: c.optim.schedule == "cosine"),
+    "optim.cosine_from_start": ("optim.warmup_epochs", lambda c: c.optim.warmup_epochs > 0),
     "optim.warmup_start": ("optim.warmup_epochs", lambda c: c.optim.warmup_epochs > 0),
+    "test.num_clips": ("data.sampling=dense or centred", lambda c: _clips(c) == c.test.num_clips),
+    "test.average": ("several views, by test.num_clips or test.num_crops", lambda c: _clips(c) * c.test.num_crops > 1),
     "train.norm_clips": ("train.norm=split", lambda c: c.train.norm == "split"),
     "train.multigrid.short_crops": ("train.multigrid.short_cycle=true", lambda c: c.train.multigrid.short_cycle),
     "train.multigrid.long_shapes": ("train.multigrid.long_cycles", lambda c: bool(c.train.multigrid.long_cycles)),
 }
+
+
+def _clips(config: Config) -> int:
+    """Returns the clips of a video in testing."""
+    return 1 if config.data.sampling == "uniform" else config.test.num_clips
 
 
 def idle_keys(config: Config) -> list[str]:

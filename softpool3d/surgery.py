@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +15,7 @@ from softpool3d.config_file import pool_config
 from softpool3d.errors import UsageError
 
 if TYPE_CHECKING:
-    from softpool3d.models.sites import PoolingReport
+    from softpool3d.models.sites import PoolingReport, Site
 
 
 def replace_pooling(
@@ -54,29 +55,35 @@ def replace_pooling(
     Raises:
         UsageError: if nothing matches, or an argument is wrong. The network is then as it was.
     """
+    from softpool3d.models.pools import NoGlobalForm
     from softpool3d.models.sites import find_sites, swap
 
     places = [where] if isinstance(where, str) else list(where)
-    options = pool_config(kind=kind, where=places, beta=beta, p=p)
     known = ("existing", "downsample", "head")
     if unknown := [place for place in places if place not in known]:
         raise UsageError(f"where: {unknown[0]!r} is no place of any network (these are: {', '.join(known)})")
+    if not places:
+        raise UsageError(f"where names no place (these are: {', '.join(known)})")
+    options = pool_config(kind=kind, beta=beta, p=p)
+    for argument, value, default, of in (("beta", beta, 1.0, "soft"), ("p", p, 2.0, "lp")):
+        if value != default and kind != of:
+            raise UsageError(f"{argument}={value!r} is of kind={of!r}, and has no effect on {kind!r}")
     patterns = ["*"] if names is None else [names] if isinstance(names, str) else list(names)
     sites, left = find_sites(module)
     wanted = set(places) | ({"head"} if "existing" in places else set())
-    chosen = [
+    named = [
         site
         for site in sites
-        if site.place in wanted
-        and (types is None or isinstance(site.layer, types))
+        if (types is None or isinstance(site.layer, types))
         and any(fnmatch.fnmatchcase(site.name, pattern) for pattern in patterns)
     ]
+    chosen = [site for site in named if site.place in wanted]
     if any(site.name == "" for site in chosen):
         raise UsageError(
             f"the module is itself a {type(module).__name__}; give the network that holds it, or make the new layer"
         )
     if not chosen:
-        raise UsageError(_nothing(module, sites, places, types, names))
+        raise UsageError(_nothing(module, sites, left, places, types, names))
 
     def run() -> None:
         if example is None:
@@ -84,7 +91,19 @@ def replace_pooling(
         else:
             module(*([example] if isinstance(example, Tensor) else example))
 
-    return swap(module, chosen, options, left, run)
+    try:
+        report = swap(module, chosen, options, left, run)
+    except NoGlobalForm as error:
+        raise UsageError(f"{error}; leave that layer out with names or types, or take another kind") from None
+    return replace(report, hint=_hint(named, places))
+
+
+def _hint(sites: list[Site], places: list[str]) -> str:
+    """Returns a sentence about strided convolutions that pooling could take over, where nobody asked for it."""
+    strided = sum(site.place == "downsample" for site in sites)
+    if "downsample" in places or not strided:
+        return ""
+    return f'strided convolutions left as they are: {strided}; where=["existing", "downsample"] pools there too'
 
 
 def _imagine(module: nn.Module, kind: str) -> None:
@@ -104,13 +123,14 @@ def _imagine(module: nn.Module, kind: str) -> None:
         ) from error
 
 
-def _nothing(module: nn.Module, sites: list, places: list[str], types, names) -> str:
+def _nothing(module: nn.Module, sites: list[Site], left: list[tuple[str, str]], places: list[str], types, names) -> str:
     filters = [f"where={'+'.join(places)}"]
     filters += [f"types={types}"] if types is not None else []
     filters += [f"names={names!r}"] if names is not None else []
     have = [f"{site.name} ({site.place})" for site in sites]
     more = f", ... ({len(have)} in all)" if len(have) > 5 else ""
     found = f"it has {', '.join(have[:5])}{more}" if have else "no layer of it pools or has a stride"
+    found += "".join(f"; {name} is left as it is: {why}" for name, why in left)
     return (
         f"nothing to change in {type(module).__name__} with {', '.join(filters)}: {found}. Pooling that a "
         "forward calls as a function (F.max_pool2d) cannot be replaced; make it a layer first"

@@ -130,3 +130,12 @@ def windows_1252(text: str) -> str | None:
     except UnicodeError:
         return None
     return None if read is None or _CONTROL.search(read) else read
+
+
+def shown(text: str, instead: str) -> str:
+    """Returns `text` if the encoding of standard output has its letters, else `instead`."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeError:
+        return instead
+    return text

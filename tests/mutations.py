@@ -295,7 +295,7 @@ _READING = [
             "rng.integers(max(total - clip_span(num_frames, rate), 0) + 1)",
             "rng.integers(max(total - clip_span(num_frames, rate), 0) + 2)",
         ),
-        ("starts = [room // 2] if num_clips == 1", "starts = [0] if num_clips == 1"),
+        ("starts = room * (2 * number + 1)", "starts = room * (2 * number)"),
     ),
     *_all(
         "datasets/transforms.py",

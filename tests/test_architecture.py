@@ -32,6 +32,7 @@ cli
 """
 FLOOR = {room: floor for floor, line in enumerate(FLOORS.split("\n")) for room in line.split()}
 BASE = {
+    "commented",
     "config",
     "config_file",
     "errors",
@@ -39,6 +40,7 @@ BASE = {
     "files",
     "foreign",
     "idle_keys",
+    "naming",
     "signals",
     "text",
     "yaml_text",

@@ -17,12 +17,13 @@ import sys
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import typer
 
+from softpool3d.command import Asked
 from softpool3d.errors import UsageError
+from softpool3d.naming import check_weights
 
 if TYPE_CHECKING:
     from softpool3d.inference.classifier import Classifier
@@ -63,7 +64,12 @@ def main(
     compile: bool = typer.Option(False, "--compile", help="Compile the network first: for many videos."),
     jobs: int | None = typer.Option(None, min=0, help="Processes that decode; one for each core, none for one video."),
     as_json: bool = typer.Option(False, "--json", help="JSON lines, for programs."),
-    out: Path | None = typer.Option(None, help="Write results to this .csv, .jsonl or .parquet, line by line."),
+    out: Path | None = typer.Option(
+        None,
+        "--out",
+        "-o",
+        help="Write results to this .csv, .jsonl or .parquet, line by line.",
+    ),
     resume: Path | None = typer.Option(None, help="As --out, and go on with what it holds already."),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace a file that exists."),
     timeline: bool = _of_timeline(
@@ -82,14 +88,15 @@ def main(
     live: bool = _of_live(False, "--live", help="Keep up with the stream: leave out what comes too fast."),
 ) -> None:
     """Label videos and pictures: the likeliest classes of each, with probabilities."""
+    asked = Asked(main, locals())
     from softpool3d.datasets.inputs import Inputs
 
-    asked = SimpleNamespace(**locals())
     watching = camera is not None or stream is not None
     _check(asked, watching)
     inputs = Inputs(tuple(videos or ()), manifest)
     if not watching:
         inputs.check()
+    check_weights(weights)
     classifier = partial(classifier_of, asked)
     if not (timeline or watching):
         from softpool3d.inference.classify_files import classify
@@ -110,22 +117,24 @@ def main(
     timelines(classifier, whole_videos("--timeline", inputs), options)
 
 
-def _check(asked: SimpleNamespace, watching: bool) -> None:
+def _check(asked: Asked, watching: bool) -> None:
     """Checks that the options go together.
 
     Raises:
         UsageError: for options that would do nothing, or exclude each other.
     """
-    _belongs(asked, "--timeline", asked.timeline, "smooth", "min_score", "plot", "annotate")
-    _belongs(asked, "--timeline, --camera or --stream", asked.timeline or watching, "window", "hop")
-    _belongs(asked, "--camera or --stream", watching, "live")
+    asked.needs("--timeline", asked.timeline, "smooth", "min_score", "plot", "annotate")
+    asked.needs("--timeline, --camera or --stream", asked.timeline or watching, "window", "hop")
+    asked.needs("--camera or --stream", watching, "live")
+    asked.needs("--out, --plot or --annotate", any(map(asked.given, ("out", "plot", "annotate"))), "overwrite")
     if watching:
         if asked.camera is not None and asked.stream is not None:
             raise UsageError("--camera and --stream are two sources; give one")
-        for name in ("videos", "manifest", "timeline", "out", "resume", "views", "crops", "jobs"):
-            if _given(asked, name):
-                raise UsageError(f"--camera and --stream do not go together with {_option(name)}")
-    if asked.timeline and any(_given(asked, name) for name in ("resume", "jobs", "topk")):
+        for name in ("videos", "manifest", "timeline", "out", "resume", "views", "crops", "jobs", "max_missing"):
+            if asked.given(name) and getattr(asked, name) != []:
+                option = "files" if name == "videos" else asked.spelled(name)
+                raise UsageError(f"--camera and --stream do not go together with {option}")
+    if asked.timeline and any(map(asked.given, ("resume", "jobs", "topk"))):
         raise UsageError("--timeline does not go together with --resume, --jobs and --topk")
     if asked.smooth is not None and asked.smooth % 2 == 0:
         raise UsageError(f"--smooth {asked.smooth}: give an odd number, a window and as many on both sides of it")
@@ -134,15 +143,17 @@ def _check(asked: SimpleNamespace, watching: bool) -> None:
     check_shared(asked)
 
 
-def check_shared(asked: SimpleNamespace) -> None:
+def check_shared(asked: Asked) -> None:
     """Raises UsageError for values that neither `classify` nor `embed` takes."""
     if asked.crops not in (None, 1, 3):
         raise UsageError(f"--crops {asked.crops}: there is the centre (1), or three along the longer side (3)")
     if asked.resume is not None and asked.out not in (None, asked.resume):
         raise UsageError("--out and --resume name two files; --resume FILE alone writes to FILE and goes on with it")
+    if asked.resume is not None and asked.overwrite:
+        raise UsageError("--resume goes on with a file, and --overwrite replaces it; give one of them")
 
 
-def classifier_of(asked: SimpleNamespace) -> Classifier:
+def classifier_of(asked: Asked) -> Classifier:
     """Makes the classifier that the options of `classify`, or of `embed`, ask for."""
     from softpool3d.inference.classifier import Classifier
     from softpool3d.inference.trained import default_weights
@@ -167,22 +178,6 @@ def classifier_of(asked: SimpleNamespace) -> Classifier:
     if asked.views and made.config.data.sampling == "uniform":
         raise UsageError("--views: this network samples frames from the whole video (sampling: uniform), in one view")
     return made
-
-
-def _belongs(asked: SimpleNamespace, to: str, there: bool, *names: str) -> None:
-    """Refuses options that do nothing without the option `to`, where that was not given."""
-    for name in names:
-        if _given(asked, name) and not there:
-            raise UsageError(f"{_option(name)} needs {to}")
-
-
-def _given(asked: SimpleNamespace, name: str) -> bool:
-    value = getattr(asked, name)
-    return value is not None and value is not False and value != []
-
-
-def _option(name: str) -> str:
-    return "files" if name == "videos" else f"--{name.replace('_', '-')}"
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import typer
 
+from softpool3d.command import Asked
 from softpool3d.errors import UsageError, WorkError
 
 _PICTURES, _TABLES = (".png", ".svg", ".pdf"), (".csv", ".md")
@@ -16,12 +17,18 @@ _SIDE_BY_SIDE = 6  # runs whose settings still fit beside each other
 
 
 def main(
-    runs: list[Path] = typer.Argument(help="Folders of runs."),
-    out: list[Path] | None = typer.Option(None, help="Curves as .png, .svg, .pdf; the table as .csv, .md. Repeatable."),
+    runs: list[Path] = typer.Argument(help="Runs: their folders, their names in runs/, or folders that hold runs."),
+    out: list[Path] | None = typer.Option(
+        None,
+        "--out",
+        "-o",
+        help="Curves as .png, .svg, .pdf; the table as .csv, .md. Repeatable.",
+    ),
     sort: str = typer.Option("given", help="given, val, test (best first) or seconds (shortest first)."),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace files of --out that are there."),
 ) -> None:
     """Compare runs: a table of what differs and what came of it, and the curves."""
+    Asked(main, locals()).needs("--out", bool(out), "overwrite")
     if sort not in _SORTS:
         raise UsageError(f"--sort {sort}: it is one of {', '.join(_SORTS)}")
     for path in out or []:
@@ -36,10 +43,11 @@ def main(
 
     from softpool3d.analysis.comparison import compare, curves_figure, curves_text, epochs_done, letter, picture
     from softpool3d.analysis.folders import read_run
-    from softpool3d.analysis.measuring import markdown_table
     from softpool3d.files import write_atomically, write_csv
+    from softpool3d.naming import runs_named
 
-    records = [read_run(folder) for folder in dict.fromkeys(runs)]
+    folders = [folder for name in runs for folder in runs_named(name)]
+    records = [read_run(folder) for folder in dict.fromkeys(folders)]
     records.sort(key=lambda record: _place(record, sort))
     comparison = compare(records)
     console = Console()
@@ -83,6 +91,8 @@ def main(
             elif ending == ".csv":
                 write_csv(path, [heads, *rows])
             else:
+                from softpool3d.analysis.measuring import markdown_table
+
                 cells = [[cell.replace("|", r"\|") for cell in row] for row in rows]
                 write_atomically(path, f"{markdown_table(heads, cells)}\n".encode())
             say(f"written to {path}")

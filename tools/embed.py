@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import typer
 
+from softpool3d.command import Asked
 from softpool3d.errors import UsageError
+from softpool3d.naming import check_weights
 from softpool3d.tools.classify import Precision, check_shared, classifier_of
 
 
@@ -48,9 +49,7 @@ def main(
     ),
 ) -> None:
     """Turn videos into features: a vector for each, for retrieval, clustering or a classifier of your own."""
-    from softpool3d.datasets.inputs import Inputs
-
-    asked = SimpleNamespace(**locals(), trust=False)
+    asked = Asked(main, locals() | {"trust": False})
     check_shared(asked)
     target = resume or out
     if target is None:
@@ -59,8 +58,11 @@ def main(
         raise UsageError("--hop needs --window")
     if window is not None and jobs is not None:
         raise UsageError("--window does not go together with --jobs: a video's windows are decoded once, in a thread")
+    from softpool3d.datasets.inputs import Inputs
+
     inputs = Inputs(tuple(videos or ()), manifest)
     inputs.check("embed")
+    check_weights(weights)
 
     from softpool3d.evaluation.features import check_format
     from softpool3d.inference.classify_timeline import seconds

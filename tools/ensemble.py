@@ -8,7 +8,9 @@ from pathlib import Path
 
 import typer
 
+from softpool3d.command import Asked
 from softpool3d.errors import UsageError
+from softpool3d.naming import RUNS, meant
 
 
 def main(
@@ -16,15 +18,22 @@ def main(
     weights: str | None = typer.Option(None, help="A weight for each file, as in 2,1. [default: equal]"),
     mean: str = typer.Option("arithmetic", help="arithmetic, or geometric (of logarithms) of the probabilities."),
     common: bool = typer.Option(False, "--common", help="Leave out videos that not all of them have."),
-    out: Path | None = typer.Option(None, help="Folder to write the results to, as `test` does."),
+    out: Path | None = typer.Option(
+        None,
+        "--out",
+        "-o",
+        help="Folder to write the results to, as `test` does.",
+    ),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace results that are there."),
 ) -> None:
     """Average the scores of several networks, and measure the result."""
+    Asked(main, locals()).needs("--out", out is not None, "overwrite")
     if len(scores) < 2:
         raise UsageError("an ensemble has two members at least; name their files of scores")
     if mean not in ("arithmetic", "geometric"):
         raise UsageError(f"--mean {mean}: it is arithmetic or geometric")
     parts = [_number(part) for part in weights.split(",")] if weights else None
+    paths = [_find(path) for path in scores]
 
     from rich.console import Console
     from rich.table import Table
@@ -36,7 +45,6 @@ def main(
     from softpool3d.evaluation.scores import VideoScores
     from softpool3d.runs.lock import claim
 
-    paths = [_find(path) for path in scores]
     if out is not None:
         _check_free(out, overwrite)
     names = [str(path) for path in paths]
@@ -78,14 +86,15 @@ def _number(text: str) -> float:
 
 
 def _find(path: Path) -> Path:
-    """Returns the file of scores: the path itself, or the one in the folder of a test or of a run.
+    """Returns the file of scores: the path itself, or the one in the folder of a test or of a run, in runs/ too.
 
     A run has the scores of its last `test`, with more views perhaps, before those that training ended with.
     """
+    path = RUNS / path if not path.exists() and (RUNS / path).exists() else path
     candidates = [path / "test" / "scores.npz", path / "scores.npz"] if path.is_dir() else [path]
     found = next((candidate for candidate in candidates if candidate.is_file()), None)
     if found is None:
-        hint = "; softpool3d test --weights RUN writes them" if path.is_dir() else ""
+        hint = "; softpool3d test --weights RUN writes them" if path.is_dir() else meant(path, (".npz",))
         raise UsageError(f"no file of scores {candidates[-1]}{hint}")
     return found
 

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import typer
 
+from softpool3d.command import Asked
 from softpool3d.errors import UsageError
+from softpool3d.naming import check_files, check_weights
 
 METHODS = {"gradcam": ".mp4", "features": ".png"}
 
@@ -26,7 +28,10 @@ def main(
     ),
     method: str = typer.Option("gradcam", help="gradcam, or features: maps before and after each pooling."),
     out: Path | None = typer.Option(
-        None, help="What to write; gradcam: .mp4, .gif, .png (of a picture .png); features: .png."
+        None,
+        "--out",
+        "-o",
+        help="What to write; gradcam: .mp4, .gif, .png (of a picture .png); features: .png.",
     ),
     label: str | None = typer.Option(None, "--class", help="gradcam: the class to explain; else the likeliest one."),
     stage: str = typer.Option("stage4", help="gradcam: where in the network, stage1 to stage4."),
@@ -38,11 +43,17 @@ def main(
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace OUT if it exists."),
 ) -> None:
     """Show what speaks for a class (Grad-CAM), or feature maps around each pooling."""
+    asked = Asked(main, locals())
     from softpool3d.datasets.video.pictures import is_still
 
     if method not in METHODS:
         raise UsageError(f"--method {method}: unknown (known: {', '.join(METHODS)})")
+    asked.needs("--method gradcam", method == "gradcam", "label", "stage", "seconds", "short_side")
+    asked.needs("--method features", method == "features", "channels", "layers")
+    asked.needs("a video", not is_still(clip), "seconds")
     out = out or Path(f"{clip.stem}_{method}{'.png' if is_still(clip) else METHODS[method]}")
+    check_files([clip])
+    check_weights(weights)
     _check(out, clip, method, stage, overwrite)
 
     from softpool3d.inference.classifier import Classifier

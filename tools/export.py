@@ -11,6 +11,7 @@ from pathlib import Path
 
 import typer
 
+from softpool3d.command import Asked
 from softpool3d.errors import UsageError
 
 
@@ -24,7 +25,11 @@ def main(
     weights: str = typer.Option(
         help="A weights file from training (best.safetensors), its run's folder, or one that others published."
     ),
-    out: Path = typer.Option(help="What to write: .onnx, or .pt2 for torchexport and aoti."),
+    out: Path = typer.Option(
+        "--out",
+        "-o",
+        help="What to write: .onnx, or .pt2 for torchexport and aoti.",
+    ),
     to: Format | None = typer.Option(None, help="The format; without it onnx or torchexport, as --out ends."),
     plain: bool = typer.Option(
         False, "--plain", help="SoftPool in standard operators in a .pt2 file too, so that torch alone loads it."
@@ -35,14 +40,19 @@ def main(
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace a file that exists."),
 ) -> None:
     """Write a trained network for other runtimes, checked against the original."""
+    asked = Asked(main, locals())
     wanted = {Format.onnx: ".onnx", Format.torchexport: ".pt2", Format.aoti: ".pt2"}
     if to is None:
         to = next((known for known, suffix in wanted.items() if suffix == out.suffix.lower()), None)
     if to is None or out.suffix.lower() != wanted[to]:
         named = wanted[to] if to else ".onnx or .pt2"
         raise UsageError(f"--out {out}: the name has to end in {named}")
+    asked.needs("a .pt2 file; in ONNX SoftPool is in standard operators always", to is not Format.onnx, "plain")
     if out.exists() and not overwrite:
         raise UsageError(f"--out {out} exists; name another file, or replace it with --overwrite")
+    from softpool3d.naming import check_weights
+
+    check_weights(weights)
     from softpool3d.inference.exporter import export_weights
     from softpool3d.runs.lock import claim_files
 

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from softpool3d.models.network import Staged
 
 
+# the keys that change what is shown; clips have to fit into the short sides
+_SHOWN = ("model", "data.num_frames", "data.crop_size", "data.short_side", "data.train_short_side", "device")
+_SHOWN += ("train.memory_format",)
+
+
 def main(
     name: str | None = typer.Argument(None, help="One network, in detail."),
     settings: list[str] | None = typer.Option(
@@ -105,10 +110,8 @@ def _config(name: str, settings: list[str]) -> Config:
         base += [f"data.short_side={crop}", f"data.train_short_side=[{crop},{crop}]"]
     if not any(key.startswith("model.pool") for key in keys):
         base.append("model.pool.where=[]")
-    if foreign := [key for key in keys if not key.startswith(("model.", "data.", "device", "train.memory_format"))]:
-        raise UsageError(
-            f"--set {foreign[0]}: what is shown depends on model, data, device and train.memory_format only"
-        )
+    if foreign := [key for key in keys if not key.startswith(_SHOWN)]:
+        raise UsageError(f"--set {foreign[0]}: what is shown depends on {', '.join(_SHOWN)} only")
     return override_config(Config(), [*base, f"data.crop_size={crop}", *settings])
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import typer
 
+from softpool3d.command import Asked
 from softpool3d.errors import UsageError
 
 
@@ -42,10 +43,23 @@ def main(
     max_missing: float = typer.Option(
         0.1, min=0, max=1, help="Share of a file that may be missing or undecodable; more of it, and the file is bad."
     ),
-    out: Path | None = typer.Option(None, help="Where to write; without it ROOT, and for copies ROOT-<short side>px."),
+    out: Path | None = typer.Option(
+        None,
+        "--out",
+        "-o",
+        help="Where to write; without it ROOT, and for copies ROOT-<short side>px.",
+    ),
     workers: int | None = typer.Option(None, min=1, help="Processes; without it one for each core."),
 ) -> None:
     """Find a data set's clips, check them, write the manifest that training reads."""
+    asked = Asked(main, locals())
+    asked.needs("--reencode", reencode, "short_side", "gop", "crf")
+    asked.needs("--verify or --reencode", verify or reencode, "max_missing", "workers")
+    asked.needs("official splits: hmdb51, ucf101", dataset.value in ("hmdb51", "ucf101"), "split")
+    asked.needs("lists: folder, pictures", dataset.value in ("folder", "pictures"), "path_prefix")
+    from softpool3d.datasets.video.find import data_root
+
+    data_root(root, dataset.value)
     from softpool3d.config import DataConfig
     from softpool3d.datasets import official_manifests, prepared_folder, unpack_archives
     from softpool3d.datasets.overview import check_learnable

@@ -22,7 +22,12 @@ def main(
     data: Path | None = typer.Option(
         None, help="The folder of the study's data sets; or any folder of labelled videos, as the one data set."
     ),
-    out: Path | None = typer.Option(None, help="The page of results. [default: study.md in the study's output]"),
+    out: Path | None = typer.Option(
+        None,
+        "--out",
+        "-o",
+        help="The page of results. [default: study.md in the study's output]",
+    ),
     jobs: int = typer.Option(1, min=1, help="Runs at a time; they share the cores."),
     dry_run: bool = typer.Option(
         False, "--dry-run", help="Say which runs there are, and which are finished; train nothing."
@@ -32,6 +37,9 @@ def main(
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UsageError("a study starts its runs itself; start it without torchrun, with --jobs")
 
+    from softpool3d.config_file import find_config
+
+    find_config(cfg)
     from rich.console import Console
 
     from softpool3d.analysis.folders import MEASURES, read_run

@@ -21,13 +21,22 @@ def main(
     ),
     cfg: str | None = typer.Option(None, help="For public weights: a YAML file, with model.weights=FILE."),
     split: str | None = typer.Option(None, help="train, val or test. [default: test, or val where there is no test]"),
-    out: Path | None = typer.Option(None, help="Folder of the results. [default: test, beside the weights]"),
+    out: Path | None = typer.Option(
+        None,
+        "--out",
+        "-o",
+        help="Folder of the results. [default: test, or test-val, beside the weights]",
+    ),
     overwrite: bool = typer.Option(False, "--overwrite", help="Test anew and replace the results that are there."),
 ) -> None:
     """Test a network: top-1 and more, each class, confusion, scores of each video."""
     if (weights is None) == (cfg is None):
         raise UsageError("give either --weights FILE of a run, or --cfg FILE with public weights in model.weights")
 
+    from softpool3d.naming import check_weights
+
+    check_weights(weights)
+    _check_root(overrides or [])
     from softpool3d.evaluation.subject import subject_of_config, subject_of_weights
     from softpool3d.evaluation.tester import test
 
@@ -39,6 +48,14 @@ def main(
             f"{result['unreadable']} of {result['unreadable'] + result['videos']} videos could not be read, and are "
             "not in the numbers; bad_files.csv names them"
         )
+
+
+def _check_root(overrides: list[str]) -> None:
+    """Checks that the folder of the data set is there, before torch is loaded."""
+    from softpool3d.datasets.video.find import data_root
+
+    for root in (value for key, _, value in (override.partition("=") for override in overrides) if key == "data.root"):
+        data_root(root, "that is tested")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ def main(
         None, help="The YAML file, or the name of one that is shipped; if not given, settings are chosen for VIDEOS."
     ),
     resume: str | None = typer.Option(
-        None, help="The folder of a run to go on with; auto: the run of --cfg's name if there is one, else a new one."
+        None,
+        help="The run to go on with, its folder or name; auto: the run of --cfg's name if there is one, else a new one",
     ),
     force_resume: bool = typer.Option(
         False, "--force-resume", help="Go on even if changed settings change what is learned."
@@ -45,7 +46,7 @@ def main(
 
     videos, overrides = _apart(arguments or [])
     auto = resume == "auto"
-    _check(videos, cfg, resume, auto, force_resume, dry_run)
+    _check(videos, overrides, cfg, resume, auto, force_resume, dry_run)
     run = None
     if resume is not None and not auto:
         from softpool3d.runs.run import Run
@@ -56,8 +57,11 @@ def main(
     else:
         config = load_config(cfg, [*(_as_settings(videos) if videos else ()), *overrides])
     if print_config:
-        print(config.to_yaml(), end="")
+        from softpool3d.commented import commented
+
+        print(commented(config), end="")
         return
+    _check_paths(config)
     if dry_run:
         return
 
@@ -78,12 +82,20 @@ def _apart(arguments: list[str]) -> tuple[str | None, list[str]]:
 
 
 def _check(
-    videos: str | None, cfg: str | None, resume: str | None, auto: bool, force_resume: bool, dry_run: bool
+    videos: str | None,
+    settings: list[str],
+    cfg: str | None,
+    resume: str | None,
+    auto: bool,
+    force_resume: bool,
+    dry_run: bool,
 ) -> None:
     if resume is not None and not auto and videos is not None:
         raise UsageError(f"--resume goes on with a run's own videos; leave {videos} out, or leave --resume out")
     if auto and cfg is None:
         raise UsageError("--resume auto needs --cfg FILE, whose name the run has; or give --resume FOLDER")
+    if videos is not None and (root := next((s for s in settings if s.startswith("data.root=")), None)):
+        raise UsageError(f"{videos} and {root} both say where the videos are; leave one of them out")
     if dry_run and (cfg is not None or resume is not None):
         raise UsageError(
             "--dry-run says what is chosen for VIDEOS, and a file or a run chooses by itself: --print-config"
@@ -94,15 +106,27 @@ def _check(
 
 def _chosen(videos: str | None, overrides: list[str], quiet: bool) -> Config:
     """Returns settings for the videos; prints what they are like and why each setting was chosen, unless `quiet`."""
-    from softpool3d.choosing import choose_for
-
     fixed = _as_settings(videos) if videos is not None else []
     if not any(setting.startswith(("data.root=", "data.dataset=")) for setting in [*fixed, *overrides]):
         raise UsageError("give VIDEOS, a folder of them; or --cfg FILE, to start a run by a file; or --resume FOLDER")
+    from softpool3d.choosing import choose_for
+
     chosen = choose_for(fixed, overrides)
     if not quiet and os.environ.get("RANK", "0") == "0":
         print(chosen, flush=True)
     return chosen.config
+
+
+def _check_paths(config: Config) -> None:
+    """Checks that the folder of the data set, and a file of weights, are there, before torch is loaded."""
+    from softpool3d.datasets.video.find import data_root
+    from softpool3d.naming import check_weights
+
+    if config.data.root is not None:
+        data_root(config.data.root, config.data.dataset)
+    weights = config.model.weights
+    if weights is not None and ("." in weights or "/" in weights):  # else it may be the name of public ones
+        check_weights(weights)
 
 
 def _as_settings(videos: str) -> list[str]:

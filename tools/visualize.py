@@ -18,13 +18,18 @@ from pathlib import Path
 
 import typer
 
+from softpool3d.command import Asked
 from softpool3d.errors import SoftPool3dError, UsageError, WorkError
+from softpool3d.naming import check_files
 
 
 def main(
     clips: list[Path] = typer.Argument(help="Video files, pictures, folders of videos or of frames."),
     out: Path | None = typer.Option(
-        None, help="What to write: .mp4 (.mkv, .mov), .gif, .png (.jpg: a contact sheet); a folder for several clips."
+        None,
+        "--out",
+        "-o",
+        help="What to write: .mp4 (.mkv, .mov), .gif, .png (.jpg: a contact sheet); a folder for several clips.",
     ),
     format: str | None = typer.Option(None, help="mp4, gif or png, where --out does not say; mp4, of a picture png."),
     kernel: str = typer.Option("2", help="Pool so many frames, rows and columns into one: 2, or 1,2,2."),
@@ -46,6 +51,8 @@ def main(
 
     With --measure, --csv, --plot or --report, clips are drawn only where --out or --format asks for it.
     """
+    asked = Asked(main, locals())
+    check_files(clips)
     from softpool3d.visual.output import check_free, write_sheet
 
     windows, betas = _kernel(kernel), _betas(beta)
@@ -57,7 +64,9 @@ def main(
     draws = out is not None or format is not None or not (measures or report)
     targets = _targets(found, out, format) if draws else dict.fromkeys(found)
     _check_files(csv, plot, report, len(found))
-    check_free([p for p in (*targets.values(), csv, plot, report) if p is not None], found, overwrite)
+    written = [path for path in (*targets.values(), csv, plot, report) if path is not None]
+    _check_options(asked, found, draws, written, "soft" in kinds)
+    check_free(written, found, overwrite)
 
     from softpool3d.runs.lock import claim_files
     from softpool3d.visual.pooled import check_size, pool_clip, poolings
@@ -99,6 +108,18 @@ def main(
         finally:  # shows what was measured, even if some clips failed
             if measured and measures:
                 _show(measured, csv, plot)
+
+
+def _check_options(asked: Asked, clips: list[Path], draws: bool, written: list[Path], softly: bool) -> None:
+    """Refuses options that would do nothing."""
+    from softpool3d.datasets.video.pictures import is_still
+    from softpool3d.visual.output import PICTURES
+
+    asked.needs("soft among --pools", softly, "beta")
+    asked.needs("a clip that is drawn (--out, --format)", draws, "below")
+    asked.needs("a contact sheet (--format png)", any(path.suffix.lower() in PICTURES for path in written), "columns")
+    asked.needs("a video", not clips or not all(map(is_still, clips)), "start", "seconds")
+    asked.needs("a file that is written", bool(written), "overwrite")
 
 
 def _check_files(csv: Path | None, plot: Path | None, report: Path | None, clips: int) -> None:
@@ -206,12 +227,16 @@ def _over(size: tuple[int, int, int], is_picture: bool, repeat: int) -> str:
 
 
 def _line(target: Path, source, levels: list) -> str:
-    from softpool3d.visual.source import size_of
+    def size(frames) -> str:
+        time, _, height, width = frames.shape
+        return (
+            f"{width}x{height}" if source.is_picture else f"{time} frame{'s' if time > 1 else ''} of {width}x{height}"
+        )
 
-    pooled = (f"{line[0].label} {', '.join(size_of(p.frames, source.is_picture) for p in line)}" for line in levels)
-    length = f"{len(source.frames) / source.fps:.1f} s at {source.fps:.4g} frames a second"
-    parts = [f"original {source.size}", *pooled, *([] if source.is_picture else [length]), "pixels in [0, 1]"]
-    return f"{target}: {'; '.join(parts)}"
+    kinds = ", ".join(line[0].label for line in levels)
+    to = ", ".join(size(pooled.frames) for pooled in levels[0])
+    length = f"; {len(source.frames) / source.fps:.1f} s at {source.fps:.4g} frames a second"
+    return f"{target}: {size(source.frames)}, pooled to {to} ({kinds}){'' if source.is_picture else length}"
 
 
 def _show(measured: dict, csv: Path | None, plot: Path | None) -> None:

@@ -89,7 +89,7 @@ class PictureFolderReader:
         except OSError as error:
             raise DecodeError(path, (error.strerror or str(error)).lower()) from None
         if not names:
-            raise DecodeError(path, "it is a directory, without JPEG, PNG or other pictures that could be frames")
+            raise DecodeError(path, "there are no videos in it, and no pictures that could be frames")
         try:
             self._names, _ = frames_among(names)
         except ValueError as error:

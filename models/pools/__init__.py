@@ -115,19 +115,21 @@ def needs_channels(options: PoolConfig) -> bool:
     return KINDS[options.kind].per_channel or (options.kind == "soft" and options.beta == "learnable")
 
 
+class NoGlobalForm(UsageError):
+    """A kind that slides over windows is asked for where a network pools all positions into one."""
+
+
 def make_pool(options: PoolConfig, geometry: Geometry, channels: int | None = None) -> nn.Module:
     """Makes a pooling layer of kind `options.kind`: (N, C, *sizes) -> (N, C, *output sizes) of that geometry.
 
     Raises:
-        UsageError: if the kind has no form for the geometry, or `channels` is None and the kind needs it.
+        UsageError: if the kind has no form for the geometry (`NoGlobalForm` for all of it), or `channels` is None and
+            the kind needs it.
     """
     kind = KINDS[options.kind]
     whole = isinstance(geometry, Bins) or geometry.shrinks
     if kind.windows_only and whole:
-        raise UsageError(
-            f"pool.kind: {options.kind} slides over windows and has no global form for a head; pool.head=avg says what "
-            "stands there"
-        )
+        raise NoGlobalForm(f"{options.kind} slides over windows and has no global form")
     if channels is None and needs_channels(options):
-        raise UsageError(f"pool.kind: {options.kind} has parameters for each channel; say how many channels there are")
+        raise UsageError(f"{options.kind} has parameters for each channel; say how many channels there are")
     return kind.make(geometry, channels, options)

@@ -45,7 +45,7 @@ class Comparison:
         columns = {}
         for measure in dict.fromkeys((*(run.measure for run in self.runs if run.measure == "map"), "top1")):
             columns[f"best val {MEASURES[measure]}"] = [_percent(run.best_val(measure)) for run in self.runs]
-            columns[f"test {MEASURES[measure]}"] = [_percent(run.test(measure)) for run in self.runs]
+            columns[f"test {MEASURES[measure]}"] = [_in_views(run, measure) for run in self.runs]
         return columns
 
 
@@ -141,6 +141,12 @@ def letter(number: int) -> str:
 
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{share:.1%}"
+
+
+def _in_views(run: RunRecord, measure: str) -> str:
+    """Returns the test score of a run, and in how many views it was made; validation has one."""
+    score, views = _percent(run.test(measure)), (run.summary or {}).get("views", 1)
+    return f"{score} ({views} views)" if score and views > 1 else score
 
 
 def _tested(run: RunRecord) -> str:

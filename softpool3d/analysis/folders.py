@@ -12,6 +12,7 @@ from typing import Any
 from softpool3d.config import Config
 from softpool3d.errors import UsageError
 from softpool3d.foreign import parse_json
+from softpool3d.naming import meant
 from softpool3d.runs.run import stored_config
 
 MEASURES = {"map": "mAP", "top1": "top-1"}  # name in files -> for people
@@ -60,7 +61,8 @@ def read_run(folder: str | Path) -> RunRecord:
     """Reads a run's folder. Never raises: `problem` says what cannot be read."""
     record = RunRecord(Path(folder))
     if not record.folder.is_dir():
-        record.problem = "it is a file, not a folder" if record.folder.exists() else "there is no such folder"
+        absent = f"there is no such folder{meant(record.folder, ())}"
+        record.problem = "it is a file, not a folder" if record.folder.exists() else absent
         return record
     if not (record.folder / "config.yaml").is_file():
         record.problem = "it is not the folder of a run (it has no config.yaml)"

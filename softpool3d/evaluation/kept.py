@@ -48,7 +48,9 @@ def digest_of(subject: Subject, config: Config, split: str, manifest: Manifest, 
     return digest.hexdigest()
 
 
-def claim_folder(subject: Subject, out: Path | None, request: str, overwrite: bool, claims: ExitStack) -> Path:
+def claim_folder(
+    subject: Subject, split: str, out: Path | None, request: str, overwrite: bool, claims: ExitStack
+) -> Path:
     """Claims and returns the folder for the results: one without results, or with those of this request.
 
     Raises:
@@ -61,7 +63,7 @@ def claim_folder(subject: Subject, out: Path | None, request: str, overwrite: bo
             raise UsageError(f"--out {out} holds the results of another test; name another folder, or give --overwrite")
         return out
     weights = Path(subject.weights)
-    base = (weights.parent if weights.is_file() else Path()) / "test"
+    base = (weights.parent if weights.is_file() else Path()) / ("test" if split == "test" else f"test-{split}")
     number = 1
     while True:
         folder = base if number == 1 else base.with_name(f"{base.name}-{number}")

@@ -3,6 +3,7 @@
 scores.npz      the scores, from which everything else is made (scores.py)
 results.json    the numbers
 per_class.csv   the numbers of each class
+videos.csv      label, prediction and the label's probability of each video, the most suspicious first
 confusion.csv   rows are labels, columns predictions; confusion.png: the same as a picture
 bad_files.csv   videos that could not be read, if there are any
 """
@@ -10,6 +11,7 @@ bad_files.csv   videos that could not be read, if there are any
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,11 @@ from softpool3d.evaluation.scores import FILE, VideoScores
 from softpool3d.files import write_atomically, write_csv
 
 RESULTS = "results.json"
+SPACINGS = {  # data.test_spacing in words
+    "centres": "in the middle of equal parts",
+    "ends": "from the first place to the last",
+    "starts": "from where equal parts begin",
+}
 _SHOWN, _ENDS = 24, 8  # a table of more than _SHOWN classes shows the first and last _ENDS
 
 
@@ -40,11 +47,14 @@ def check_finite(video_scores: VideoScores) -> None:
     scores.check_finite(video_scores.scores, video_scores.videos.__getitem__)
 
 
-def write_results(folder: Path, video_scores: VideoScores, extra: dict[str, Any] | None = None) -> Metrics:
+def write_results(
+    folder: Path, video_scores: VideoScores, extra: dict[str, Any] | None = None, paths: Sequence[str] | None = None
+) -> Metrics:
     """Measures scores and writes the folder; results.json comes last, so that a folder with it is complete.
 
     Args:
         extra: further entries of results.json, beside the numbers and what `video_scores.about` holds.
+        paths: of the videos, where they are known; else videos.csv has their names.
 
     Raises:
         WorkError: if the scores are not finite, or the folder cannot be written.
@@ -53,6 +63,7 @@ def write_results(folder: Path, video_scores: VideoScores, extra: dict[str, Any]
     metrics = measure(video_scores.scores, video_scores.classes)
     video_scores.save(folder / FILE)
     _write_classes(folder / "per_class.csv", metrics)
+    write_csv(folder / "videos.csv", _videos(video_scores, paths or video_scores.videos))
     result = metrics.summary | video_scores.about | (extra or {})
     if metrics.confusion is not None:
         classes = video_scores.classes
@@ -65,13 +76,28 @@ def write_results(folder: Path, video_scores: VideoScores, extra: dict[str, Any]
     return metrics
 
 
-def show(console: Console, metrics: Metrics, folder: Path | None, published: dict[str, Any] | None = None) -> None:
+def _videos(found: VideoScores, paths: Sequence[str]) -> Iterator[list[Any]]:
+    """Yields a header and a row for each video, that whose label has the least probability first; of several labels,
+    it is the least likely one's."""
+    yield ["path", "label", "prediction", "probability_of_label"]
+    scores, rows = found.scores, []
+    for path, probabilities, label in zip(paths, scores.probabilities, scores.label, strict=True):
+        labels = label.nonzero().flatten().tolist() if scores.multi_label else [int(label)]
+        least = min(probabilities[labels].tolist(), default=0.0)
+        named, prediction = ";".join(found.classes[n] for n in labels), found.classes[int(probabilities.argmax())]
+        rows.append([path, named, prediction, least])
+    for *row, least in sorted(rows, key=lambda row: row[-1]):
+        yield [*row, round(least, 6)]
+
+
+def show(console: Console, metrics: Metrics, folder: Path | None, result: dict[str, Any] | None = None) -> None:
     """Prints the numbers, the published one beside ours, the classes from worst to best, and the most confused pairs.
 
     Args:
-        published: as runs/figures.py returns it.
+        result: what results.json holds: the views, and what was published (runs/figures.py).
     """
-    summary = metrics.summary
+    summary, result = metrics.summary, result or {}
+    published = result.get("published")
     low, high = summary["top1_interval"]
     lines = [("top-1", f"{summary['top1']:.2%}", f"95% interval {low:.2%} to {high:.2%} (bootstrap)")]
     if published:
@@ -85,6 +111,8 @@ def show(console: Console, metrics: Metrics, folder: Path | None, published: dic
             ("mean class accuracy", f"{summary['mean_class_accuracy']:.2%}", ""),
             ("calibration error", f"{summary['calibration_error']:.2%}", "expected, 15 bins"),
         ]
+    if "spacing" in result:  # results of earlier versions do not say it
+        lines.append(("views of each video", str(result["views"]), views_of(result)))
     if summary["classes_without_clips"]:
         lines.append(("classes without videos", str(summary["classes_without_clips"]), "not in the means"))
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
@@ -102,6 +130,13 @@ def show(console: Console, metrics: Metrics, folder: Path | None, published: dic
             console.print(text, markup=False, highlight=False, soft_wrap=True)
     if folder is not None:
         console.print(f"\nwritten to {folder}", markup=False, highlight=False, soft_wrap=True)
+
+
+def views_of(result: dict[str, Any]) -> str:
+    """Returns in words where the views lie that a test's numbers were made from."""
+    clips, crops = result["views"] // result["num_crops"], result["num_crops"]
+    where = f" {SPACINGS[result['spacing']]}" if clips > 1 else ", in the middle"
+    return f"{clips} clip{'s' if clips > 1 else ''}{where}; {crops} crop{'s' if crops > 1 else ''} of each"
 
 
 def _class_table(metrics: Metrics) -> Table:

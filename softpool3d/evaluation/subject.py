@@ -14,6 +14,7 @@ from softpool3d.datasets.manifest import Manifest
 from softpool3d.datasets.overview import few
 from softpool3d.errors import UsageError
 from softpool3d.evaluation.losses import choose_loss
+from softpool3d.idle_keys import idle_keys
 from softpool3d.models import build_model, load_pretrained
 from softpool3d.models.weights import Figures
 from softpool3d.runs.checkpoint import load_into
@@ -22,6 +23,8 @@ from softpool3d.runs.published import open_weights
 
 # what may differ from the weights' own configuration; its other keys say what the network is and how it was trained
 OVERRIDES = ("data.", "test.", "device", "train.precision", "train.memory_format")
+_WITH_A_FILE = (*OVERRIDES, "model.", "optim.loss")  # a configuration describes the network too
+_OF_TRAINING = ("data.augment", "data.flip", "data.no_flip_classes", "data.jitter")
 
 
 @dataclass
@@ -42,17 +45,13 @@ def subject_of_weights(path: str | Path, overrides: list[str]) -> Subject:
     Raises:
         UsageError: if the file cannot be used, or an override is not among `OVERRIDES`.
     """
-    for override in overrides:
-        if not override.startswith(OVERRIDES):
-            raise UsageError(
-                f"the weights decide what the network is: {override} cannot be changed "
-                f"(these can: {', '.join(key.rstrip('.') for key in OVERRIDES)})"
-            )
+    _check(overrides, "the weights decide what the network is", OVERRIDES)
     loaded = open_weights(path)
     model = build_model(loaded.config, len(loaded.classes))
     load_into(model, loaded.state, loaded.origin)
     config, classes = override_config(loaded.config, overrides), loaded.classes if loaded.named else None
-    return Subject(model, config, classes, loaded.origin, loaded.note, loaded.figures)
+    note = "\n".join(filter(None, [loaded.note, *_idle(config, overrides)]))
+    return Subject(model, config, classes, loaded.origin, note, loaded.figures)
 
 
 def subject_of_config(cfg: str | Path, overrides: list[str]) -> Subject:
@@ -61,6 +60,7 @@ def subject_of_config(cfg: str | Path, overrides: list[str]) -> Subject:
     Raises:
         UsageError: if there are none, or they do not fill the network with as many classes as the data set has.
     """
+    _check(overrides, "a test learns nothing", _WITH_A_FILE)
     config = load_config(cfg, overrides)
     if not config.model.weights:
         raise UsageError("--cfg: testing needs weights; add model.weights=FILE, or give --weights of a run")
@@ -74,8 +74,24 @@ def subject_of_config(cfg: str | Path, overrides: list[str]) -> Subject:
             "trained cannot be tested; is it a file for another data set?"
         )
     config, adopted = adopt_statistics(config, report)
-    note = f"{report}\n{adopted}".rstrip()
+    note = "\n".join(filter(None, [str(report), adopted, *_idle(config, overrides)]))
     return Subject(model, config, report.classes or None, report.origin, note, report.figures)
+
+
+def _check(overrides: list[str], why: str, may_be_set: tuple[str, ...]) -> None:
+    """Raises UsageError for an override that a test has no use for."""
+    for override in overrides:
+        if not override.startswith(may_be_set):
+            can = ", ".join(key.rstrip(".") for key in may_be_set)
+            raise UsageError(f"{why}: {override} cannot be changed (these can: {can})")
+        if override.startswith(_OF_TRAINING):
+            raise UsageError(f"{override}: that is done to training's clips alone, and a test has none")
+
+
+def _idle(config: Config, overrides: list[str]) -> list[str]:
+    """Returns a sentence for each override that has no effect."""
+    keys = {override.partition("=")[0] for override in overrides}
+    return [sentence for sentence in idle_keys(config) if sentence.partition("=")[0] in keys]
 
 
 def pick_split(manifests: dict[str, Manifest], split: str | None, subject: Subject) -> tuple[str, Manifest]:

@@ -23,6 +23,7 @@ from torch import nn
 from softpool3d import __version__
 from softpool3d.config import Config
 from softpool3d.datasets import read_manifests
+from softpool3d.datasets.inputs import clip_name
 from softpool3d.datasets.loader import eval_loader, num_views
 from softpool3d.datasets.manifest import Manifest
 from softpool3d.datasets.overview import absent_classes
@@ -56,7 +57,8 @@ def test(
 
     Args:
         split: train, val or test; if not given, test, or val where there is none.
-        out: the folder; if not given, <folder of the weights>/test, or test-2, ... where another test's results are.
+        out: the folder; if not given, <folder of the weights>/test (test-val, test-train for another split), or
+            test-2, ... where another test's results are.
         overwrite: test anew even if there are results; they stay until the new ones are written.
 
     Raises:
@@ -88,7 +90,7 @@ def _test(
         say(subject.note)
 
     def prepare() -> tuple[Path, Scores | None, bool]:
-        folder = claim_folder(subject, out, request, overwrite, claims)
+        folder = claim_folder(subject, split, out, request, overwrite, claims)
         if (folder / RESULTS).is_file() and not overwrite:
             return folder, None, True
         return folder, take_up(folder, request), False
@@ -99,7 +101,7 @@ def _test(
         result = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
         if processes.is_first:
             found = VideoScores.load(folder / FILE)
-            show(console, measure(found.scores, found.classes), folder, result.get("published"))
+            show(console, measure(found.scores, found.classes), folder, result)
         return result
 
     views = num_views(config.data, config.test.num_clips, config.test.num_crops)
@@ -123,6 +125,8 @@ def _test(
         "dataset": config.data.dataset,
         "source": manifest.source,
         "split": split,
+        "views": views,
+        "spacing": config.data.test_spacing,
         "num_clips": config.test.num_clips,
         "num_crops": config.test.num_crops,
         "average": config.test.average,
@@ -138,13 +142,15 @@ def _test(
             write_csv(folder / "bad_files.csv", [["split", "index", "path", "reason"], *rows])
         else:
             (folder / "bad_files.csv").unlink(missing_ok=True)
-        metrics = write_results(folder, VideoScores.of(scores, manifest.clips, classes, about), extra)
+        found = VideoScores.of(scores, manifest.clips, classes, about)
+        paths = [clip_name(manifest.clips[index]) for index in scores.index.tolist()]
+        metrics = write_results(folder, found, extra, paths)
         shutil.rmtree(folder / "partial", ignore_errors=True)
         return metrics, json.loads((folder / RESULTS).read_text(encoding="utf-8"))
 
     metrics, result = processes.first(finish)
     if processes.is_first:
-        show(console, metrics, folder, published)
+        show(console, metrics, folder, result)
     return result
 
 

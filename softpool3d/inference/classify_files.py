@@ -16,6 +16,7 @@ from softpool3d.inference.bulk import Failure, classify_files
 from softpool3d.inference.classifier import Classifier, Prediction
 from softpool3d.inference.each_file import Share, go_through
 from softpool3d.inference.labels_file import ResultsFile, record
+from softpool3d.text import shown
 
 
 def classify(
@@ -71,6 +72,7 @@ def _print_bars(result: Prediction | Failure) -> None:
     table.add_column(overflow="fold")
     for label in result:
         bar = "█" * max(1, round(label.probability * 20)) if label.probability >= 0.025 else "▏"
+        bar = shown(bar, "#" * len(bar))
         table.add_row(f"{label.probability:6.1%}", Text(bar), Text(label.name))
     console = Console()
     console.print(Text(result.file, style="bold"), soft_wrap=True)

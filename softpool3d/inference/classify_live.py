@@ -19,6 +19,7 @@ from softpool3d.inference.classifier import Classifier, Label
 from softpool3d.inference.timeline import follow
 from softpool3d.runtime.interrupt import Interrupted
 from softpool3d.signals import number_of
+from softpool3d.text import shown
 
 
 def live(
@@ -72,5 +73,6 @@ def live(
 def _picture(name: str, seconds: float, labels: tuple[Label, ...]) -> Group:
     table = Table(box=None, show_header=False, padding=(0, 1))
     for label in labels:
-        table.add_row(f"{label.probability:6.1%}", Text("█" * round(label.probability * 30)), Text(label.name))
+        length = round(label.probability * 30)
+        table.add_row(f"{label.probability:6.1%}", Text(shown("█" * length, "#" * length)), Text(label.name))
     return Group(Text(f"{name}  {seconds:.1f} s  (Ctrl-C stops)", style="bold"), table)

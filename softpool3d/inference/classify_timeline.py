@@ -98,7 +98,7 @@ def timelines(make_classifier: Callable[[], Classifier], videos: Sequence[str], 
         except KeyboardInterrupt as stop:
             raise Interrupted(f"stopped in {video}", number_of(stop)) from None
     if failed:
-        raise WorkError(f"{failed} of {len(videos)} files could not be classified; {len(videos) - failed} done")
+        raise WorkError(f"{len(videos) - failed} of {len(videos)} done; {failed} could not be (listed above)")
 
 
 def _one(classifier: Classifier, video: str, options: Options) -> None:
@@ -152,5 +152,8 @@ def _print(found: VideoTimeline, min_score: float) -> None:
     print(f"{found.file}  {found.duration:.1f} s, {len(found.windows)} windows")
     for segment in found.segments:
         print(f"  {segment.start:8.1f} s  to {segment.end:8.1f} s  {segment.score:6.1%}  {segment.label}")
+    below = found.duration - sum(segment.end - segment.start for segment in found.segments)
     if not found.segments:
         print(f"  no label reaches --min-score {min_score:g}")
+    elif below > 0.05:
+        print(f"  {below:8.1f} s of it ({below / found.duration:.0%}) lie below --min-score {min_score:g}")

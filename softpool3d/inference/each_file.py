@@ -71,7 +71,7 @@ def go_through(
     results: Results | None,
     show: Callable[[Any], None] = lambda result: None,
     jobs: int | None = None,
-    done: str = "classified",
+    done: str = "labelled",
     bar: bool = True,
 ) -> None:
     """Does this process's share of the work. One file that fails does not stop the others.
@@ -82,7 +82,7 @@ def go_through(
         results: keeps them; clips that are in it already are left out.
         show: is called with each result.
         jobs: number of processes that decode; by default one for each core, and none for a single file.
-        done: what happens to a file, for messages.
+        done: what becomes of a file, for messages.
         bar: shows progress, if there are several files.
 
     Raises:
@@ -97,12 +97,12 @@ def go_through(
     if jobs is None:
         jobs = 0 if total == 1 else max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     number = None if total is None else len(range(share.rank, total, share.world_size))
-    counts = {"done": 0, "failed": 0}
+    counts = {"done": 0, "unread": 0, "unanswered": 0}
     try:
         with _Bar(number, enabled=bar and total != 1 and share.rank == 0) as progress:
             for result in run(left, jobs):
                 failed = isinstance(result, Failure)
-                counts["failed" if failed else "done"] += 1
+                counts["done" if not failed else "unread" if result.failed == "read" else "unanswered"] += 1
                 if results:
                     results.write(result)
                 if failed:
@@ -113,9 +113,9 @@ def go_through(
                 progress.advance()
     except KeyboardInterrupt as stop:
         then = f"; go on with --resume {results.path}" if results else ""
-        raise Interrupted(f"stopped: {_counted(counts)}{then}", number_of(stop)) from None
+        raise Interrupted(f"stopped: {_counted(counts, done)}{then}", number_of(stop)) from None
     except WorkError as error:
-        raise WorkError(f"{error} ({_counted(counts)})") from None
+        raise WorkError(f"{error} ({_counted(counts, done)})") from None
     finally:
         if results:
             results.close()
@@ -130,15 +130,18 @@ def go_through(
 def _finish(counts: dict[str, int], results: Results | None, total: int | None, done: str) -> None:
     skipped = f", {results.done} were done before" if results and results.done else ""
     where = f", in {results.path}" if results else ""
-    if counts["failed"]:
-        of = sum(counts.values())
-        raise WorkError(f"{counts['failed']} of {of} files could not be {done}; {_counted(counts)}{skipped}{where}")
+    if counts["done"] < sum(counts.values()):
+        raise WorkError(f"{_counted(counts, done)}{skipped}{where}")
     if total != 1 or results:
-        print(f"{_counted(counts)}{skipped}{where}", file=sys.stderr)
+        print(f"{_counted(counts, done)}{skipped}{where}", file=sys.stderr)
 
 
-def _counted(counts: dict[str, int]) -> str:
-    return f"{counts['done']} done, {counts['failed']} failed"
+def _counted(counts: dict[str, int], done: str) -> str:
+    """Returns as in "14 of 18 labelled; 4 could not be read (listed above)"."""
+    parts = [f"{counts['done']} of {sum(counts.values())} {done}"]
+    parts += [f"{counts['unread']} could not be read (listed above)"] * bool(counts["unread"])
+    parts += [f"{counts['unanswered']} had no answer (listed above)"] * bool(counts["unanswered"])
+    return "; ".join(parts)
 
 
 def _summed(counts: dict[str, int]) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Result files of `classify`, which grow by a line for each video (growing_file.py).
 
-.csv      file,label,score[,label_2,score_2,...],views,duration,seconds,error
+.csv      file,label,score[,label_2,score_2,...],views,duration,seconds,error; begins with a BOM, for spreadsheets
 .jsonl    one JSON object a line
 .parquet  the CSV's columns, written from the part files at the end (needs pyarrow)
 """
@@ -102,7 +102,7 @@ class ResultsFile(GrowingFile):
         return ".jsonl" if self._format == ".parquet" else self._format
 
     def _header(self) -> str:
-        return _csv_line(self._columns) if self._line_format == ".csv" else ""
+        return "\ufeff" + _csv_line(self._columns) if self._line_format == ".csv" else ""
 
     def _names(self, path: Path) -> Iterator[str]:
         for values in self._records(path):
@@ -138,6 +138,7 @@ class ResultsFile(GrowingFile):
                 return
             reader = csv.reader(lines)
             header = next(reader, self._columns)
+            header[0] = header[0].removeprefix("\ufeff")  # earlier versions wrote none
             if header != self._columns:
                 raise UsageError(
                     f"--resume: {path} has the columns {','.join(header)}, and this run's are "

@@ -27,6 +27,7 @@ from softpool3d.files import write_atomically
 from softpool3d.foreign import parse_json
 from softpool3d.models.checkpoints import tensors_of
 from softpool3d.models.weights import Figures
+from softpool3d.naming import no_weights
 
 FORMAT = "1"  # of weights files
 STATE_FORMAT = 2  # of a run's state
@@ -99,7 +100,7 @@ def load_weights(path: str | Path) -> Weights:
     """
     path = Path(path)
     if not path.is_file():
-        raise UsageError(f"no weights file {path}")
+        raise UsageError(no_weights(path))
     state, metadata = tensors_of(path)
     return Weights(state, *read_description(metadata, path), str(path))
 

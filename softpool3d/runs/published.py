@@ -37,11 +37,12 @@ from softpool3d.models.weights import (
     read_weights,
     torchvision_weights,
 )
+from softpool3d.naming import SHORT_NAMES, weights_named
 from softpool3d.runs.checkpoint import Weights, load_weights
 
 SHIPPED = Path(str(files("softpool3d"))) / "weights" / "x3d_xs_motion.safetensors"
 KINETICS = "mvit_v2_s:kinetics400"
-_NAMED = {"motion": SHIPPED, "kinetics400": KINETICS}
+_NAMED = dict(zip(SHORT_NAMES, (SHIPPED, KINETICS), strict=True))
 # Frames of a clip, and frames a second, with which torchvision measured its video-level accuracies (5 clips, 1 crop).
 _TORCHVISION = {
     "r3d_18": (16, 15.0),
@@ -91,8 +92,7 @@ def open_weights(weights: str | Path) -> Weights:
     if colon and not path.exists():
         file = Path(rest).expanduser()
         return _recognised(file, name) if file.is_file() else _fetched(text, name, rest)
-    if path.is_dir():
-        path = path / "best.safetensors"
+    path = weights_named(path) or path
     return load_weights(path) if _is_ours(path) else _recognised(path, None)
 
 
@@ -238,6 +238,7 @@ def _settings_of_torchvision(name: str, wanted: Preprocessing) -> Config:
         "train_short_side": [wanted.short_side, wanted.short_side],
         "short_side": wanted.short_side,
         "crop_size": wanted.crop_size,
+        "test_spacing": "centres" if spec(name).is_image else "ends",  # as torchvision's UniformClipSampler
     }
     model = {"name": name, "pool": {"where": []}}
     views = {"num_clips": 1 if spec(name).is_image else 5}

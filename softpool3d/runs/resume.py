@@ -46,7 +46,7 @@ def begin(
         job = lock.job()
         found = started_run(config, None if auto else job) if auto or job else None
         if found is None:
-            return None, config, None, []
+            return None, config, None, [] if auto else _unfinished(config)
         run, config = found
     lock.lock(run.folder)
     for folder in (run.folder, run.checkpoint.parent):
@@ -82,6 +82,15 @@ def started_run(config: Config, job: str | None) -> tuple[Run, Config] | None:
         if job is None or (lock.owner_of(folder).get("job") == job and finished(run) is None):
             return run, with_what_is_set(own, config)
     return None
+
+
+def _unfinished(config: Config) -> list[str]:
+    """Returns a line about the newest run of this name, if it is not finished: the user may mean to go on with it."""
+    found = started_run(config, None)
+    if found is None or finished(found[0]) is not None:
+        return []
+    folder = found[0].folder
+    return [f"{folder} is not finished; this is another run. To go on with it: softpool3d train --resume {folder}"]
 
 
 def finished(run: Run) -> dict[str, Any] | None:

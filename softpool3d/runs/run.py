@@ -13,6 +13,7 @@ from softpool3d.config import Config
 from softpool3d.config_file import load_config, override_config, validate, with_what_is_set
 from softpool3d.errors import UsageError, WorkError
 from softpool3d.files import write_atomically
+from softpool3d.naming import run_named
 from softpool3d.yaml_text import read_yaml
 
 
@@ -54,14 +55,12 @@ class Run:
     def open(
         cls, folder: str | Path, overrides: Sequence[str] = (), cfg: str | Path | None = None
     ) -> tuple[Run, Config]:
-        """Opens an existing run's folder; returns it, and its configuration with what a file and overrides set.
+        """Opens an existing run, by its folder or name; returns it, and its configuration with a file's and overrides.
 
         Raises:
             UsageError: if it is not the folder of a run, or an override is wrong.
         """
-        folder = Path(folder)
-        if not (folder / "config.yaml").is_file():
-            raise UsageError(f"--resume: {folder} is not the folder of a run (it has no config.yaml)")
+        folder = run_named(folder)
         config = stored_config(folder)
         if cfg is not None:
             config = with_what_is_set(config, load_config(cfg))

@@ -70,8 +70,10 @@ class Keeper:
     def write_scores(self, scores: Scores, manifest: Manifest, split: str) -> None:
         """Writes the best weights' scores of a split, for each of its clips."""
         test = self._config.test
+        data = self._config.data
         views = {"num_clips": test.num_clips, "num_crops": test.num_crops, "average": test.average}
-        about = {"dataset": self._config.data.dataset, "split": split, "weights": str(self.best), **views}
+        views["spacing"] = data.test_spacing
+        about = {"dataset": data.dataset, "split": split, "weights": str(self.best), **views}
         VideoScores.of(scores, manifest.clips, self._classes, about).save(self._scores)
 
     def _keep(self, weights: dict[str, Tensor], name: str, names: list[str]) -> None:

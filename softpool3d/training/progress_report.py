@@ -11,6 +11,7 @@ from rich.console import Console
 from torch import nn
 
 from softpool3d.config import Config
+from softpool3d.datasets.loader import num_views
 from softpool3d.datasets.multigrid import Multigrid
 from softpool3d.datasets.overview import Overview
 from softpool3d.datasets.sampling import share_of
@@ -49,8 +50,14 @@ def header(
     idle = "".join(f"{sentence}\n" for sentence in idle_keys(config))
     return (
         f"{idle}{config.model.name} with {pooling}, {millions:.2f} M parameters, on {device}\n"
-        f"{_cycles(config, multigrid)}writing to {folder}"
+        f"{_cycles(config, multigrid)}{_views(config)}writing to {folder}"
     )
+
+
+def _views(config: Config) -> str:
+    """Returns a line about the views of a video, where testing has more than validation."""
+    views = num_views(config.data, config.test.num_clips, config.test.num_crops)
+    return f"validation sees one view of each video, the test at the end {views}\n" if views > 1 else ""
 
 
 def _cycles(config: Config, multigrid: Multigrid) -> str:
@@ -162,7 +169,8 @@ def summary_lines(summary: dict[str, Any]) -> str:
     best = f"mAP {summary['val_map']:.1%}" if multi_label else f"top-1 {summary['val_top1']:.1%}"
     return (
         f"{summary['tested_on']} {maps}top-1 {summary['test_top1']:.1%}, top-5 {summary['test_top5']:.1%} "
-        f"({summary['test_clips']} clips, {summary['views']} views each); best val {best}; "
+        f"({summary['test_clips']} clips, {summary['views']} views each); best val {best} "
+        f"(one view each); "
         f"{summary['seconds']:.0f} s, peak memory {summary['peak_memory_bytes'] / 2**30:.2f} GiB{skipped}\n"
         f"weights: {summary['weights']}"
     )

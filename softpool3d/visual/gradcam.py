@@ -113,7 +113,7 @@ def explain(classifier: Classifier, source: Source, target: str | None = None, s
     with open_as(data, source.path) as video:
         timeline = FrameTimes(video.times[:total], video.fps, data.sample_by == "time")
         (single,) = view_indices(timeline, data, 1)
-        indices = np.stack(view_indices(timeline, data, math.ceil(total / (np.ptp(single) + 1))))
+        indices = np.stack(view_indices(timeline, data, math.ceil(total / (np.ptp(single) + 1)), "ends"))
         needed, places = np.unique(indices, return_inverse=True)
         frames = video.frames(needed)
     clips = crop_views(frames[places.reshape(indices.shape)], data, 1)

@@ -122,6 +122,25 @@ def test_recipes_evaluate_as_their_sources_do(path):
     assert (train.eval_every, train.precise_norm) == EVALUATED[path.stem.removesuffix("_softpool")]
 
 
+# Where a video's test clips lie. PySlowFast divides the places where a clip fits into parts, and takes their beginnings
+# (slowfast/datasets/decoder.py), unless DATA.USE_OFFSET_SAMPLING is set, as its recipe of MViTv2 does. torchvision's
+# UniformClipSampler and MMAction2's SampleFrames go from the first place to the last. Hara tests on all of a video.
+SPACING = {
+    **dict.fromkeys(
+        ["i3d_r50", "slow_r50", "slowfast_r50", "slowfast_r50_multigrid", "x3d_xs", "x3d_s", "x3d_m"], "starts"
+    ),
+    **dict.fromkeys(["mvit_v2_s", "r3d_18", "mc3_18", "r2plus1d_18"], "ends"),
+    "r3d_50": "centres",
+}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name)
+def test_recipes_place_their_test_clips_as_their_sources_do(path):
+    stem = path.stem.removesuffix("_softpool")
+    of_mmaction2 = stem == "slow_r50" and path.parent.name != "kinetics400"
+    assert load_config(path).data.test_spacing == ("ends" if of_mmaction2 else SPACING[stem])
+
+
 def test_a_pooling_that_has_no_place_in_a_published_network_is_refused():
     for override in ("model.pool.kind=soft", "model.pool.kind=max", "model.pool.beta=2"):
         with pytest.raises(

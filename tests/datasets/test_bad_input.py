@@ -158,7 +158,7 @@ def test_the_list_of_bad_files(tmp_path):
     write_bad_files(tmp_path / "bad_files.csv", [bad, BadFiles("val", 10, 0.5, said.append)])
     import csv
 
-    with (tmp_path / "bad_files.csv").open(newline="") as file:
+    with (tmp_path / "bad_files.csv").open(newline="", encoding="utf-8-sig") as file:
         assert list(csv.reader(file)) == [
             ["split", "index", "path", "reason"],
             ["train", "7", "a, b\nc.mp4", "the file is empty"],

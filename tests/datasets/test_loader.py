@@ -168,7 +168,7 @@ def test_part_of_a_video(tmp_path):
         "r3d_softpool", ["data.short_side=64", "data.crop_size=48", "data.train_short_side=[64,64]"]
     ).data
     data.short_side = 48
-    data.num_frames, data.sampling_rate = 4, 2
+    data.num_frames, data.sampling_rate, data.test_spacing = 4, 2, "ends"
     views = read_views(Clip(str(path), 0, 1.0, 3.0), data, num_clips=2, num_crops=3).clips
     assert views.shape == (6, 3, 4, 48, 48)
     left, right = views[0], views[2]

@@ -31,12 +31,24 @@ def test_random_clips_reach_every_start_and_no_further():
     assert starts == {0, 1, 2, 3, 4}
 
 
-def test_spaced_clips_go_from_the_first_to_the_last():
-    clips = spaced_clips(100, 4, 8, 3)
-    assert [int(clip[0]) for clip in clips] == [0, 38, 75]
-    assert clips[-1][-1] == 99
-    assert spaced_clips(100, 4, 8, 1)[0][0] == 37
-    assert [c.tolist() for c in spaced_clips(3, 2, 4, 2)] == [[0, 1], [0, 1]]
+@pytest.mark.parametrize(
+    ("spacing", "starts"),
+    [("centres", [12, 37, 62]), ("ends", [0, 38, 75]), ("starts", [0, 25, 50])],  # 75 is the last that fits
+)
+def test_spaced_clips_lie_where_they_are_asked_for(spacing, starts):
+    clips = spaced_clips(100, 4, 8, 3, spacing=spacing)
+    assert [int(clip[0]) for clip in clips] == starts and clips[-1][-1] == starts[-1] + 24
+    assert spaced_clips(100, 4, 8, 1, spacing=spacing)[0][0] == 37
+    assert [c.tolist() for c in spaced_clips(3, 2, 4, 2, spacing=spacing)] == [[0, 1], [0, 1]]
+    timeline = FrameTimes(np.arange(100) / 25, 25.0, by_time=False)
+    data = DataConfig(num_frames=4, sampling_rate=8, test_spacing=spacing)
+    assert [int(clip[0]) for clip in view_indices(timeline, data, 3)] == starts
+    assert [int(clip[0]) for clip in view_indices(timeline, data, 3, "ends")] == [0, 38, 75]
+
+
+def test_no_view_lies_at_an_end_unless_it_is_asked_to():
+    """People stand still there: of two views at the very ends a network knew little."""
+    assert [int(clip[0]) for clip in spaced_clips(100, 8, 4, 2)] == [17, 53]  # of 0 to 71
 
 
 def test_segments_cover_the_video():

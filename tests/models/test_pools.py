@@ -209,9 +209,7 @@ def test_geometry_is_read_off_layers():
 
 def test_what_a_kind_cannot_do():
     for kind in ("blur", "conv"):
-        with pytest.raises(
-            UsageError, match=f"pool.kind: {kind} slides over windows and has no global form .* pool.head=avg"
-        ):
+        with pytest.raises(UsageError, match=f"{kind} slides over windows and has no global form"):
             make_pool(PoolConfig(kind=kind), Bins((1, 1)), 3)
     with pytest.raises(UsageError, match="pool.kind: lip has parameters for each channel"):
         make_pool(PoolConfig(kind="lip"), strided((2, 2)))

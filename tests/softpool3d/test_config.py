@@ -207,7 +207,15 @@ def test_what_has_no_effect_is_said(key):
     """Each key by itself: with a value of its own it is idle or not, as what it belongs to says."""
     what, belongs = _BELONGS_TO[key]
     others = {
+        "model.pool.kind": "max",
         "model.pool.beta": 2,
+        "data.root": "/x",
+        "data.sampling": "uniform",
+        "data.sample_by": "time",
+        "data.decoder": "decord",
+        "data.max_missing": 0.5,
+        "optim.cosine_from_start": True,
+        "test.average": "logits",
         "model.pool.beta_start": 4,
         "data.path_prefix": "/x",
         "data.split": [0.5, 0.3, 0.2],
@@ -222,6 +230,7 @@ def test_what_has_no_effect_is_said(key):
         "data.augment.ratio": [0.5, 2.0],
         "data.official_split": 2,
         "optim.momentum": 0.5,
+        "data.test_spacing": "ends",
         "optim.nesterov": False,
         "optim.gamma": 0.5,
         "optim.final_lr": 0.5,
@@ -230,11 +239,23 @@ def test_what_has_no_effect_is_said(key):
     }
     idle = ["model.pool.kind=max", "data.dataset=kinetics400", "data.sampling=uniform", "data.flip=false"]
     idle += ["optim.name=adamw", "optim.schedule=constant"]
-    if key == "data.augment.inverse_scale":
-        idle.append("data.augment.crop=area")
+    more = {
+        "model.pool.kind": ["model.pool.where=[]"],
+        "data.augment.inverse_scale": ["data.augment.crop=area"],
+        "data.prefetch": ["data.num_workers=0"],
+        "optim.cosine_from_start": ["optim.schedule=cosine"],
+        **dict.fromkeys(
+            ["data.sampling", "data.sample_by", "data.decoder", "data.max_missing"],
+            ["data.dataset=pictures", "data.num_frames=1"],
+        ),
+    }
     default = Config().flat()[key]
     value = others[key] if key in others else default + 1
-    config = override_config(Config(), [*idle, f"{key}={json.dumps(value)}"])
+    config = override_config(Config(), [*idle, *more.get(key, ())])
+    if key == "data.root":  # an error as an override, and said of a configuration that was made in Python
+        config = Config(data=config.data.model_copy(update={"dataset": "motion", "root": value}))
+    else:
+        config = override_config(config, [f"{key}={json.dumps(value)}"])
     said = idle_keys(config)
     assert not belongs(config)
     assert [sentence for sentence in said if sentence.startswith(f"{key}=")] and what in "".join(said)

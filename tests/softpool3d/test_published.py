@@ -192,7 +192,7 @@ def test_test_uses_a_public_file(three, tmp_path):
     subject = subject_of_weights(str(path), settings)
     assert "taken for mc3_18, by its layers" in subject.note
     result = tester.test(subject, out=tmp_path / "out")
-    with open(tmp_path / "out" / "per_class.csv", newline="") as file:
+    with open(tmp_path / "out" / "per_class.csv", newline="", encoding="utf-8-sig") as file:
         assert result["videos"] == 3 and [row["name"] for row in csv.DictReader(file)] == ["a", "b", "c"]
     other = tmp_path / "two"
     for split in ("train", "val", "test"):

@@ -265,7 +265,7 @@ def test_what_one_process_is_told_all_do(trainings, tmp_path, two_classes):
     settings = [*data, "data.max_bad_fraction=0.9", "train.epochs=4"]
     codes, printed = trainings(folder, *settings, processes=2, at=[1, 12, signal.SIGTERM])
     assert codes == [143, 143], printed
-    with (folder / "bad_files.csv").open(newline="") as file:
+    with (folder / "bad_files.csv").open(newline="", encoding="utf-8-sig") as file:
         assert len(list(csv.DictReader(file))) == 4
     state = load_state(folder / "last" / "checkpoint.pt")
     assert len(state["random"]) == 2 and 0 < state["clips"] < state["train_clips"]

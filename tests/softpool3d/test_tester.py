@@ -17,6 +17,7 @@ from torch.distributed import TCPStore
 from videos import damaged_files
 
 from softpool3d.datasets import read_manifests
+from softpool3d.datasets.inputs import clip_name
 from softpool3d.datasets.loader import EvalClips
 from softpool3d.datasets.views import read_views
 from softpool3d.errors import UsageError, WorkError
@@ -58,14 +59,29 @@ def test_scores_are_those_of_the_network(weights, tmp_path):
     assert result["videos"] == 13 and result["top1"] == pytest.approx(right / 13)
     assert found.classes == CLASSES and found.videos[1] == "video 1.mp4#0.05-0.55"
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == result
-    with open(tmp_path / "out" / "confusion.csv", newline="") as file:
+    with open(tmp_path / "out" / "confusion.csv", newline="", encoding="utf-8-sig") as file:
         header, *rows = csv.reader(file)
     assert header[1:] == [row[0] for row in rows] == list(CLASSES)
     assert sum(int(row[1 + n]) for n, row in enumerate(rows)) == right
-    with open(tmp_path / "out" / "per_class.csv", newline="") as file:
+    with open(tmp_path / "out" / "per_class.csv", newline="", encoding="utf-8-sig") as file:
         assert [(row["name"], row["clips"]) for row in csv.DictReader(file)] == list(zip(CLASSES, "544", strict=True))
+    with open(tmp_path / "out" / "videos.csv", newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    shares = [float(row["probability_of_label"]) for row in rows]
+    assert len(rows) == 13 and shares == sorted(shares) and sum(r["label"] == r["prediction"] for r in rows) == right
+    place = [clip_name(clip) for clip in manifest.clips].index(rows[0]["path"])
+    assert rows[0]["label"] == CLASSES[manifest.clips[place].label] and 0 < shares[0] == pytest.approx(
+        float(found.scores.probabilities[place, manifest.clips[place].label]), abs=1e-6
+    )
     assert (tmp_path / "out" / "confusion.png").read_bytes().startswith(b"\x89PNG")
     assert not (tmp_path / "out" / "partial").exists()
+
+
+def test_another_split_has_a_folder_of_its_own(tmp_path):
+    weights = write_weights(tmp_path / "best.safetensors", write_data_set(tmp_path / "data", 3, 2, 2))
+    for split, folder in (("val", "test-val"), ("test", "test")):
+        run(weights, None, "test.num_clips=1", split=split)
+        assert json.loads((tmp_path / folder / "results.json").read_text())["split"] == split
 
 
 def test_logits_can_be_averaged(weights, tmp_path):
@@ -230,7 +246,7 @@ def test_unreadable_files_are_named_and_not_counted(tmp_path, capsys):
     result = run(weights, tmp_path / "out")
     assert (result["videos"], result["unreadable"]) == (5, 3)
     assert capsys.readouterr().out.count("skipped: cannot read") == 3
-    with open(tmp_path / "out" / "bad_files.csv", newline="") as file:
+    with open(tmp_path / "out" / "bad_files.csv", newline="", encoding="utf-8-sig") as file:
         assert [(row["split"], row["index"]) for row in csv.DictReader(file)] == [("test", str(n)) for n in (5, 6, 7)]
     (root / "test.csv").write_text("path,label,start,end\n" + rows)
     with pytest.raises(WorkError, match="not one of the videos could be read"):
@@ -277,11 +293,23 @@ def test_videos_with_several_labels(tmp_path, capsys):
         precision.append(float((hits.cumsum(0) / torch.arange(1, 6) * hits).sum() / hits.sum()))
     assert result["mean_average_precision"] == pytest.approx(sum(precision) / 3)
     assert "confusion" not in str(sorted((tmp_path / "out").iterdir())) and "mAP" in capsys.readouterr().out
-    with open(tmp_path / "out" / "per_class.csv", newline="") as file:
+    with open(tmp_path / "out" / "per_class.csv", newline="", encoding="utf-8-sig") as file:
         assert [row["clips"] for row in csv.DictReader(file)] == ["2", "2", "2"]
 
 
 def test_requests_that_are_wrong(weights, tmp_path):
+    for setting, said in (
+        ("data.jitter=0.5", "data.jitter=0.5: that is done to training's clips alone"),
+        ("data.flip=false", "data.flip=false: that is done to training's"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            subject_of_weights(weights, [setting])
+    with pytest.raises(UsageError, match="a test learns nothing: optim.lr=1 cannot be changed"):
+        subject_of_config("r3d_softpool", ["optim.lr=1"])
+    with pytest.raises(UsageError, match="data.root=/x: the data set motion is generated and has no folder"):
+        subject_of_weights(weights, ["data.dataset=motion", "data.root=/x"])
+    uniform = ["data.sampling=uniform", "test.num_clips=3"]
+    assert "test.num_clips=3 has no effect" in subject_of_weights(weights, uniform).note
     with pytest.raises(UsageError, match="the weights decide what the network is: model.width=8 cannot be changed"):
         subject_of_weights(weights, ["model.width=8"])
     with pytest.raises(UsageError, match="no such split .it has train, val, test"):

@@ -388,7 +388,7 @@ def test_a_nan_stops_the_run_and_names_its_files(tmp_path, monkeypatch):
     with pytest.raises(WorkError, match="the loss is nan in epoch 2 at step 2; .*train.on_nonfinite=skip"):
         train(tiny(tmp_path))
     folder = tmp_path / "runs" / "r3d_softpool"
-    with open(folder / "nonfinite.csv", newline="") as file:
+    with open(folder / "nonfinite.csv", newline="", encoding="utf-8-sig") as file:
         found = list(csv.DictReader(file))
     assert [(row["epoch"], row["step"], row["loss"]) for row in found] == [("2", "2", "nan")] * 4
     assert all(Path(row["path"]).is_file() for row in found)
@@ -434,7 +434,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_it_reaches_a_checkpo
     with pytest.raises(WorkError, match="the gradient's norm is (nan|inf) in epoch 2 at step 2; .*on_nonfinite=skip"):
         train(tiny(tmp_path, "checkpoint.every_minutes=1e-9"))
     folder = tmp_path / "runs" / "r3d_softpool"
-    with open(folder / "nonfinite.csv", newline="") as file:
+    with open(folder / "nonfinite.csv", newline="", encoding="utf-8-sig") as file:
         found = list(csv.DictReader(file))
     assert len(found) == 4 and all(math.isfinite(float(row["loss"])) for row in found)
     assert not any(math.isfinite(float(row["gradient_norm"])) for row in found)

@@ -50,12 +50,15 @@ def test_the_best_weights_are_tested_and_not_the_last(run, monkeypatch):
     assert done.summary["val_top1"] == pytest.approx(2 / 3) and done.summary["val_ema_top1"] == 1
 
 
-def test_the_final_test_has_the_views_that_were_asked_for(run):
+def test_the_final_test_has_the_views_that_were_asked_for(run, capsys):
     """Five videos in two clips of three crops each, of which the network sees at most four at once."""
     done = run("test.num_clips=2", "test.num_crops=3", "data.short_side=40", "test.batch_size=4")
     sizes = [len(clips) for clips in done.network.tested]
     assert sum(sizes[1:]) == 5 * 6 and sizes[0] == 3 and max(sizes) == 4
-    assert done.summary["views"] == 6
+    assert done.summary["views"] == 6 and "validation sees one view of each video, the test at the end 6" in (
+        printed := capsys.readouterr().out
+    )
+    assert "6 views each); best val top-1" in printed and "(one view each)" in printed
     views = torch.cat(done.network.tested[1:]).unflatten(0, (5, 2, 3))
     assert len({view.numpy().tobytes() for view in views[0].flatten(0, 1)}) == 6
 

@@ -35,6 +35,7 @@ _DATA = {
         _CLIPS + "test_sizes_of_pictures_and_what_is_cut_out",
         *("train_short_side", "short_side", "crop_size", "test_crop_size"),
     ),
+    **_of("tests/datasets/test_sampling.py::test_spaced_clips_lie_where_they_are_asked_for", "test_spacing"),
     **_of(_CLIPS + "test_clips_are_mirrored_where_they_may_be", "flip", "no_flip_classes"),
     **_of(_TRANSFORMS + "test_areas_and_ratios_are_those_asked_for", "augment.crop", "augment.area", "augment.ratio"),
     **_of(_TRANSFORMS + "test_short_sides_are_drawn_from_the_range", "augment.inverse_scale"),
@@ -127,6 +128,9 @@ KEYS = {
 
 OPTIONS = {
     **_of("tests/tools/test_command_line.py::test_version", "--version"),
+    **_of(
+        "tests/tools/test_command_line.py::test_completion_of_the_shell", "--install-completion", "--show-completion"
+    ),
     **_under(
         "prepare ",
         {

@@ -55,7 +55,7 @@ def classify(monkeypatch, capsys):
 
 
 def table(path: Path) -> list[dict]:
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         return list(csv.DictReader(file))
 
 
@@ -69,7 +69,8 @@ def test_it_works_right_after_install(clips, classify):
 def test_a_folder_and_the_shipped_network_is_right(clips, classify, tmp_path):
     out = tmp_path / "new" / "results.csv"
     code, printed, err = classify(clips, "--topk", 3, "--out", out, "--jobs", 1)
-    assert (code, printed) == (0, "") and err.splitlines()[-1] == f"8 done, 0 failed, in {out}"
+    assert (code, printed) == (0, "") and err.splitlines()[-1] == f"8 of 8 labelled, in {out}"
+    assert out.read_bytes().startswith(b"\xef\xbb\xbffile,label") and out.read_bytes().count(b"\xef\xbb\xbf") == 1
     rows = table(out)
     assert (
         list(rows[0])
@@ -95,7 +96,7 @@ def test_inputs(clips, classify, tmp_path):
     assert [json.loads(line)["file"] for line in out.splitlines()] == [str(left), str(up)]
     code, out, err = classify("-", "--json", "--jobs", 0, stdin=f"{up}\n{left}\n")
     assert [json.loads(line)["file"] for line in out.splitlines()] == [str(up), str(left)]
-    assert err.splitlines()[-1] == "2 done, 0 failed"
+    assert err.splitlines()[-1] == "2 of 2 labelled"
     (tmp_path / "manifest.csv").write_text(f"path,label,start,end\n{os.path.relpath(up, tmp_path)},up,0.2,1\n")
     code, out, _ = classify("--manifest", tmp_path / "manifest.csv", "--json")
     (line,) = out.splitlines()
@@ -149,7 +150,7 @@ def test_bad_files_get_a_sentence_each(clips, classify, tmp_path):
     assert code == 1
     lines = err.splitlines()
     assert len(lines) == 8 and all(line.startswith("error: cannot read") for line in lines[:-1])
-    assert lines[-1] == "error: 7 of 9 files could not be classified; 2 done, 7 failed"
+    assert lines[-1] == "error: 2 of 9 labelled; 7 could not be read (listed above)"
     assert f"(a list of videos is given as @{tmp_path / 'videos.txt'})" in err
     assert [line.split("  ")[-1] for line in out.splitlines()] == [str(good), str(one)]
 
@@ -160,11 +161,11 @@ def test_going_on_after_a_kill(clips, classify, tmp_path):
     (tmp_path / "bad.mp4").write_text("no video")
     files = [tmp_path / "bad.mp4", *sorted(clips.rglob("*.mp4"))]
     code, _, err = classify(*files[:4], "--resume", out, "--jobs", 0)
-    assert code == 1 and "3 done, 1 failed" in err
+    assert code == 1 and "3 of 4 labelled; 1 could not be read" in err
     before = out.read_bytes()
     out.write_bytes(before[:-20])
     code, _, err = classify(*files, "--resume", out, "--jobs", 0)
-    assert code == 0 and err.splitlines()[-1] == f"6 done, 0 failed, 3 were done before, in {out}"
+    assert code == 0 and err.splitlines()[-1] == f"6 of 6 labelled, 3 were done before, in {out}"
     assert [row["file"] for row in table(out)] == list(map(str, files))
     assert out.read_bytes().startswith(before[:-60])
     code, _, err = classify(*files, "--out", out)
@@ -198,9 +199,9 @@ def test_parquet(clips, classify, tmp_path):
 
     out, (first, *rest) = tmp_path / "results.parquet", sorted(clips.rglob("*.mp4"))
     code, _, err = classify(first, tmp_path / "absent.mp4", "--out", out, "--topk", 2, "--jobs", 0)
-    assert code == 1 and "1 done, 1 failed" in err
+    assert code == 1 and "1 of 2 labelled; 1 could not be read" in err
     code, _, err = classify(first, *rest, "--resume", out, "--topk", 2, "--jobs", 0)
-    assert code == 0 and "7 done, 0 failed, 2 were done before" in err
+    assert code == 0 and "7 of 7 labelled, 2 were done before" in err
     rows = pq.read_table(out).to_pylist()
     assert list(rows[0]) == columns(2) and len(rows) == 9
     assert rows[0]["label"] == first.parent.name and rows[0]["score"] > rows[0]["score_2"]
@@ -217,7 +218,7 @@ def test_processes_share_the_work(clips, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += [str(ROOT / "tools" / "classify.py"), "--manifest", str(tmp_path / "list.csv"), "--jobs", "0"]
     result = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True, timeout=120)
-    assert result.returncode == 1 and "8 done, 1 failed" in result.stderr, result.stderr
+    assert result.returncode == 1 and "8 of 9 labelled; 1 could not be read" in result.stderr, result.stderr
     assert sorted(row["file"] for row in table(out)) == sorted(map(str, files))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.mp4", "list.csv", "results.csv"]
 
@@ -259,7 +260,7 @@ def test_timeline(clips, classify, tmp_path):
     bad = tmp_path / "bad.mp4"
     bad.write_text("no video")
     code, printed, err = classify(bad, video, "--timeline", "--out", tmp_path / "{name}.csv", "--json")
-    assert code == 1 and "1 of 2 files could not be classified; 1 done" in err.splitlines()[-1]
+    assert code == 1 and "1 of 2 done; 1 could not be (listed above)" in err.splitlines()[-1]
     assert json.loads(printed)["file"] == str(video) and table(tmp_path / "clip.csv")[0]["label"] == "moving left"
 
     def refused(*arguments):

@@ -57,6 +57,56 @@ def test_files_of_tools_are_scripts(script):
 
 def test_version():
     assert run("--version").stdout.startswith("softpool3d 0.")
+    assert run("-V").stdout == run("--version").stdout
+
+
+def test_short_options(tmp_path):
+    """-h and -o of each verb; `classify -o` as it is typed."""
+    import typer
+
+    verbs = typer.main.get_command(cli.app()).commands
+    with_out = {name: option.opts for name, verb in verbs.items() for option in verb.params if "--out" in option.opts}
+    assert len(with_out) == 9 and all(opts == ["--out", "-o"] for opts in with_out.values())
+    assert "Usage" in run("classify", "-h").stdout
+    assert fails(run("ensemble", "a.npz", "b.npz", "-o", tmp_path), 2, "no file of scores a.npz")
+
+
+def test_help_is_readable_in_forty_columns():
+    for arguments in ((), ("train",), ("classify",)):
+        done = subprocess.run(
+            [sys.executable, "-c", "from softpool3d.cli import run; run()", *arguments, "-h"],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"COLUMNS": "40"},
+        )
+        assert done.returncode == 0 and max(map(len, done.stdout.splitlines())) <= 40
+    assert "  --topk <int range>\n    Labels of each video" in done.stdout
+
+
+def test_completion_of_the_shell():
+    done = run("--show-completion", "bash")
+    assert done.returncode == 0 and "complete" in done.stdout
+    assert "--install-completion" in run("--help").stdout
+
+
+def test_bars_where_the_terminal_has_no_blocks(tmp_path):
+    clip = write_numbered(tmp_path / "clip.mp4", 40)
+    code = "from softpool3d.cli import run; run()"
+    command = [sys.executable, "-c", code, "classify", str(clip), "--weights", "motion", "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0 and "  #" in done.stdout and "?" not in done.stdout
+    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "utf-8"})
+    assert "█" in done.stdout.decode()
+
+
+def test_no_color_and_a_closed_pipe():
+    code = "from softpool3d.cli import run; run()"
+    plain = os.environ | {"NO_COLOR": "1", "FORCE_COLOR": "1"}
+    done = subprocess.run([sys.executable, "-c", code, "-h"], capture_output=True, text=True, env=plain)
+    assert "\x1b[3" not in done.stdout
+    command = f"{sys.executable} -c '{code}' train --cfg r3d_softpool --print-config | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stderr == ""
 
 
 def test_no_arguments_is_help():
@@ -72,6 +122,10 @@ def test_print_config(tmp_path):
     (tmp_path / "again.yaml").write_text(result.stdout)
     assert run("train", "--cfg", tmp_path / "again.yaml", "--print-config").stdout == result.stdout
     assert "lr: 0.5" in result.stdout and "name: x3d_s" in result.stdout
+    assert "  # every n-th frame of the video\n  sampling_rate: 4\n" in result.stdout  # as config.py says it
+    assert (
+        "    # dense: num_frames at" not in result.stdout and "  # dense: num_frames at sampling_rate" in result.stdout
+    )
     assert not list(tmp_path.glob("runs"))
 
 
@@ -138,7 +192,7 @@ def test_classify_as_json_and_with_bad_files(tmp_path):
         write_numbered(tmp_path / "1.mp4", 1),
     ]
     result = run("classify", *files, "--weights", WEIGHTS, "--json", "--topk", "5", "--views", "2")
-    assert fails(result, 1, "4 of 6 files could not be classified", "no video stream", "the file is empty")
+    assert fails(result, 1, "2 of 6 labelled; 4 could not be read", "no video stream", "the file is empty")
     records = [json.loads(line) for line in result.stdout.splitlines()]
     assert [record["file"] for record in records] == [str(f) for f in files]
     assert ["error" in record for record in records] == [True, False, True, True, True, False]

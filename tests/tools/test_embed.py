@@ -56,10 +56,10 @@ def test_a_folder_becomes_a_file_and_goes_on(embed, videos, weights, tmp_path, e
     result = embed(videos / "0.mp4", videos / "bad.mp4", "--out", out, "--jobs", 0)
     assert result.returncode == 1 and not result.stdout
     assert f"error: cannot read {videos / 'bad.mp4'}: {BAD}\n" in result.stderr
-    assert f"error: 1 of 2 files could not be embedded; 1 done, 1 failed, in {out}" in result.stderr
+    assert f"error: 1 of 2 embedded; 1 could not be read (listed above), in {out}" in result.stderr
     result = embed(videos, "--resume", out, "--jobs", 1)
     assert result.returncode == 0, result.stderr
-    assert result.stderr.splitlines()[-1] == f"2 done, 0 failed, 2 were done before, in {out}"
+    assert result.stderr.splitlines()[-1] == f"2 of 2 embedded, 2 were done before, in {out}"
     assert [path.name for path in out.parent.iterdir()] == [out.name]
     about, rows = read(out)
     good = {row.file: row for row in rows if row.error is None}
@@ -102,7 +102,7 @@ def test_windows_are_rows(embed, videos, tmp_path):
     out, each = tmp_path / "a.npz", tmp_path / "{name}-seen.npz"
     for target in (out, each):
         result = embed(videos, "--window", "1s", "--hop", "200ms", "--out", target)
-        assert result.returncode == 1 and "3 done, 1 failed" in result.stderr, result.stderr
+        assert result.returncode == 1 and "3 of 4 embedded; 1 could not be read" in result.stderr, result.stderr
     about, rows = read(out)
     assert (about["window"], about["hop"], about["clips"]) == (1.0, 0.2, 1)
     of = [row for row in rows if row.file == str(videos / "1.mp4")]
@@ -116,7 +116,7 @@ def test_windows_are_rows(embed, videos, tmp_path):
     half = embed(videos / "1.mp4", "--window", "1s", "--out", tmp_path / "half.npz")
     assert half.returncode == 0 and read(tmp_path / "half.npz")[0]["hop"] == 0.5
     again = embed(videos, "--window", "1s", "--hop", "200ms", "--resume", each)
-    assert "0 done, 1 failed, 3 were done before" in again.stderr
+    assert "0 of 1 embedded; 1 could not be read (listed above), 3 were done before" in again.stderr
     other = embed(videos, "--window", "1s", "--hop", "400ms", "--resume", each)
     assert other.returncode == 2 and "of another kind than this run's: hop 0.2 and 0.4" in other.stderr
 
@@ -132,7 +132,7 @@ def test_a_video_that_was_torn_is_done_again(embed, videos, tmp_path):
     for torn in (embedded[: cut + 30], embedded[: embedded.rindex(b'{"done"') + 5]):
         part.write_bytes(torn)
         result = embed(videos / "0.mp4", videos / "1.mp4", "--window", "1s", "--resume", out)
-        assert "1 done, 0 failed, 1 were done before" in result.stderr
+        assert "1 of 1 embedded, 1 were done before" in result.stderr
         found = read(out)[1]
         assert [row[:3] for row in found] == [row[:3] for row in rows] and not part.exists()
         out.unlink()
@@ -169,7 +169,7 @@ def test_processes_share_the_work(videos, weights, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += [ROOT / "tools" / "embed.py", videos, "--weights", weights, "--device", "cpu", "--jobs", "0"]
     result = subprocess.run([*map(str, command), "--out", out], capture_output=True, text=True, timeout=200)
-    assert result.returncode == 1 and "3 done, 1 failed" in result.stderr, result.stderr
+    assert result.returncode == 1 and "3 of 4 embedded; 1 could not be read" in result.stderr, result.stderr
     assert len(read(out)[1]) == 4 and [path.name for path in tmp_path.iterdir()] == ["a.npz"]
 
 

@@ -402,3 +402,35 @@ def test_the_classifier_averages_views_as_its_weights_say(data, tmp_path, averag
     views = SimpleNamespace(duration=1.0, damage="")
     best = made.prediction(logits, None, views, 0.0, 1)
     assert best.score == pytest.approx(float(expected.max())) and best.label == CLASSES[int(expected.argmax())]
+
+
+# --- options that would do nothing -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["explain", "a.mp4", "--method", "features", "--class", "x"], "--class needs --method gradcam"),
+        (["explain", "a.mp4", "--channels", 3], "--channels needs --method features"),
+        (["explain", "a.png", "--seconds", 3], "--seconds needs a video"),
+        (["visualize", "a.mp4", "--pools", "max", "--beta", 4], "--beta needs soft among --pools"),
+        (["visualize", "a.mp4", "--columns", 4], "--columns needs a contact sheet (--format png)"),
+        (["visualize", "a.mp4", "--measure", "--below"], "--below needs a clip that is drawn"),
+        (["visualize", "a.mp4", "--measure", "--overwrite"], "--overwrite needs a file that is written"),
+        (["visualize", "a.png", "--start", 1], "--start needs a video"),
+        (["prepare", "folder", "--root", "x", "--gop", 4], "--gop needs --reencode"),
+        (["prepare", "folder", "--root", "x", "--workers", 4], "--workers needs --verify or --reencode"),
+        (["prepare", "folder", "--root", "x", "--split", 2], "--split needs official splits"),
+        (["prepare", "ssv2", "--root", "x", "--path-prefix", "y"], "--path-prefix needs lists"),
+        (["export", "--weights", "w", "--out", "a.onnx", "--plain"], "--plain needs a .pt2 file"),
+        (["ensemble", "a", "b", "--overwrite"], "--overwrite needs --out"),
+        (["compare", "a", "--overwrite"], "--overwrite needs --out"),
+        (["classify", "a.mp4", "--overwrite"], "--overwrite needs --out, --plot or --annotate"),
+        (["classify", "a.mp4", "--resume", "a.csv", "--out", "a.csv", "--overwrite"], "give one of them"),
+        (["classify", "--camera", 0, "--max-missing", 0.5], "do not go together with --max-missing"),
+        (["train", ".", "data.root=x"], ". and data.root=x both say where the videos are"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(run, command, said):
+    done = run(*command)
+    assert done.returncode == 2 and said in done.stderr

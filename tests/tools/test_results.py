@@ -40,6 +40,7 @@ def test_from_weights_to_an_ensemble(tmp_path, capsys):
     result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "100"})
     assert result.returncode == 1 and "Traceback" not in result.stderr, result.stderr
     assert "error: 1 of 6 videos could not be read" in result.stderr and "bad_files.csv" in result.stderr
+    assert "2  2 clips in the middle of equal parts; 1 crop of each" in result.stdout
     for text in ("top-1", "95% interval", "mean class accuracy", "calibration error", "most confused", *CLASSES):
         assert text in result.stdout
     with pytest.raises(WorkError, match="1 of 6 videos"):
@@ -95,13 +96,14 @@ def test_compare_names_what_it_cannot_read(tmp_path, capsys):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").write_text(load_config("r3d_softpool", [f"optim.lr={rate}"]).to_yaml())
         (tmp_path / name / "metrics.csv").write_text("epoch,train_loss,val_top1\n1,2.0,0.25\n2,1.0,0.5\n")
+    (tmp_path / "b" / "summary.json").write_text('{"test_top1": 0.375, "seconds": 9, "views": 2}')
     out = [tmp_path / "curves.svg", tmp_path / "table.csv", tmp_path / "table.md"]
     with pytest.raises(WorkError, match="1 of 3 folders could not be read"):
         run_compare(tmp_path / "a", tmp_path / "b", tmp_path / "absent", out=out)
     printed = capsys.readouterr().out
     assert f"not finished: {tmp_path / 'a'} (2 of 10 epochs); softpool3d train --resume" in printed
     assert f"left out: {tmp_path / 'absent'}: there is no such folder" in printed
-    assert "optim.lr" in printed and "validation top-1" in printed
+    assert "optim.lr" in printed and "validation top-1" in printed and "37.5% (2 views)" in printed
     assert out[0].read_text().startswith("<?xml") and "optim.lr" in out[1].read_text()
     assert out[2].read_text().splitlines()[1].startswith("|---|")
     with pytest.raises(UsageError, match="exists; name another file"):
