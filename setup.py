@@ -34,6 +34,7 @@ FOLDERS = {
     "softpool3d.training": "softpool3d/training",
     "softpool3d.inference": "softpool3d/inference",
     "softpool3d.analysis": "softpool3d/analysis",
+    "softpool3d.choosing": "softpool3d/choosing",
     "softpool3d.visual": "softpool3d/visual",
     "softpool3d.models": "models",
     "softpool3d.models.pools": "models/pools",

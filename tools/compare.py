@@ -19,10 +19,7 @@ _SIDE_BY_SIDE = 6  # runs whose settings still fit beside each other
 def main(
     runs: list[Path] = typer.Argument(help="Runs: their folders, their names in runs/, or folders that hold runs."),
     out: list[Path] | None = typer.Option(
-        None,
-        "--out",
-        "-o",
-        help="Curves as .png, .svg, .pdf; the table as .csv, .md. Repeatable.",
+        None, "--out", "-o", help="Curves as .png, .svg, .pdf; the table as .csv, .md. Repeatable."
     ),
     sort: str = typer.Option("given", help="given, val, test (best first) or seconds (shortest first)."),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace files of --out that are there."),
@@ -41,9 +38,8 @@ def main(
     from rich.table import Table
     from rich.text import Text
 
-    from softpool3d.analysis.comparison import compare, curves_figure, curves_text, epochs_done, letter, picture
+    from softpool3d.analysis.comparison import compare, curves_text, epochs_done, letter
     from softpool3d.analysis.folders import read_run
-    from softpool3d.files import write_atomically, write_csv
     from softpool3d.naming import runs_named
 
     folders = [folder for name in runs for folder in runs_named(name)]
@@ -85,16 +81,7 @@ def main(
         curves = curves_text(comparison.runs, min(max(console.width - 8, 20), 100))
         say("\n".join(["", *curves]) if curves else "\nno epoch has been evaluated yet")
         for path in out or []:
-            ending = path.suffix.lower()
-            if ending in _PICTURES:
-                write_atomically(path, picture(curves_figure(comparison.runs), ending[1:]))
-            elif ending == ".csv":
-                write_csv(path, [heads, *rows])
-            else:
-                from softpool3d.analysis.measuring import markdown_table
-
-                cells = [[cell.replace("|", r"\|") for cell in row] for row in rows]
-                write_atomically(path, f"{markdown_table(heads, cells)}\n".encode())
+            _write(path, comparison.runs, heads, rows)
             say(f"written to {path}")
     for run in comparison.runs:
         if not run.finished:
@@ -104,6 +91,23 @@ def main(
         say(f"left out: {record.folder}: {record.problem}")
     if comparison.bad:
         raise WorkError(f"{len(comparison.bad)} of {len(records)} folders could not be read as runs")
+
+
+def _write(path: Path, runs: list, heads: list[str], rows: list[list[str]]) -> None:
+    """Writes the curves of runs, or their table, as the file's name ends."""
+    from softpool3d.analysis.comparison import curves_figure, picture
+    from softpool3d.files import write_atomically, write_csv
+
+    ending = path.suffix.lower()
+    if ending in _PICTURES:
+        write_atomically(path, picture(curves_figure(runs), ending[1:]))
+    elif ending == ".csv":
+        write_csv(path, [heads, *rows])
+    else:
+        from softpool3d.analysis.measuring import markdown_table
+
+        cells = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+        write_atomically(path, f"{markdown_table(heads, cells)}\n".encode())
 
 
 def _place(record, sort: str) -> float:

@@ -25,11 +25,7 @@ def main(
     weights: str = typer.Option(
         help="A weights file from training (best.safetensors), its run's folder, or one that others published."
     ),
-    out: Path = typer.Option(
-        "--out",
-        "-o",
-        help="What to write: .onnx, or .pt2 for torchexport and aoti.",
-    ),
+    out: Path = typer.Option(..., "--out", "-o", help="What to write: .onnx, or .pt2 for torchexport and aoti."),
     to: Format | None = typer.Option(None, help="The format; without it onnx or torchexport, as --out ends."),
     plain: bool = typer.Option(
         False, "--plain", help="SoftPool in standard operators in a .pt2 file too, so that torch alone loads it."

@@ -26,10 +26,7 @@ from softpool3d.naming import check_files
 def main(
     clips: list[Path] = typer.Argument(help="Video files, pictures, folders of videos or of frames."),
     out: Path | None = typer.Option(
-        None,
-        "--out",
-        "-o",
-        help="What to write: .mp4 (.mkv, .mov), .gif, .png (.jpg: a contact sheet); a folder for several clips.",
+        None, "--out", "-o", help="A file: .mp4 (.mkv, .mov), .gif, .png (.jpg: a contact sheet); or a folder of them."
     ),
     format: str | None = typer.Option(None, help="mp4, gif or png, where --out does not say; mp4, of a picture png."),
     kernel: str = typer.Option("2", help="Pool so many frames, rows and columns into one: 2, or 1,2,2."),
@@ -55,10 +52,7 @@ def main(
     check_files(clips)
     from softpool3d.visual.output import check_free, write_sheet
 
-    windows, betas = _kernel(kernel), _betas(beta)
-    kinds = pools.replace(",", " ").split()
-    if not kinds:
-        raise UsageError("--pools names no kind of pooling; try --pools soft,avg,max,stride")
+    windows, betas, kinds = _kernel(kernel), _betas(beta), _kinds(pools)
     found = _expand(clips)
     measures = measure or csv is not None or plot is not None
     draws = out is not None or format is not None or not (measures or report)
@@ -138,6 +132,12 @@ def _kernel(text: str) -> tuple[int, int, int]:
     if len(sizes) not in (1, 3) or min(sizes) < 1 or max(sizes) == 1:
         raise UsageError(f"--kernel {text}: give a number from 2 on, or frames, rows and columns, as in 1,2,2")
     return tuple(sizes * 3 if len(sizes) == 1 else sizes)
+
+
+def _kinds(text: str) -> list[str]:
+    if not (kinds := text.replace(",", " ").split()):
+        raise UsageError("--pools names no kind of pooling; try --pools soft,avg,max,stride")
+    return kinds
 
 
 def _betas(text: str) -> list[float]:

@@ -119,19 +119,7 @@ def _test(
     began = time.perf_counter()
     with processes.losing_none(_GO_ON), out_of_memory_explained(config, testing=True):
         scores, bad = _score(model, manifest, config, accelerator, processes, folder, request, kept, console)
-    about = {
-        "softpool3d": __version__,
-        "weights": str(subject.weights),
-        "dataset": config.data.dataset,
-        "source": manifest.source,
-        "split": split,
-        "views": views,
-        "spacing": config.data.test_spacing,
-        "num_clips": config.test.num_clips,
-        "num_crops": config.test.num_crops,
-        "average": config.test.average,
-        "request": request,
-    }
+    about = _about(subject, manifest, split, views) | {"request": request}
     extra = {"unreadable": len(bad), "seconds": round(time.perf_counter() - began, 2)}
     published = published_figures(config, subject.figures, len(classes))
     extra |= {"published": published} if published else {}
@@ -152,6 +140,23 @@ def _test(
     if processes.is_first:
         show(console, metrics, folder, result)
     return result
+
+
+def _about(subject: Subject, manifest: Manifest, split: str, views: int) -> dict[str, Any]:
+    """Returns what the scores were made from."""
+    config = subject.config
+    return {
+        "softpool3d": __version__,
+        "weights": str(subject.weights),
+        "dataset": config.data.dataset,
+        "source": manifest.source,
+        "split": split,
+        "views": views,
+        "spacing": config.data.test_spacing,
+        "num_clips": config.test.num_clips,
+        "num_crops": config.test.num_crops,
+        "average": config.test.average,
+    }
 
 
 def _score(

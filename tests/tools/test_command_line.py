@@ -204,12 +204,12 @@ def test_classify_as_json_and_with_bad_files(tmp_path):
 
 def test_classify_requests_that_are_wrong(tmp_path):
     weights = ["--weights", WEIGHTS]
-    assert fails(run("classify", "a.mp4", "--weights", tmp_path / "absent"), 2, "no weights file")
+    assert fails(run("classify", tmp_path, "--weights", tmp_path / "absent"), 2, "no weights file")
     (tmp_path / "text").write_text("weights")
-    assert fails(run("classify", "a.mp4", "--weights", tmp_path / "text"), 2, "is not a safetensors file")
-    assert fails(run("classify", "a.mp4", *weights, "--topk", "0"), 2, "--topk")
-    assert fails(run("classify", "a.mp4", *weights, "--device", "gpu"), 2, "device: 'gpu' does not work here")
-    assert fails(run("classify", "a.mp4", *weights, "--device", "meta"), 2, "device: 'meta' does not work here")
+    assert fails(run("classify", tmp_path, "--weights", tmp_path / "text"), 2, "is not a safetensors file")
+    assert fails(run("classify", tmp_path, *weights, "--topk", "0"), 2, "--topk")
+    assert fails(run("classify", tmp_path, *weights, "--device", "gpu"), 2, "device: 'gpu' does not work here")
+    assert fails(run("classify", tmp_path, *weights, "--device", "meta"), 2, "device: 'meta' does not work here")
 
 
 def test_doctor():

@@ -214,7 +214,7 @@ def test_copies_are_as_small_as_their_quality(tmp_path):
 # --- classify --------------------------------------------------------------------------------------------------------
 
 
-def test_classify_hands_on_how_to_run_the_network(run, clip, weights, monkeypatch):
+def test_classify_hands_on_how_to_run_the_network(run, clip, weights, tmp_path, monkeypatch):
     told = Told(monkeypatch, classifier, "Classifier")
     options = ["--views", 4, "--crops", 3, "--device", "cpu", "--precision", "bf16", "--compile", "--max-missing", 0.4]
     assert run("classify", clip, "--weights", weights, *options).returncode == 1
@@ -223,8 +223,9 @@ def test_classify_hands_on_how_to_run_the_network(run, clip, weights, monkeypatc
     assert settings == {
         **{"num_clips": 4, "num_crops": 3, "precision": "bf16", "compile": True, "trust": False, "max_missing": 0.4}
     }
-    run("classify", clip, "--weights", "a.pt2", "--trust")
-    assert told.last[1]["trust"] and told.last[0][0] == "a.pt2"
+    (tmp_path / "a.pt2").write_bytes(b"")
+    run("classify", clip, "--weights", tmp_path / "a.pt2", "--trust")
+    assert told.last[1]["trust"] and told.last[0][0] == str(tmp_path / "a.pt2")
     assert [told.last[1][key] for key in ("num_clips", "num_crops", "precision", "compile")] == [
         None,
         None,
@@ -289,9 +290,9 @@ def test_visualize_shows_the_part_and_the_poolings_asked_for(run, clip, tmp_path
     pooled = ["--kernel", "1,2,3", "--pools", "soft,max", "--beta", "3,7"]
     found = run("visualize", clip, "--out", tmp_path / "a.png", *part, *pooled)
     assert found.returncode == 0, found.stderr
-    assert "original 5x24x32; soft, beta 3 5x12x10; soft, beta 7 5x12x10; max 5x12x10; 0.2 s" in found.stdout
+    assert "5 frames of 32x24, pooled to 5 frames of 10x12 (soft, beta 3, soft, beta 7, max); 0.2 s" in found.stdout
     whole = run("visualize", clip, "--out", tmp_path / "b.png", "--pools", "max", "--repeat", 2)
-    assert "original 40x48x64; max 20x24x32, 10x12x16; 1.6 s" in whole.stdout
+    assert "40 frames of 64x48, pooled to 20 frames of 32x24, 10 frames of 16x12 (max); 1.6 s" in whole.stdout
     late = run("visualize", clip, "--out", tmp_path / "c.png", "--start", 5)
     assert late.returncode == 2 and "--start 5.0: " in late.stderr and "ends after 1.56 s" in late.stderr
 
@@ -431,6 +432,9 @@ def test_the_classifier_averages_views_as_its_weights_say(data, tmp_path, averag
         (["train", ".", "data.root=x"], ". and data.root=x both say where the videos are"),
     ],
 )
-def test_an_option_that_would_do_nothing_is_refused(run, command, said):
+def test_an_option_that_would_do_nothing_is_refused(run, command, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.mp4", "a.png"):
+        (tmp_path / name).write_bytes(b"")
     done = run(*command)
     assert done.returncode == 2 and said in done.stderr

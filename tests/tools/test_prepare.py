@@ -166,7 +166,7 @@ def test_odd_things_among_the_files(tmp_path):
     bad = {os.path.basename(path): reason for path, reason in rows(root / "manifest" / "bad_files.csv")[1:]}
     assert bad.keys() == {"empty.mp4", "text.mp4", "truncated.mp4", "audio.mp4", "folder.mp4", "link.mp4"}
     assert bad["link.mp4"] == "it is a link to /nowhere.mp4, which is not there"
-    assert "is a directory" in bad["folder.mp4"]
+    assert "no videos in it" in bad["folder.mp4"]
     splits = read_manifests_in(root / "manifest")
     assert sum(len(manifest) for manifest in splits.values()) == 8
 

@@ -57,7 +57,7 @@ def test_repeat_as_gif_and_png(tmp_path, run, monkeypatch):
     for format in ("gif", "png"):
         result = run("visualize", "clip.mp4", "--repeat", "3", "--format", format, "--pools", "soft")
         assert result.returncode == 0, result.stderr
-        assert "soft, beta 16 15x24x32, 7x12x16, 3x6x8" in result.stdout
+        assert "pooled to 15 frames of 32x24, 7 frames of 16x12, 3 frames of 8x6 (soft, beta 16)" in result.stdout
     with Image.open(tmp_path / "clip_pooled.gif") as animation:
         durations = []
         for frame in range(animation.n_frames):

@@ -158,8 +158,8 @@ def test_commands(weights, tmp_path, run):
     )
     refused(2, "clip.mp4 is not a safetensors", "explain", clip, "--weights", clip, "--out", tmp_path / "a.mp4")
     refused(
-        1,
-        "cannot read absent.mp4",
+        2,
+        "no file absent.mp4",
         "explain",
         tmp_path / "absent.mp4",
         "--weights",
