@@ -27,7 +27,7 @@ def main(
         None, help="As for classify: a file, or kinetics400, ...; exported networks have no layers."
     ),
     out: Path | None = typer.Option(
-        None, help="Write to this .npz, .parquet or .h5; {name}: the video's, for a file each."
+        None, "--out", "-o", help="Write to this .npz, .parquet or .h5; {name}: the video's, for a file each."
     ),
     resume: Path | None = typer.Option(None, help="As --out, and go on with what it holds already."),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace a file that exists."),

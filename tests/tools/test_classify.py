@@ -37,12 +37,13 @@ def clips(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def classify(monkeypatch, capsys):
-    """Runs the command in this process: (exit code, output, errors)."""
+    """Runs the command in this process, with the weights that ship with us: (exit code, output, errors)."""
 
     def run(*arguments, stdin=""):
         import io
 
-        monkeypatch.setattr(sys, "argv", ["softpool3d", "classify", *map(str, arguments)])
+        weights = () if "--weights" in arguments else ("--weights", "motion")
+        monkeypatch.setattr(sys, "argv", ["softpool3d", "classify", *weights, *map(str, arguments)])
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(os.fsencode(stdin)))))
         monkeypatch.setattr(sys.stdout, "reconfigure", lambda **_: None, raising=False)
         with pytest.raises(SystemExit) as ended:
@@ -186,7 +187,7 @@ def test_a_full_disk(clips, tmp_path):
     command = [sys.executable, "-c", code, "classify", str(clips), "--out", str(out), "--topk", "5", "--jobs", "0"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 1 and "Traceback" not in result.stderr
-    assert f"cannot write {out}: file too large" in result.stderr and "failed)" in result.stderr
+    assert f"cannot write {out}: file too large" in result.stderr and "labelled)" in result.stderr
     assert out.stat().st_size == 1500
     results = ResultsFile(out, 5, resume=True)
     results.close()

@@ -66,7 +66,7 @@ def test_short_options(tmp_path):
 
     verbs = typer.main.get_command(cli.app()).commands
     with_out = {name: option.opts for name, verb in verbs.items() for option in verb.params if "--out" in option.opts}
-    assert len(with_out) == 9 and all(opts == ["--out", "-o"] for opts in with_out.values())
+    assert len(with_out) == 10 and all(opts == ["--out", "-o"] for opts in with_out.values())
     assert "Usage" in run("classify", "-h").stdout
     assert fails(run("ensemble", "a.npz", "b.npz", "-o", tmp_path), 2, "no file of scores a.npz")
 

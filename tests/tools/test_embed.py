@@ -215,14 +215,15 @@ def test_requests_that_are_wrong(embed, run, videos, weights, tmp_path, monkeypa
     result = run("embed", *out)
     assert result.returncode == 2 and "name files to embed, or give --manifest" in result.stderr
     for name in ("a.pt2", "a.onnx"):
-        result = run("embed", videos, *out, "--weights", name)
-        assert result.returncode == 2 and f"--weights {name}: an exported network has no layers" in result.stderr
+        (tmp_path / name).touch()
+        result = run("embed", videos, *out, "--weights", tmp_path / name)
+        assert result.returncode == 2 and f"{name}: an exported network has no layers" in result.stderr
     (tmp_path / "bad.safetensors").write_bytes(weights.read_bytes()[:5000])
     result = run("embed", videos, *out, "--weights", tmp_path / "bad.safetensors")
     assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
     (tmp_path / "folder").mkdir()
     result = embed(tmp_path / "folder", *out)
-    assert result.returncode == 1 and "folder: it is a directory, without" in result.stderr, result.stderr
+    assert result.returncode == 1 and "folder: there are no videos in it" in result.stderr, result.stderr
     monkeypatch.setattr(formats, "find_spec", lambda name: None)
     assert "a.h5: .h5 needs h5py; pip install 'softpool3d[features]', or take .npz" in refused("--out", "a.h5")
     assert "a.parquet: .parquet needs pyarrow" in refused("--out", "a.parquet")
