@@ -55,6 +55,7 @@ def test_a_file_that_another_command_wrote_meanwhile_is_not_overwritten(tmp_path
         ("classify CLIP --timeline --out out.vtt", "out.vtt"),
         ("classify CLIP --timeline --plot out.png --overwrite", "out.png"),
         ("classify CLIP --timeline --annotate out.mp4", "out.mp4"),
+        ("embed CLIP --jobs 0 --out out.npz", "out.npz"),
         ("visualize CLIP --out out.mp4", "out.mp4"),
         ("visualize CLIP --csv out.csv", "out.csv"),
         ("visualize CLIP --report out.html", "out.html"),
