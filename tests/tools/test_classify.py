@@ -147,7 +147,7 @@ def test_bad_files_get_a_sentence_each(clips, classify, tmp_path):
     (tmp_path / "videos.txt").write_text(f"{good}\n")
     files = [*bad.values(), tmp_path / "videos.txt", tmp_path / "absent.mp4", tmp_path / "empty_folder", good, one]
     (tmp_path / "empty_folder").mkdir()
-    code, out, err = classify(*files, "--jobs", 1)
+    code, out, err = classify(*files, "--jobs", 1, "--weights", "motion")
     assert code == 1
     lines = err.splitlines()
     assert len(lines) == 8 and all(line.startswith("error: cannot read") for line in lines[:-1])
@@ -287,7 +287,7 @@ def test_streams_and_cameras(clips, classify):
     lines = [json.loads(line) for line in out.splitlines()]
     assert code == 1 and f"{address} ended after 1.3 s; {len(lines)} windows classified" in err
     assert len(lines) >= 2 and lines[-1]["labels"][0]["label"] == "moving right" and len(lines[0]["labels"]) == 3
-    code, _, err = classify("--camera", 97)
+    code, _, err = classify("--camera", 97, "--weights", "motion")
     assert code == 1 and err.startswith("error: cannot read camera 97: no such file or directory")
     code, _, err = classify("--stream", address, "--live")
     assert code == 1 and f"cannot read {address}: connection refused" in err
