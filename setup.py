@@ -35,6 +35,7 @@ FOLDERS = {
     "softpool3d.inference": "softpool3d/inference",
     "softpool3d.analysis": "softpool3d/analysis",
     "softpool3d.visual": "softpool3d/visual",
+    "softpool3d.app": "softpool3d/app",
     "softpool3d.models": "models",
     "softpool3d.models.pools": "models/pools",
     "softpool3d.datasets": "datasets",
