@@ -36,6 +36,7 @@ FOLDERS = {
     "softpool3d.analysis": "softpool3d/analysis",
     "softpool3d.choosing": "softpool3d/choosing",
     "softpool3d.visual": "softpool3d/visual",
+    "softpool3d.app": "softpool3d/app",
     "softpool3d.models": "models",
     "softpool3d.models.pools": "models/pools",
     "softpool3d.datasets": "datasets",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import typer
 
 from softpool3d.command import run_app, settings, stoppable
+from softpool3d.tools import app as page
 from softpool3d.tools import (
     classify,
     compare,
@@ -42,10 +43,11 @@ _VERBS = {
     "visualize": visualize,
     "explain": explain,
     "export": export,
+    "app": page,
     "models": models,
     "doctor": doctor,
 }
-_NEED_NO_ARGUMENT = ("models", "doctor")
+_NEED_NO_ARGUMENT = ("app", "models", "doctor")
 
 
 def run() -> None:

@@ -57,11 +57,10 @@ def main(
     _check(out, clip, method, stage, overwrite)
 
     from softpool3d.inference.classifier import Classifier
-    from softpool3d.inference.exported import is_exported
+    from softpool3d.inference.exported import check_open
     from softpool3d.runs.lock import claim_files
 
-    if is_exported(weights):  # before anything in it is loaded
-        raise UsageError(f"{weights} was exported and hides its layers; give the weights file that it was made from")
+    check_open(weights)  # before anything in it is loaded
     with claim_files([out], overwrite):
         classifier = Classifier(weights, device)
         if classifier.note:
@@ -87,21 +86,18 @@ def _check(out: Path, clip: Path, method: str, stage: str, overwrite: bool) -> N
 
 
 def _gradcam(classifier, clip: Path, out: Path, label: str | None, stage: str, seconds: float, short_side: int) -> None:
-    from softpool3d.visual.gradcam import explain, overlay
+    from softpool3d.visual.gradcam import explain, heat_sheet
     from softpool3d.visual.output import write_sheet
-    from softpool3d.visual.sheet import Panel, Sheet, original_panel
     from softpool3d.visual.source import read_source
 
     source = read_source(clip, 0.0, seconds, short_side)
     if source.damage:
         print(f"note: {clip}: {source.damage}", file=sys.stderr)
     found = explain(classifier, source, label, stage)
-    title = f"{found.label}  {found.probability:.1%}"
-    heat = Panel(title, f"Grad-CAM, {stage}", overlay(source.frames, found.heat))
-    network = classifier.config.model.name
-    caption = f"{clip.name}, {network}: red speaks for the class; outside of the crop the network sees nothing"
-    write_sheet(out, Sheet([[original_panel(source), heat]], source, caption))
-    print(f"{out}: {title}; {len(source.frames)} frame{'s' if len(source.frames) > 1 else ''}, Grad-CAM at {stage}")
+    write_sheet(out, heat_sheet(classifier, source, found, stage))
+    print(
+        f"{out}: {found.title}; {len(source.frames)} frame{'s' if len(source.frames) > 1 else ''}, Grad-CAM at {stage}"
+    )
 
 
 def _features(classifier, clip: Path, out: Path, channels: int, layers: str) -> None:

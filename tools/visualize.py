@@ -254,17 +254,12 @@ def _show(measured: dict, csv: Path | None, plot: Path | None) -> None:
 
 
 def _report(path: Path, source, panels: list, qualities: list, size: tuple[int, int, int], repeat: int) -> None:
-    from softpool3d.visual.report import write_report
+    from softpool3d.visual.report import settings_of, write_report
 
     if source.is_picture:
         raise UsageError(f"--report: {source.path} is a picture, and the page is a player; write a .png instead")
     program = "python tools/visualize.py" if sys.argv[0].endswith("visualize.py") else "softpool3d"
-    settings = {
-        "clip": str(source.path),
-        "frames a second": f"{source.fps:.6g}",
-        "pooled": f"{_over(size, False, repeat)} (frames x rows x columns)",
-        "pixels": "in [0, 1]; SoftPool's beta multiplies them: beta 255 is beta 1 on [0, 255]",
-    }
+    settings = settings_of(source, _over(size, False, repeat))
     write_report(path, source, panels, qualities, settings, f"{program} {shlex.join(sys.argv[1:])}")
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 

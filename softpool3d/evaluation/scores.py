@@ -109,6 +109,17 @@ def check_finite(scores: Scores, name_of: Callable[[int], str]) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Miss:
+    """A video whose likeliest class, `prediction` with `score`, is not its label, to which it gave `probability`."""
+
+    video: str
+    label: str
+    probability: float
+    prediction: str
+    score: float
+
+
 @dataclass
 class VideoScores:
     """Scores with the names of videos and classes, as a file holds them. `about` says where they come from."""
@@ -123,6 +134,27 @@ class VideoScores:
         """Returns the scores of a manifest's clips, or of some of them, with their names."""
         names = video_names(clips)
         return cls(scores, tuple(names[index] for index in scores.index.tolist()), classes, about)
+
+    def worst(self, most: int = 10) -> list[Miss]:
+        """Returns the videos that were taken for another class, the ones least sure of their label first.
+
+        None are returned where a video may have several labels.
+        """
+        if self.scores.multi_label:
+            return []
+        given, (top, likeliest) = self.scores.probabilities, self.scores.probabilities.max(1)
+        own = given.gather(1, self.scores.label[:, None])[:, 0]
+        wrong = [n for n in own.argsort(stable=True).tolist() if likeliest[n] != self.scores.label[n]]
+        return [
+            Miss(
+                self.videos[n],
+                self.classes[int(self.scores.label[n])],
+                float(own[n]),
+                self.classes[int(likeliest[n])],
+                float(top[n]),
+            )
+            for n in wrong[:most]
+        ]
 
     def save(self, path: str | Path) -> None:
         content = io.BytesIO()

@@ -34,6 +34,12 @@ def is_exported(path: str | Path) -> bool:
     return Path(path).suffix.lower() in SUFFIXES
 
 
+def check_open(path: str | Path) -> None:
+    """Raises UsageError for an exported network, of which no layer can be looked at."""
+    if is_exported(path):
+        raise UsageError(f"{path} was exported and hides its layers; give the weights file that it was made from")
+
+
 class ExportedNetwork:
     """An exported network, which maps float clips (N, 3, T, H, W) to logits, float32 (N, classes), without autocast.
 

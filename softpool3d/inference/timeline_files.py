@@ -95,30 +95,30 @@ def _clock(seconds: float) -> str:
 
 
 def draw_plot(path: Path, found: VideoTimeline, min_score: float) -> None:
-    """Draws a timeline: thumbnails, below them the curves of the likeliest labels, and below these the segments."""
+    """Draws a timeline: its thumbnails, if any, below them the curves of the likeliest labels, then the segments."""
     from matplotlib.figure import Figure
 
     windows = found.windows
     middles = (np.array(windows.starts) + np.array(windows.ends)) / 2
     curves = _curves(found)
-    figure = Figure(figsize=(12, 5), layout="constrained")
-    rows = figure.add_gridspec(3, 1, height_ratios=(1.3, 3, 0.5))
-    pictures = rows[0].subgridspec(1, max(len(found.thumbnails), 1), wspace=0.03)
+    heights = (1.3, 3, 0.5) if found.thumbnails else (3, 0.5)
+    figure = Figure(figsize=(12, sum(heights) + 0.2), layout="constrained")
+    rows = figure.add_gridspec(len(heights), 1, height_ratios=heights)
     for column, (seconds, picture) in enumerate(found.thumbnails):
-        axes = figure.add_subplot(pictures[column])
+        axes = figure.add_subplot(rows[0].subgridspec(1, len(found.thumbnails), wspace=0.03)[column])
         axes.imshow(picture)
-        axes.set_title(_short_clock(seconds), fontsize=8)
+        axes.set_title(short_clock(seconds), fontsize=8)
         axes.axis("off")
-    main = figure.add_subplot(rows[1])
+    main = figure.add_subplot(rows[-2])
     colours = {}
     for number, (label, scores) in curves.items():
         (line,) = main.plot(middles, scores, marker="." if len(windows) < 60 else "", label=literal(label))
         colours[found.classes[number]] = line.get_color()
     main.axhline(min_score, color="grey", linewidth=0.8, linestyle="--")
     main.set(ylim=(0, 1.02), xlim=(0, max(found.duration, 1e-3)), ylabel="probability")
-    main.xaxis.set_major_formatter(lambda seconds, _: _short_clock(seconds))
+    main.xaxis.set_major_formatter(lambda seconds, _: short_clock(seconds))
     main.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9, frameon=False)
-    band = figure.add_subplot(rows[2], sharex=main)
+    band = figure.add_subplot(rows[-1], sharex=main)
     for segment in found.segments:
         width = segment.end - segment.start
         band.barh(0, width, left=segment.start, color=colours.get(segment.label, "lightgrey"), edgecolor="white")
@@ -152,7 +152,8 @@ def _curves(found: VideoTimeline) -> dict[int, tuple[str, np.ndarray]]:
     return curves
 
 
-def _short_clock(seconds: float) -> str:
+def short_clock(seconds: float) -> str:
+    """Returns a time as people read it: 1:02.5, or 1:02:03 from an hour on."""
     minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(int(minutes), 60)
     return f"{hours}:{minutes:02}:{seconds:02.0f}" if hours else f"{minutes}:{seconds:04.1f}"

@@ -21,6 +21,7 @@ from softpool3d.datasets.video.decoder import open_as
 from softpool3d.errors import UsageError, WorkError
 from softpool3d.inference.classifier import Classifier
 from softpool3d.models.network import Staged
+from softpool3d.visual.sheet import Panel, Sheet, original_panel
 from softpool3d.visual.source import Source
 
 STAGES = ("stage1", "stage2", "stage3", "stage4")
@@ -37,6 +38,10 @@ class Heat:
     label: str
     probability: float
     heat: Tensor
+
+    @property
+    def title(self) -> str:
+        return f"{self.label}  {self.probability:.1%}"
 
 
 def grad_cam(network: Staged, clip: Tensor, target: int, stage: str = "stage4") -> Tensor:
@@ -172,6 +177,16 @@ def overlay(frames: Tensor, heat: Tensor) -> Tensor:
             ((1 - opacity) * (0.5 * frame + 0.5 * grey) + opacity * colour).round().clamp(0, 255).to(torch.uint8)
         )
     return result
+
+
+def heat_sheet(
+    classifier: Classifier, source: Source, found: Heat, stage: str = "stage4", beside: bool = True
+) -> Sheet:
+    """Returns a clip's Grad-CAM, to be written: beside the clip itself, or alone."""
+    heat = Panel(found.title, f"Grad-CAM, {stage}", overlay(source.frames, found.heat))
+    network = classifier.config.model.name
+    caption = f"{source.path.name}, {network}: red speaks for the class; outside of the crop the network sees nothing"
+    return Sheet([[original_panel(source), heat] if beside else [heat]], source, caption)
 
 
 def _few(classes: tuple[str, ...], most: int = 10) -> str:

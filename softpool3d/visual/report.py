@@ -64,6 +64,16 @@ def write_report(
     write_atomically(path, content.encode("utf-8", errors="replace"))
 
 
+def settings_of(source: Source, pooled: str) -> dict[str, str]:
+    """Returns what a page lists of a clip that was pooled over `pooled` (frames x rows x columns)."""
+    return {
+        "clip": str(source.path),
+        "frames a second": f"{source.fps:.6g}",
+        "pooled": f"{pooled} (frames x rows x columns)",
+        "pixels": "in [0, 1]; SoftPool's beta multiplies them: beta 255 is beta 1 on [0, 255]",
+    }
+
+
 def _video(panel: Panel, source: Source) -> str:
     """Returns a panel as a data: address, with H.264 in MP4, which all browsers play."""
     height, width = source.frames.shape[-2:]
