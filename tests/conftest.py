@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from gate import browser as browser_path
 from gate import (  # noqa: F401 (what begins with pytest_ are hooks)
     clips_folder,
     pytest_addoption,
@@ -16,6 +17,8 @@ from gate import (  # noqa: F401 (what begins with pytest_ are hooks)
     pytest_terminal_summary,
 )
 from videos import write_numbered
+
+_CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -41,6 +44,19 @@ def real_clips() -> Path:
         pytest.skip("no real clips here: set SOFTPOOL3D_CLIPS to their folder")
     assert folder.is_dir(), f"SOFTPOOL3D_CLIPS: no folder {folder}"
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, with a camera that shows a test picture; whoever uses it is marked `browser`."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
+    path = browser_path()
+    if path is None:
+        pytest.skip("no browser here: install chromium")
+    with playwright.sync_playwright() as running:
+        chromium = running.chromium.launch(executable_path=path, args=["--no-sandbox", *_CAMERA])
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(scope="session")

@@ -36,20 +36,23 @@ KERNELS = {"2x2x2": (2, 2, 2), "3x3x3": (3, 3, 3), "4x4x4": (4, 4, 4), "1x2x2": 
 _MIN_SCORE = 0.5  # of a segment, as for `classify --timeline`
 
 
-def told(answer: Callable) -> Callable:
-    """Returns an answer to a video, a generator, whose errors that the user can mend are shown as one sentence."""
+def told(*nothing: Any) -> Callable:
+    """Returns a decorator of answers to a video, generators whose last output is a note: an error that the user can
+    mend becomes one sentence there, beside `nothing` in the other outputs."""
 
-    @functools.wraps(answer)
-    def told(self: Answers, video: str | None, *arguments: Any, **settings: Any) -> Iterator[Any]:
-        try:
-            yield from answer(self, video, *arguments, **settings)
-        except SoftPool3dError as error:
-            text = str(error).replace(video, Path(video).name) if video else str(error)
-            raise gr.Error(
-                markup.escaped(text), duration=None, title="That did not work", print_exception=False
-            ) from None
+    def decorated(answer: Callable) -> Callable:
+        @functools.wraps(answer)
+        def told(self: Answers, video: str | None, *arguments: Any, **settings: Any) -> Iterator[tuple]:
+            yield *nothing, ""
+            try:
+                yield from answer(self, video, *arguments, **settings)
+            except SoftPool3dError as error:
+                text = str(error).replace(video, Path(video).name) if video else str(error)
+                yield *nothing, markup.refusal(text)
 
-    return told
+        return told
+
+    return decorated
 
 
 class Answers:
@@ -87,11 +90,9 @@ class Answers:
         best = (run / "best.safetensors" for run in runs_in(self._runs))
         return list(dict.fromkeys([self.first, MOTION, *(str(path) for path in best if path.is_file())]))
 
-    @told
+    @told(None, "", None, None, gr.update(choices=[], value=None))
     def label(self, video: str | None, weights: str, progress=gr.Progress()) -> Iterator[tuple]:
         """Yields labels, timeline, JSON, CSV, classes to explain, and a note; labels come first."""
-        nothing = (None, "", None, None, gr.Dropdown(choices=[], value=None), "")
-        yield nothing
         if video is None:
             return
         progress(0.0, desc="Network")
@@ -115,21 +116,21 @@ class Answers:
         ]
         yield answer[0], markup.timeline(found, self._plot(found)), *files, *answer[4:]
 
-    @told
-    def gradcam(self, video: str | None, weights: str, label: str | None, progress=gr.Progress()) -> Iterator[str]:
-        """Yields a video: the clip, with what speaks for a class laid over it."""
+    @told(None)
+    def gradcam(self, video: str | None, weights: str, label: str | None, progress=gr.Progress()) -> Iterator[tuple]:
+        """Yields a video, the clip with what speaks for a class laid over it, and a note."""
         progress(0.0, desc="Grad-CAM")
         check_open(weights)
         classifier, source = self.network(weights), read_source(_there(video), 0.0, SECONDS)
         target = self._new("gradcam.mp4")
         write_sheet(target, heat_sheet(classifier, source, explain(classifier, source, label), beside=False))
-        yield str(target)
+        yield str(target), ""
 
-    @told
+    @told("")
     def pool(
         self, video: str | None, kinds: list[str], kernel: str, beta: float, progress=gr.Progress()
-    ) -> Iterator[str]:
-        """Yields a page about the clip and its pooled forms, with a split view."""
+    ) -> Iterator[tuple]:
+        """Yields a page about the clip and its pooled forms, with a split view, and a note."""
         progress(0.0, desc="Pooling")
         if not kinds:
             raise UsageError("pick a kind of pooling")
@@ -148,7 +149,7 @@ class Answers:
         qualities = [measure(source.frames, clip) for clip in pooled]
         command = f"softpool3d visualize {shlex.join(options)}"
         write_report(target, source, panels, qualities, settings_of(source, kernel), command)
-        yield markup.frame(target.read_text(encoding="utf-8"))
+        yield markup.frame(target.read_text(encoding="utf-8")), ""
 
     def _plot(self, found: VideoTimeline) -> bytes:
         path = self._new("timeline.png")

@@ -13,7 +13,6 @@ from softpool3d.evaluation.plots import confusion_figure, png
 from softpool3d.evaluation.scores import FILE, VideoScores
 
 _READ = ("metrics.csv", "summary.json", FILE)
-_LATER = "comes with the scores of the test, at the end of the training"
 
 
 class Live:
@@ -41,9 +40,7 @@ class Live:
         curves = markup.notes(["No epoch is done yet."])
         if run.epochs:
             curves = markup.picture(png(curves_figure([run])), "Training loss, and validation, over the epochs")
-        confusion, worst = _tested(run.folder)
-        taken = markup.section("What is taken for what", confusion)
-        return markup.notes([stands(run)]), curves, taken, markup.section("Worst clips", worst)
+        return markup.notes([stands(run)]), curves, *_mistakes(run.folder)
 
 
 def stands(run: RunRecord) -> str:
@@ -54,22 +51,25 @@ def stands(run: RunRecord) -> str:
     return ", ".join([f"{run.config.model.name}: {epochs}", *told, "finished" if run.finished else "not finished"])
 
 
-def _tested(folder: Path) -> tuple[str, str]:
-    """Returns confusion and worst clips of the test of the best weights, or when there will be some."""
-    drawn = _drawn(folder)
+def _mistakes(folder: Path) -> tuple[str, str]:
+    """Returns confusion and worst clips in the test of the best weights; before that, the last validation's confusion,
+    and when the clips will be there."""
     try:
         found = VideoScores.load(folder / FILE)
     except UsageError:
-        return drawn or markup.notes([f"The confusion {_LATER}."]), markup.notes([f"The table {_LATER}."])
+        later = markup.notes(["They come with the scores of the test, at the end of the training."])
+        return _validated(folder), markup.section("Worst clips", later)
     metrics = measure(found.scores, found.classes)
     if metrics.confusion is None:
-        several = markup.notes(["Clips have several labels, and none is taken for another."])
-        return several, several
-    figure = confusion_figure(metrics.confusion, found.classes, "test")
-    return markup.picture(png(figure), "Confusion matrix of the test", broad=False), markup.worst(found.worst())
+        return markup.notes(["Clips have several labels, and none is taken for another."]), ""
+    drawn = png(confusion_figure(metrics.confusion, found.classes))
+    confusion = markup.picture(drawn, "Confusion matrix: counts of clips by label and prediction", broad=False)
+    return markup.section("What is taken for what, in the test", confusion), markup.section(
+        "Worst clips", markup.worst(found.worst())
+    )
 
 
-def _drawn(folder: Path) -> str:
+def _validated(folder: Path) -> str:
     """Returns the confusion of the last validation, which training draws for TensorBoard; "" if there is none yet."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -78,4 +78,5 @@ def _drawn(folder: Path) -> str:
     if "confusion" not in events.Tags()["images"]:
         return ""
     content = events.Images("confusion")[-1].encoded_image_string
-    return markup.picture(content, "Confusion matrix of the last validation", broad=False)
+    confusion = markup.picture(content, "Confusion matrix: counts of clips by label and prediction", broad=False)
+    return markup.section("What is taken for what, in the last validation", confusion)

@@ -17,6 +17,7 @@ HEAD = """
 <style>
   .gradio-container :focus-visible { outline: 3px solid #0b6bcb !important; outline-offset: 2px; }
   .gradio-container p.note { margin: .5rem 0; font-size: .875rem; overflow-wrap: anywhere; }
+  .gradio-container p.refusal { border-left: 4px solid #c62828; padding: .5rem .75rem; background: #c6282818; }
   .gradio-container h3 { margin: 1rem 0 .5rem; font-weight: 600; }
   #video video { max-height: 20rem; object-fit: contain; }
   #heat video { max-height: 28rem; object-fit: contain; }
@@ -36,7 +37,7 @@ HEAD = """
   .page { width: 100%; height: min(85vh, 56rem); border: 1px solid #8886; border-radius: 6px; }
   .clips { border-collapse: collapse; width: 100%; font-size: .875rem; }
   .clips th, .clips td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid #8886; }
-  @media (max-width: 40rem) { .gradio-container main { padding: .75rem !important; } }
+  @media (max-width: 40rem) { .gradio-container .app { padding: .75rem !important; } }
 </style>
 <script>
 "use strict";
@@ -58,6 +59,11 @@ def escaped(text: str) -> str:
 def notes(texts: Iterable[str]) -> str:
     """Returns a paragraph for each text that says something."""
     return "".join(f'<p class="note">{escaped(text)}</p>' for text in texts if text)
+
+
+def refusal(text: str) -> str:
+    """Returns what is wrong, and what to do, as a screen reader says it at once."""
+    return f'<p class="note refusal" role="alert">{escaped(text)}</p>'
 
 
 def section(title: str, content: str) -> str:

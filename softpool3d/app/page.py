@@ -49,6 +49,7 @@ def _of_video(made: gr.Blocks, answers: Answers) -> None:
             with gr.Row(elem_classes="asked"):
                 target = gr.Dropdown([], label="What speaks for", info=f"in the first {SECONDS:g} seconds")
                 explain = gr.Button("Show", scale=0, min_width=120, elem_id="explain")
+            unexplained = _html()
             heat = gr.Video(label="Grad-CAM", show_label=False, buttons=[], elem_id="heat")
         with gr.Tab("Pooling"):
             with gr.Row(elem_classes="asked"):
@@ -56,15 +57,17 @@ def _of_video(made: gr.Blocks, answers: Answers) -> None:
                 kernel = gr.Dropdown(list(KERNELS), value="4x4x4", label="Kernel: frames x rows x columns")
                 beta = gr.Slider(0, 255, 16, step=1, label="SoftPool's beta, for pixels in [0, 1]")
                 pool = gr.Button("Show", scale=0, min_width=120, elem_id="pool")
-            pooled = _html()
+            unpooled, pooled = _html(), _html()
     shown = [labels, timeline, as_json, as_csv, target, note]
     gr.on(
         [video.change, weights.change], answers.label, [video, weights], shown,
         show_progress_on=[labels, timeline], trigger_mode="always_last", **_ONE, **_HIDDEN,
     )  # fmt: skip
-    video.change(lambda: (None, ""), None, [heat, pooled], show_progress="hidden", **_HIDDEN)
-    explain.click(answers.gradcam, [video, weights, target], heat, **_ONE, **_HIDDEN)
-    pool.click(answers.pool, [video, kinds, kernel, beta], pooled, **_ONE, **_HIDDEN)
+    video.change(
+        lambda: (None, "", "", ""), None, [heat, unexplained, pooled, unpooled], show_progress="hidden", **_HIDDEN
+    )
+    explain.click(answers.gradcam, [video, weights, target], [heat, unexplained], **_ONE, **_HIDDEN)
+    pool.click(answers.pool, [video, kinds, kernel, beta], [pooled, unpooled], **_ONE, **_HIDDEN)
     made.load(lambda: gr.Dropdown(answers.weights()), None, weights, show_progress="hidden", **_HIDDEN)
 
 

@@ -3,7 +3,6 @@
 import re
 from pathlib import Path
 
-import gate
 import pytest
 from videos import write_numbered
 
@@ -25,18 +24,6 @@ def report(tmp_path_factory) -> Path:
     qualities = [measure(source.frames, p) for p in pooled]
     write_report(folder / "report.html", source, panels, qualities, {"pooled": "2x2x2 </dd>"}, "softpool3d '<x>'")
     return folder / "report.html"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
-    path = gate.browser()
-    if path is None:
-        pytest.skip("no browser here: install chromium")
-    with playwright.sync_playwright() as running:
-        chromium = running.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
