@@ -27,6 +27,7 @@ runs command
 evaluation
 training inference analysis choosing
 visual
+app
 tools
 cli
 """

@@ -37,19 +37,19 @@ def _of_video(made: gr.Blocks, answers: Answers) -> None:
             video.preprocess = lambda payload: payload.path if payload else None  # type: ignore[method-assign]
             weights = gr.Dropdown(answers.weights(), value=answers.first, label="Weights", filterable=False)
         with gr.Column(min_width=320):
-            labels = gr.Label(label="Labels", show_heading=False)
-            note = _html()
+            labels = gr.Label(label="Labels", show_heading=False, elem_id="labels")
+            note = _html("note")
             with gr.Row():
                 as_json = gr.DownloadButton("JSON", size="sm", min_width=80)
                 as_csv = gr.DownloadButton("CSV", size="sm", min_width=80)
     with gr.Tabs():
         with gr.Tab("Timeline"):
-            timeline = gr.HTML(min_height=60, apply_default_css=False)
+            timeline = _html("timeline")
         with gr.Tab("Grad-CAM"):
             with gr.Row(elem_classes="asked"):
                 target = gr.Dropdown([], label="What speaks for", info=f"in the first {SECONDS:g} seconds")
                 explain = gr.Button("Show", scale=0, min_width=120, elem_id="explain")
-            unexplained = _html()
+            unexplained = _html("unexplained")
             heat = gr.Video(label="Grad-CAM", show_label=False, buttons=[], elem_id="heat")
         with gr.Tab("Pooling"):
             with gr.Row(elem_classes="asked"):
@@ -57,7 +57,7 @@ def _of_video(made: gr.Blocks, answers: Answers) -> None:
                 kernel = gr.Dropdown(list(KERNELS), value="4x4x4", label="Kernel: frames x rows x columns")
                 beta = gr.Slider(0, 255, 16, step=1, label="SoftPool's beta, for pixels in [0, 1]")
                 pool = gr.Button("Show", scale=0, min_width=120, elem_id="pool")
-            unpooled, pooled = _html(), _html()
+            unpooled, pooled = _html("unpooled"), _html()
     shown = [labels, timeline, as_json, as_csv, target, note]
     gr.on(
         [video.change, weights.change], answers.label, [video, weights], shown,
@@ -96,5 +96,5 @@ def _of_run(made: gr.Blocks, live: Live) -> None:
         event(**answer)
 
 
-def _html() -> gr.HTML:
-    return gr.HTML(apply_default_css=False)
+def _html(name: str | None = None) -> gr.HTML:
+    return gr.HTML(apply_default_css=False, elem_id=name)

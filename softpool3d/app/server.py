@@ -77,7 +77,10 @@ def served(
         from softpool3d.app.markup import HEAD
         from softpool3d.app.page import page
 
-        made = page(Answers(weights, runs, Path(folder)), Live(runs))
+        answers = Answers(weights, runs, Path(folder))
+        if answers.note:
+            print(answers.note, file=sys.stderr)
+        made = page(answers, Live(runs))
         fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
         try:
             _, address, _ = made.queue().launch(

@@ -22,7 +22,7 @@ from softpool3d.datasets.loader import EvalClips
 from softpool3d.datasets.views import read_views
 from softpool3d.errors import UsageError, WorkError
 from softpool3d.evaluation import tester
-from softpool3d.evaluation.scores import VideoScores
+from softpool3d.evaluation.scores import Scores, VideoScores
 from softpool3d.evaluation.subject import subject_of_config, subject_of_weights
 from softpool3d.inference.classifier import Classifier
 from softpool3d.runs.checkpoint import load_weights
@@ -348,6 +348,18 @@ def test_weights_of_others_are_tested_by_configuration(weights, tmp_path):
         subject_of_config(
             "r3d_softpool", [f"model.weights={tmp_path / 'theirs.pth'}", "model.width=4", "data.motion_clips=[8,8,8]"]
         )
+
+
+def test_the_worst_videos_are_least_sure_of_their_label():
+    given = torch.tensor([[0.1, 0.9, 0.0], [0.3, 0.3, 0.4], [0.6, 0.3, 0.1], [0.8, 0.15, 0.05]])
+    scores = Scores(given, torch.tensor([0, 2, 1, 1]), torch.arange(4))
+    found = VideoScores(scores, tuple("abcd"), ("x", "y", "z"), {})
+    assert [(miss.video, miss.label, miss.prediction) for miss in found.worst()] == [
+        *(("a", "x", "y"), ("d", "y", "x"), ("c", "y", "x"))
+    ]
+    assert found.worst(1)[0].probability == pytest.approx(0.1) and found.worst(1)[0].score == pytest.approx(0.9)
+    several = Scores(given, torch.ones(4, 3, dtype=torch.int64), torch.arange(4))
+    assert VideoScores(several, tuple("abcd"), ("x", "y", "z"), {}).worst() == []
 
 
 def test_files_of_scores_that_are_damaged(weights, tmp_path):

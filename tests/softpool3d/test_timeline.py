@@ -2,6 +2,7 @@
 
 import json
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -148,6 +149,9 @@ def test_what_is_seen_when(match, tmp_path):
     assert srt.startswith("1\n00:00:00,000 --> 00:00:0") and srt.count(" --> ") == len(labels)
 
     draw_plot(tmp_path / "plot.png", found, 0.5)
+    draw_plot(tmp_path / "bare.png", replace(found, thumbnails=[]), 0.5)
+    sizes = [Image.open(tmp_path / name).size for name in ("plot.png", "bare.png")]
+    assert sizes[0][0] == sizes[1][0] and sizes[0][1] - sizes[1][1] == pytest.approx(1.3 * 110, abs=2)
     assert np.asarray(Image.open(tmp_path / "plot.png").convert("L")).std() > 20
     frames = np.stack(list(annotated_frames(found)))
     with open_video(match) as video:

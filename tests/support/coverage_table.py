@@ -261,6 +261,13 @@ OPTIONS = {
         ),
     ),
     **_under(
+        "app ",
+        _of(
+            "tests/tools/test_app.py::test_options_reach_the_server",
+            *("--weights", "--runs", "--port", "--host", "--password", "--open"),
+        ),
+    ),
+    **_under(
         "models ",
         {
             **_of("tests/tools/test_models.py::test_one_network", "name", "--set"),
