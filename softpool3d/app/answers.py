@@ -111,7 +111,7 @@ class Answers:
         found = replace(found, file=Path(video).name)
         whole = record(result) | as_record(found)
         files = [
-            self._file(found, ".json", json.dumps(whole, indent=1, ensure_ascii=False).encode()),
+            self._file(found, ".json", json.dumps(whole, indent=1, ensure_ascii=False).encode(errors="replace")),
             self._file(found, ".csv", rendered(found, ".csv")),
         ]
         yield answer[0], markup.timeline(found, self._plot(found)), *files, *answer[4:]

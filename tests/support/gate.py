@@ -21,6 +21,7 @@ _LONG |= {
     "test_cpu_under_sanitizers.py",
     "test_compilers.py",
     "test_command_line.py",
+    "test_page.py",
 }
 _LACKING = ("this processor has no", "this machine has no")
 
