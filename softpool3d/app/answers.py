@@ -95,9 +95,9 @@ class Answers:
         """Yields labels, timeline, JSON, CSV, classes to explain, and a note; labels come first."""
         if video is None:
             return
-        progress(0.0, desc="Network")
+        progress(None, desc="Network")
         classifier = self.network(weights)
-        progress(0.0, desc="Labels")
+        progress(None, desc="Labels")
         result = classifier(video)
         classes = gr.Dropdown(choices=list(classifier.classes), value=result.label)
         notes = [self.note if weights == self.first else "", classifier.note, result.damage]
@@ -119,7 +119,7 @@ class Answers:
     @told(None)
     def gradcam(self, video: str | None, weights: str, label: str | None, progress=gr.Progress()) -> Iterator[tuple]:
         """Yields a video, the clip with what speaks for a class laid over it, and a note."""
-        progress(0.0, desc="Grad-CAM")
+        progress(None, desc="Grad-CAM")
         check_open(weights)
         classifier, source = self.network(weights), read_source(_there(video), 0.0, SECONDS)
         target = self._new("gradcam.mp4")
