@@ -11,13 +11,14 @@ from pathlib import Path
 import typer
 
 from softpool3d.errors import UsageError
+from softpool3d.naming import RUNS, check_weights
 
 
 def main(
     weights: str | None = typer.Option(
         None, help="Weights to begin with, as for classify; the page also offers those of --runs."
     ),
-    runs: Path = typer.Option(Path("runs"), help="A folder of runs: their weights, and what they show."),
+    runs: Path = typer.Option(RUNS, help="A folder of runs: their weights, and what they show."),
     port: int = typer.Option(7860, min=1, max=65535, help="The page's port."),
     host: str = typer.Option("127.0.0.1", help="The page's address; another than this machine's own needs a password."),
     password: str | None = typer.Option(
@@ -28,6 +29,7 @@ def main(
     """Show a page: labels, timeline, Grad-CAM and pooled forms of a video; a run while it trains."""
     if find_spec("gradio") is None:
         raise UsageError("app needs gradio; install it with: pip install 'softpool3d[app]'")
+    check_weights(weights)
     from softpool3d.app.server import serve
 
     serve(weights, runs, host, port, password, open)

@@ -8,12 +8,11 @@ import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 import gradio as gr
 
-from softpool3d.analysis.folders import runs_in
 from softpool3d.app import markup
 from softpool3d.errors import SoftPool3dError, UsageError
 from softpool3d.inference.classifier import Classifier
@@ -22,6 +21,7 @@ from softpool3d.inference.labels_file import record
 from softpool3d.inference.timeline import VideoTimeline, watch
 from softpool3d.inference.timeline_files import as_record, draw_plot, rendered
 from softpool3d.inference.trained import SHIPPED, default_weights
+from softpool3d.naming import BEST, runs_in
 from softpool3d.visual.gradcam import explain, heat_sheet
 from softpool3d.visual.output import write_sheet
 from softpool3d.visual.pooled import check_size, pool_clip, poolings
@@ -87,7 +87,7 @@ class Answers:
 
     def weights(self) -> list[str]:
         """Returns what can be picked: the first weights, the shipped ones, and the best ones of each run."""
-        best = (run / "best.safetensors" for run in runs_in(self._runs))
+        best = (run / BEST for run in runs_in(self._runs))
         return list(dict.fromkeys([self.first, MOTION, *(str(path) for path in best if path.is_file())]))
 
     @told(None, "", None, None, gr.update(choices=[], value=None))
@@ -95,9 +95,9 @@ class Answers:
         """Yields labels, timeline, JSON, CSV, classes to explain, and a note; labels come first."""
         if video is None:
             return
-        progress(0.0, desc="Network")
+        progress(None, desc="Network")
         classifier = self.network(weights)
-        progress(0.0, desc="Labels")
+        progress(None, desc="Labels")
         result = classifier(video)
         classes = gr.Dropdown(choices=list(classifier.classes), value=result.label)
         notes = [self.note if weights == self.first else "", classifier.note, result.damage]
@@ -119,7 +119,7 @@ class Answers:
     @told(None)
     def gradcam(self, video: str | None, weights: str, label: str | None, progress=gr.Progress()) -> Iterator[tuple]:
         """Yields a video, the clip with what speaks for a class laid over it, and a note."""
-        progress(0.0, desc="Grad-CAM")
+        progress(None, desc="Grad-CAM")
         check_open(weights)
         classifier, source = self.network(weights), read_source(_there(video), 0.0, SECONDS)
         target = self._new("gradcam.mp4")
@@ -145,16 +145,18 @@ class Answers:
         panels = [original_panel(source), *map(pooled_panel, pooled)]
         options = [source.path.name, "--pools", ",".join(kinds), "--kernel", ",".join(map(str, size))]
         options += ["--beta", f"{beta:g}", "--seconds", f"{SECONDS:g}", "--report", "report.html"]
-        target = self._new("report.html")
         qualities = [measure(source.frames, clip) for clip in pooled]
         command = f"softpool3d visualize {shlex.join(options)}"
-        write_report(target, source, panels, qualities, settings_of(source, kernel), command)
-        yield markup.frame(target.read_text(encoding="utf-8")), ""
+        with TemporaryDirectory(dir=self._folder) as folder:
+            target = Path(folder) / "report.html"
+            write_report(target, source, panels, qualities, settings_of(source, kernel), command)
+            yield markup.frame(target.read_text(encoding="utf-8")), ""
 
     def _plot(self, found: VideoTimeline) -> bytes:
-        path = self._new("timeline.png")
-        draw_plot(path, replace(found, thumbnails=[]), _MIN_SCORE)
-        return path.read_bytes()
+        with TemporaryDirectory(dir=self._folder) as folder:
+            path = Path(folder) / "timeline.png"
+            draw_plot(path, replace(found, thumbnails=[]), _MIN_SCORE)
+            return path.read_bytes()
 
     def _file(self, found: VideoTimeline, ending: str, content: bytes) -> str:
         path = self._new(f"{Path(found.file).stem}{ending}")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from softpool3d.analysis.comparison import curves_figure, epochs_done
-from softpool3d.analysis.folders import MEASURES, RunRecord, read_run, runs_in
+from softpool3d.analysis.folders import MEASURES, RunRecord, read_run
 from softpool3d.app import markup
 from softpool3d.errors import UsageError
 from softpool3d.evaluation.metrics import measure
 from softpool3d.evaluation.plots import confusion_figure, png
 from softpool3d.evaluation.scores import FILE, VideoScores
+from softpool3d.naming import runs_in
 
 _READ = ("metrics.csv", "summary.json", FILE)
 
@@ -23,12 +24,12 @@ class Live:
 
     def names(self) -> list[str]:
         """Returns the runs by their names in the folder, the last that changed first."""
-        return [str(run.relative_to(self.folder)) for run in runs_in(self.folder)]
+        runs = sorted(runs_in(self.folder), key=_written, reverse=True)
+        return [str(run.relative_to(self.folder)) for run in runs]
 
     def changed(self, name: str | None) -> list[float]:
         """Returns when the files that `look` reads were written: what has not changed is not drawn again."""
-        paths = [self.folder / name / file for file in _READ] if name else []
-        return [path.stat().st_mtime if path.is_file() else 0.0 for path in paths]
+        return [_written(self.folder / name / file) for file in _READ] if name else []
 
     def look(self, name: str | None) -> tuple[str, str, str, str]:
         """Returns how a run stands, its curves, its confusion, and its worst clips, as HTML."""
@@ -41,6 +42,10 @@ class Live:
         if run.epochs:
             curves = markup.picture(png(curves_figure([run])), "Training loss, and validation, over the epochs")
         return markup.notes([stands(run)]), curves, *_mistakes(run.folder)
+
+
+def _written(path: Path) -> float:
+    return path.stat().st_mtime if path.exists() else 0.0
 
 
 def stands(run: RunRecord) -> str:

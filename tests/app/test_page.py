@@ -93,7 +93,7 @@ def test_labels_timeline_and_files_of_a_clip(page, clip):
     assert whole["labels"][0]["probability"] == pytest.approx(result.score, abs=1e-5)
     with page.expect_download() as kept:
         page.get_by_role("button", name="CSV").click()
-    rows = list(csv.DictReader(io.StringIO(Path(kept.value.path()).read_text())))
+    rows = list(csv.DictReader(io.StringIO(Path(kept.value.path()).read_text("utf-8-sig"))))
     assert [float(row["start"]) for row in rows] == [part["start"] for part in whole["segments"]]
     assert page.locator(".parts [data-seek]").count() == len(rows)
 

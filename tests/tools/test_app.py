@@ -8,6 +8,7 @@ import sys
 import urllib.error
 import urllib.parse
 import urllib.request
+from contextlib import contextmanager
 from http.cookiejar import CookieJar
 from importlib.util import find_spec
 from pathlib import Path
@@ -139,6 +140,22 @@ def test_a_password(port, tmp_path):
         assert enter("a ü").status == 200 and visitor.open(f"{address}config").status == 200
 
 
+def test_another_host_is_warned_of(tmp_path, monkeypatch, capsys):
+    @contextmanager
+    def served(*_):
+        yield "http://0.0.0.0:1/"
+
+    monkeypatch.setattr(server, "served", served)
+    monkeypatch.setattr(server.threading.Event, "wait", lambda _: None)
+    for host, warned in (("127.0.0.1", False), ("0.0.0.0", True)):
+        server.serve(None, tmp_path, host, 1, "a", False)
+        out, err = capsys.readouterr()
+        assert out == "http://0.0.0.0:1/  (Ctrl-C ends it)\n"
+        assert (
+            err.startswith(f"warning: whoever reaches {host} and knows the password") is warned and err.count("\n") <= 1
+        )
+
+
 def test_ctrl_c_ends_it_and_leaves_nothing(port, tmp_path):
     command = [sys.executable, "-m", "softpool3d", "app", "--weights", "motion", "--port", str(port)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
@@ -152,3 +169,19 @@ def test_ctrl_c_ends_it_and_leaves_nothing(port, tmp_path):
         out, err = started.communicate(timeout=60)
     assert (started.returncode, out, err) == (130, "", "error: stopped\n")
     assert not list(tmp_path.glob("softpool3d-app-*"))
+
+
+def test_runs_come_with_the_last_that_changed_first(tmp_path):
+    from softpool3d.app.live import Live
+
+    for number, name in enumerate(["old", "new", "between", "empty"]):
+        (tmp_path / name).mkdir()
+        if name != "empty":
+            (tmp_path / name / "config.yaml").write_text("")
+        os.utime(tmp_path / name, (number, number))
+    os.utime(tmp_path / "new", (9, 9))
+    assert Live(tmp_path).names() == ["new", "between", "old"]
+    assert Live(tmp_path / "none").names() == []
+    assert "no runs in" in Live(tmp_path / "none").look(None)[0]
+    (tmp_path / "old" / "config.yaml").write_text("model: 3\n")
+    assert "config.yaml" in Live(tmp_path).look("old")[0]
