@@ -171,9 +171,15 @@ _OPTIMISER = [
     *_all(
         "softpool3d/training/optim.py",
         f"{STEP}::test_blocks_learn_at_rates_of_their_own tests/softpool3d/test_optim.py",
-        ("layer_decay ** (deepest - depths.get(name, deepest))", "layer_decay ** depths.get(name, deepest)"),
+        ("layer_decay ** (deepest - depth), head", "layer_decay ** depth, head"),
         ("| depths, len(blocks)", "| depths, len(blocks) - 1"),
-        ("if layer_decay < 1 else", "if False else"),
+        ("if layer_decay < 1 or head_epochs else", "if head_epochs else"),
+    ),
+    *_all(
+        "softpool3d/training/optim.py",
+        f"{STEP}::test_the_head_learns_alone_at_first",
+        ("head_epochs if depth < deepest else 0", "head_epochs"),
+        ("* (epoch >= group", "* (1 + epoch >= group"),
     ),
     *_all(
         "softpool3d/training/optim.py",
