@@ -84,7 +84,7 @@ def served(
         fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
         try:
             _, address, _ = made.queue().launch(
-                server_name=host,
+                server_name=f"[{host}]" if ":" in host else host,  # as addresses write IPv6
                 server_port=port,
                 auth=(lambda _, given: secrets.compare_digest(given.encode(), password.encode())) if password else None,
                 auth_message="Any name, and the password that the page was started with.",
