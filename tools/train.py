@@ -119,10 +119,11 @@ def _chosen(videos: str | None, overrides: list[str], quiet: bool) -> Config:
 
 def _check_paths(config: Config) -> None:
     """Checks that the folder of the data set, and a file of weights, are there, before torch is loaded."""
+    from softpool3d.datasets.sources.folder import list_at
     from softpool3d.datasets.video.find import data_root
     from softpool3d.naming import check_weights
 
-    if config.data.root is not None:
+    if config.data.root is not None and not list_at(config.data.root):
         data_root(config.data.root, config.data.dataset)
     weights = config.model.weights
     if weights is not None and ("." in weights or "/" in weights):  # else it may be the name of public ones

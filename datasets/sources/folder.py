@@ -73,7 +73,7 @@ def read_folder(
         UsageError: if there is no such folder, no video in it, fewer than two classes, or a class without training; if
             folders of splits and of classes lie side by side, or videos of a split in no class.
     """
-    if root is not None and (listed := Path(root).expanduser()).is_file() and listed.suffix.lower() in LISTS:
+    if listed := list_at(root):
         return _read_one_list(listed, split, seed, prefix)
     root = data_root(root, kind.dataset)
     train_part, val_part, test_part = split
@@ -100,6 +100,12 @@ def read_folder(
         parts = {"train": train, "val": val} | ({"test": test} if test_part else {})
     classes = _classes(root, parts["train"], ordered, kind)
     return _manifests(root, parts, folders, classes, (train_part, val_part, test_part), kind)
+
+
+def list_at(root: str | Path | None) -> Path | None:
+    """Returns the list of videos that `data.root` names; None where it names a folder, or nothing."""
+    path = Path(root).expanduser() if root is not None else None
+    return path if path and path.suffix.lower() in LISTS and path.is_file() else None
 
 
 def _read_one_list(path: Path, parts: Iterable[float], seed: int, prefix: str | Path | None) -> dict[str, Manifest]:

@@ -199,6 +199,8 @@ def test_a_list_is_enough_too(videos, tmp_path, run):
     found = run("train", tmp_path / "mine.csv", "--print-config", *SMALL)
     assert f"root: {tmp_path / 'mine.csv'}" in found.stdout and "name: mine" in found.stdout
     assert "12 videos of 2 classes, 4 of each" in run("train", tmp_path / "mine.csv", "--dry-run", *SMALL).stdout
+    done = run("train", tmp_path / "mine.csv", f"output={tmp_path / 'runs'}", *SMALL)
+    assert done.returncode == 0 and (tmp_path / "runs" / "mine" / "summary.json").is_file(), done.stderr
     (tmp_path / "mine.csv").rename(tmp_path / "train.csv")
     (tmp_path / "val.csv").write_text("\n".join(["path,label", *rows[:1], *rows[-1:]]))
     beside = run("train", tmp_path / "train.csv", "--dry-run", *SMALL)
