@@ -34,7 +34,8 @@ run()
 
 
 def stopped(*arguments, at, number=signal.SIGINT):
-    command = [sys.executable, "-X", "faulthandler", "-c", _CODE, *at, str(int(number)), "classify", *arguments]
+    command = [sys.executable, "-X", "faulthandler", "-c", _CODE, *at, str(int(number))]
+    command += ["classify", "--weights", "motion", *arguments]
     return subprocess.run(
         list(map(str, command)),
         capture_output=True,

@@ -72,6 +72,7 @@ def test_a_command_whose_place_is_taken_does_nothing(command, taken, clip, run, 
         for label in CLASSES:
             (tmp_path / "data" / split / label).mkdir(parents=True)
             shutil.copy(clip, tmp_path / "data" / split / label / f"{split}.mp4")
+    (tmp_path / "x.safetensors").touch()
     path = tmp_path / taken
     with held(path, is_folder=taken.endswith("/")) as pid:
         before = sorted(tmp_path.rglob("*"))
