@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor
 
+from softpool3d.datasets.video.remote import web
 from softpool3d.errors import WorkError
 
 OFFLINE = "SOFTPOOL3D_OFFLINE"
@@ -38,7 +39,7 @@ def obstacle(published: Any) -> str:
     if is_offline():
         return f"{OFFLINE} is set"
     try:
-        with urllib.request.urlopen(urllib.request.Request(published.url, method="HEAD"), timeout=_PATIENCE_S):
+        with web().open(urllib.request.Request(published.url, method="HEAD"), timeout=_PATIENCE_S):
             return ""
     except (OSError, http.client.HTTPException) as error:
         return f"{urlsplit(published.url).netloc} cannot be reached: {getattr(error, 'reason', None) or error}"

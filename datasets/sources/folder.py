@@ -63,7 +63,7 @@ def read_folder(
     """Returns the splits that the folder holds: "train", "val" and, where there is one, "test".
 
     Args:
-        root: the folder.
+        root: the folder; or a list, which is split here.
         split: parts of train, val and test where the folder is not split on disk.
         seed: of that split; each class is split by itself.
         prefix: the folder where relative paths of lists begin; None: the folder of the lists.
@@ -74,7 +74,8 @@ def read_folder(
             folders of splits and of classes lie side by side, or videos of a split in no class.
     """
     if listed := list_at(root):
-        return _read_one_list(listed, split, seed, prefix)
+        whole = read_lists({"train": listed}, read_classes(listed.with_name("classes.txt")), prefix)["train"]
+        return _divided(whole, tuple(split), seed)
     root = data_root(root, kind.dataset)
     train_part, val_part, test_part = split
     # without val, as much is split off from train as the other parts leave
@@ -106,12 +107,6 @@ def list_at(root: str | Path | None) -> Path | None:
     """Returns the list of videos that `data.root` names; None where it names a folder, or nothing."""
     path = Path(root).expanduser() if root is not None else None
     return path if path and path.suffix.lower() in LISTS and path.is_file() else None
-
-
-def _read_one_list(path: Path, parts: Iterable[float], seed: int, prefix: str | Path | None) -> dict[str, Manifest]:
-    """Reads a list that is not split, and splits it, each class by itself."""
-    whole = read_lists({"train": path}, read_classes(path.with_name("classes.txt")), prefix)["train"]
-    return _divided(whole, tuple(parts), seed)
 
 
 def _manifests(

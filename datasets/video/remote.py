@@ -20,7 +20,7 @@ _TIMEOUT_S = 30.0  # seconds without a byte
 _PLAYLISTS = (".m3u8", ".mpd")
 
 
-def _web() -> urllib.request.OpenerDirector:
+def web() -> urllib.request.OpenerDirector:
     """Returns an opener of http and https alone, through the user's proxy: no redirection leads to a file or to FTP."""
     opener = urllib.request.OpenerDirector()
     for handler in (
@@ -57,7 +57,7 @@ def fetched(path: str) -> Iterator[str]:
     with tempfile.NamedTemporaryFile(prefix="softpool3d-", suffix=ending) as copy:
         try:
             most = shutil.disk_usage(os.path.dirname(copy.name)).free // 2
-            with _web().open(path, timeout=_TIMEOUT_S) as answer:
+            with web().open(path, timeout=_TIMEOUT_S) as answer:
                 while block := answer.read(1 << 20):
                     copy.write(block)
                     if copy.tell() > most:

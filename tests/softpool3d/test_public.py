@@ -64,7 +64,7 @@ def test_out_of_reach(weights, tmp_path, run):
 
 def test_offline_asks_nobody(weights, monkeypatch):
     monkeypatch.setenv(public.OFFLINE, "1")
-    monkeypatch.setattr(public.urllib.request, "urlopen", None)
+    monkeypatch.setattr(public, "web", None)
     assert "(SOFTPOOL3D_OFFLINE is set)" in default_weights()[1]
     with pytest.raises(WorkError, match=r"SOFTPOOL3D_OFFLINE is set, and .*s3d-.* is not there; unset it to fetch"):
         open_weights(NAME)
