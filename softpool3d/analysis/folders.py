@@ -57,19 +57,6 @@ class RunRecord:
         return (self.summary or {}).get(f"test_{measure or self.measure}")
 
 
-def runs_in(folder: str | Path) -> list[Path]:
-    """Returns the folders of runs in a folder, and those of studies one level below; the last that changed first."""
-    found = {path.parent for pattern in ("*", "*/*") for path in Path(folder).glob(f"{pattern}/config.yaml")}
-    return sorted(found, key=_changed, reverse=True)
-
-
-def _changed(run: Path) -> float:
-    try:
-        return run.stat().st_mtime
-    except OSError:
-        return 0.0
-
-
 def read_run(folder: str | Path) -> RunRecord:
     """Reads a run's folder. Never raises: `problem` says what cannot be read."""
     record = RunRecord(Path(folder))

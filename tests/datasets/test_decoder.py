@@ -186,7 +186,7 @@ def test_damaged_files_are_named_with_a_reason(tmp_path):
         assert str(path) in str(error.value)
     with pytest.raises(DecodeError, match="no such file"):
         open_video(tmp_path / "absent.mp4")
-    with pytest.raises(DecodeError, match="is a directory"):
+    with pytest.raises(DecodeError, match="there are no videos in it, and no pictures"):
         open_video(tmp_path)
 
 

@@ -361,7 +361,8 @@ def test_runs_side_by_side(study_file, tmp_path):
     assert heads[-1] == "tested since" and [row[-1] for row in rows] == ["80.0% (10x3)", ""]
     problems = [record.problem for record in comparison.bad]
     assert "summary.json is damaged" in problems[0]
-    assert problems[1:] == ["it is not the folder of a run (it has no config.yaml)", "there is no such folder"]
+    assert problems[1] == "it is not the folder of a run (it has no config.yaml)"
+    assert problems[2].startswith("there is no such folder; there are ")
     text = curves_text(comparison.runs, width=21, height=5)
     assert text[1] == "  60% |" + " " * 20 + "a" and text[5] == "  50% |" + " " * 10 + "*"
     assert picture(curves_figure(comparison.runs), "png").startswith(b"\x89PNG")

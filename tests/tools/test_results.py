@@ -9,7 +9,6 @@ import pytest
 from scores import CLASSES, write_data_set, write_weights
 from videos import damaged_files
 
-from softpool3d.analysis.folders import runs_in
 from softpool3d.config_file import load_config
 from softpool3d.errors import UsageError, WorkError
 from softpool3d.evaluation.scores import VideoScores
@@ -111,13 +110,3 @@ def test_compare_names_what_it_cannot_read(tmp_path, capsys):
         run_compare(tmp_path / "a", out=out)
     with pytest.raises(WorkError):
         run_compare(tmp_path / "absent")
-
-
-def test_runs_of_a_folder_and_of_its_studies_come_with_the_latest_first(tmp_path):
-    for number, name in enumerate(["old", "study/one", "study/two", "new", "too/far/down", "empty"]):
-        (tmp_path / name).mkdir(parents=True)
-        if name != "empty":
-            (tmp_path / name / "config.yaml").write_text("")
-        os.utime(tmp_path / name, (number, number))
-    assert [str(run.relative_to(tmp_path)) for run in runs_in(tmp_path)] == ["new", "study/two", "study/one", "old"]
-    assert runs_in(tmp_path / "none") == []
