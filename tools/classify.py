@@ -35,6 +35,17 @@ class Precision(str, Enum):
     fp16 = "fp16"
 
 
+# options of `embed` too
+VIEWS = typer.Option(None, min=1, help="Clips along the video to average over; as in training's test.")
+CROPS = typer.Option(None, help="1 or 3 crops of each clip; as in training's test.")
+DEVICE = typer.Option("auto", help="auto, cpu, cuda, cuda:1.")
+PRECISION = typer.Option(None, help="As in training if not given.")
+COMPILE = typer.Option(False, "--compile", help="Compile the network first: for many videos.")
+JOBS = typer.Option(None, min=0, help="Processes that decode; one for each core, none for one video.")
+MAX_MISSING = typer.Option(
+    None, min=0, max=1, help="Share of a video that may be missing or undecodable; as in training, 0.1 by default."
+)
+
 _of_timeline = partial(typer.Option, rich_help_panel="Timeline")
 _of_live = partial(typer.Option, rich_help_panel="Live")
 
@@ -49,20 +60,18 @@ def main(
         "resnet50:imagenet1k (torchvision's, fetched). kinetics400: torchvision's best for 400 actions, fetched once; "
         "motion: the network that ships with softpool3d. If not given, the first of these two that can be had.",
     ),
-    max_missing: float | None = typer.Option(
-        None, min=0, max=1, help="Share of a video that may be missing or undecodable; as in training, 0.1 by default."
-    ),
+    max_missing: float | None = MAX_MISSING,
     trust: bool = typer.Option(False, "--trust", help="Load a .pt2 file, which can run code."),
     manifest: Path | None = typer.Option(None, help="A CSV file with a column path (and start, end), or a list."),
     topk: int | None = typer.Option(
         None, min=1, help="Labels of each video: 5 for one video and with --json, 1 for several."
     ),
-    views: int | None = typer.Option(None, min=1, help="Clips along the video to average over; as in training's test."),
-    crops: int | None = typer.Option(None, help="1 or 3 crops of each clip; as in training's test."),
-    device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:1."),
-    precision: Precision | None = typer.Option(None, help="As in training if not given."),
-    compile: bool = typer.Option(False, "--compile", help="Compile the network first: for many videos."),
-    jobs: int | None = typer.Option(None, min=0, help="Processes that decode; one for each core, none for one video."),
+    views: int | None = VIEWS,
+    crops: int | None = CROPS,
+    device: str = DEVICE,
+    precision: Precision | None = PRECISION,
+    compile: bool = COMPILE,
+    jobs: int | None = JOBS,
     as_json: bool = typer.Option(False, "--json", help="JSON lines, for programs."),
     out: Path | None = typer.Option(
         None,

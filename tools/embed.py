@@ -16,7 +16,18 @@ import typer
 from softpool3d.command import Asked
 from softpool3d.errors import UsageError
 from softpool3d.naming import check_weights
-from softpool3d.tools.classify import Precision, check_shared, classifier_of
+from softpool3d.tools.classify import (
+    COMPILE,
+    CROPS,
+    DEVICE,
+    JOBS,
+    MAX_MISSING,
+    PRECISION,
+    VIEWS,
+    Precision,
+    check_shared,
+    classifier_of,
+)
 
 
 def main(
@@ -38,15 +49,13 @@ def main(
     window: str | None = typer.Option(None, help="A row for each window of this length, as in 2s; not for each video."),
     hop: str | None = typer.Option(None, help="Time from one window's start to the next; by default half a window."),
     manifest: Path | None = typer.Option(None, help="A CSV file with a column path (and start, end), or a list."),
-    views: int | None = typer.Option(None, min=1, help="Clips along the video to average over; as in training's test."),
-    crops: int | None = typer.Option(None, help="1 or 3 crops of each clip; as in training's test."),
-    device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:1."),
-    precision: Precision | None = typer.Option(None, help="As in training if not given."),
-    compile: bool = typer.Option(False, "--compile", help="Compile the network first: for many videos."),
-    jobs: int | None = typer.Option(None, min=0, help="Processes that decode; one for each core, none for one video."),
-    max_missing: float | None = typer.Option(
-        None, min=0, max=1, help="Share of a video that may be missing or undecodable; as in training, 0.1 by default."
-    ),
+    views: int | None = VIEWS,
+    crops: int | None = CROPS,
+    device: str = DEVICE,
+    precision: Precision | None = PRECISION,
+    compile: bool = COMPILE,
+    jobs: int | None = JOBS,
+    max_missing: float | None = MAX_MISSING,
 ) -> None:
     """Turn videos into features: a vector for each, for retrieval, clustering or a classifier of your own."""
     asked = Asked(main, locals() | {"trust": False})
