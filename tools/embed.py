@@ -63,8 +63,7 @@ def main(
     target = resume or out
     if target is None:
         raise UsageError("say where the features go, as in --out features.npz (or .parquet, .h5)")
-    if hop is not None and window is None:
-        raise UsageError("--hop needs --window")
+    asked.needs("--window", window is not None, "hop")
     if window is not None and jobs is not None:
         raise UsageError("--window does not go together with --jobs: a video's windows are decoded once, in a thread")
     from softpool3d.datasets.inputs import Inputs

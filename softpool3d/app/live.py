@@ -68,10 +68,7 @@ def _mistakes(folder: Path) -> tuple[str, str]:
     if metrics.confusion is None:
         return markup.notes(["Clips have several labels, and none is taken for another."]), ""
     drawn = png(confusion_figure(metrics.confusion, found.classes))
-    confusion = markup.picture(drawn, "Confusion matrix: counts of clips by label and prediction", broad=False)
-    return markup.section("What is taken for what, in the test", confusion), markup.section(
-        "Worst clips", markup.worst(found.worst())
-    )
+    return _confusion("in the test", drawn), markup.section("Worst clips", markup.worst(found.worst()))
 
 
 def _validated(folder: Path) -> str:
@@ -82,6 +79,9 @@ def _validated(folder: Path) -> str:
     events.Reload()
     if "confusion" not in events.Tags()["images"]:
         return ""
-    content = events.Images("confusion")[-1].encoded_image_string
-    confusion = markup.picture(content, "Confusion matrix: counts of clips by label and prediction", broad=False)
-    return markup.section("What is taken for what, in the last validation", confusion)
+    return _confusion("in the last validation", events.Images("confusion")[-1].encoded_image_string)
+
+
+def _confusion(where: str, drawn: bytes) -> str:
+    picture = markup.picture(drawn, "Confusion matrix: counts of clips by label and prediction", broad=False)
+    return markup.section(f"What is taken for what, {where}", picture)

@@ -161,14 +161,19 @@ def test_a_file_above_the_limit_gets_a_sentence(page, tmp_path):
     assert page.locator("#labels dt").count() == 0
 
 
-def test_what_speaks_for_a_class(page, clip):
-    page.get_by_role("tab", name="Grad-CAM").click()
-    page.click("#explain")
+def send_after_a_refusal(page, clip, tab, button, note):
+    """Presses a tab's button without a video, which is refused; then sends one, and comes back to the tab."""
+    page.get_by_role("tab", name=tab).click()
+    page.click(button)
     page.wait_for_selector(".refusal")
-    assert page.inner_text("#unexplained") == "drop a video first"
+    assert page.inner_text(note) == "drop a video first"
     page.get_by_role("tab", name="Timeline").click()
     send(page, clip)
-    page.get_by_role("tab", name="Grad-CAM").click()
+    page.get_by_role("tab", name=tab).click()
+
+
+def test_what_speaks_for_a_class(page, clip):
+    send_after_a_refusal(page, clip, "Grad-CAM", "#explain", "#unexplained")
     page.get_by_label("What speaks for").click()
     page.get_by_role("option", name="moving up").click()
     page.click("#explain")
@@ -178,13 +183,7 @@ def test_what_speaks_for_a_class(page, clip):
 
 
 def test_pooled_clips_in_split_view(page, clip):
-    page.get_by_role("tab", name="Pooling").click()
-    page.click("#pool")
-    page.wait_for_selector(".refusal")
-    assert page.inner_text("#unpooled") == "drop a video first"
-    page.get_by_role("tab", name="Timeline").click()
-    send(page, clip)
-    page.get_by_role("tab", name="Pooling").click()
+    send_after_a_refusal(page, clip, "Pooling", "#pool", "#unpooled")
     page.get_by_label("number input for SoftPool's beta, for pixels in [0, 1]").fill("4")
     page.get_by_label("Kernel: frames x rows x columns").click()
     page.get_by_role("option", name="1x2x2").click()
