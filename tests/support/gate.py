@@ -23,7 +23,7 @@ _LONG |= {
     "test_command_line.py",
     "test_page.py",
 }
-_LACKING = ("this processor has no", "this machine has no")
+_LACKING = ("this processor has no", "this machine has no", "these sources passed already")
 
 
 def browser() -> str | None:
@@ -47,6 +47,7 @@ MARKERS = {
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--gate", action="store_true", help="fail where a test skips though what it needs is here")
+    parser.addoption("--sweeps", action="store_true", help="run the kernels' sweeps, whose sources passed already, too")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
