@@ -37,6 +37,7 @@ FOLDERS = {
     "softpool3d.choosing": "softpool3d/choosing",
     "softpool3d.visual": "softpool3d/visual",
     "softpool3d.app": "softpool3d/app",
+    "softpool3d.cluster": "softpool3d/cluster",
     "softpool3d.models": "models",
     "softpool3d.models.pools": "models/pools",
     "softpool3d.datasets": "datasets",

@@ -28,10 +28,12 @@ from softpool3d.datasets.sources.motion import CLASSES, FPS, NUM_FRAMES, render
 from softpool3d.datasets.transforms import normalize
 from softpool3d.datasets.video.encoder import write_video
 from softpool3d.datasets.video.pyav_reader import scaled
-from softpool3d.inference import bulk
+from softpool3d.inference.bulk import decode, run_files
 from softpool3d.inference.classifier import Classifier
 from softpool3d.inference.timeline import watch
+from softpool3d.inference.trained import SHIPPED, load_trained
 from softpool3d.inference.windows import Sliding
+from softpool3d.inference.work import Labelling
 from softpool3d.models import build_model
 from softpool3d.runs.checkpoint import save_weights
 
@@ -124,23 +126,23 @@ def _views(clip: Path, seconds: float) -> tuple[float, float, str]:
 
 
 def _folder(clip: Path, seconds: float) -> tuple[float, float, str]:
-    classifier, jobs, count = Classifier(device="cpu"), cores(), 48
+    jobs, count = cores(), 48
     with tempfile.TemporaryDirectory() as folder:
         clips = []
         for number in range(count):
             path = Path(folder) / f"{number}{clip.suffix}"
             path.symlink_to(clip.resolve())
             clips.append(Clip(str(path), 0))
-        reader = bulk._Reader(classifier)
-        views = [classifier.read(clip).clips for clip in clips[:1]] * count
+        work = Labelling({"device": "cpu"}, 5).work(load_trained(SHIPPED))
+        views = [work.reader[clip].views.clips for clip in clips[:1]] * count
 
         def network() -> None:
             for some in views:
-                classifier.predictor(some)
+                work.predictor(some)
 
         times = _medians(
-            lambda: list(bulk.classify_files(classifier, clips, jobs)),
-            {"decode": lambda: [None for _ in bulk._decode(reader, iter(clips), jobs)], "network": network},
+            lambda: list(run_files(work, clips, jobs)),
+            {"decode": lambda: [None for _ in decode(work.reader, iter(clips), jobs)], "network": network},
             seconds,
         )
     what = f"{count} files; decoding alone with {jobs} workers {times['decode']:.2f}, network {times['network']:.2f}"

@@ -53,12 +53,13 @@ def main(
 def _accuracy(weights: Path) -> float:
     """Returns top-1, 0 to 1, as by `classify`, on the test split of the data set that the weights were trained on."""
     from softpool3d.datasets import read_manifests
-    from softpool3d.inference.bulk import Failure, classify_files
-    from softpool3d.inference.classifier import Classifier
+    from softpool3d.inference.bulk import run_files
+    from softpool3d.inference.trained import load_trained
+    from softpool3d.inference.work import Failure, Labelling
 
-    classifier = Classifier(weights)
-    manifest = read_manifests(classifier.config.data)["test"]
-    results = classify_files(classifier, manifest.clips, jobs=0)
+    trained = load_trained(weights)
+    manifest = read_manifests(trained.config.data)["test"]
+    results = run_files(Labelling({}, 1).work(trained), manifest.clips, jobs=0)
     right = 0
     for clip, result in zip(manifest.clips, results, strict=True):
         right += not isinstance(result, Failure) and result.label == manifest.classes[clip.label]

@@ -26,7 +26,7 @@ surgery runtime
 runs command
 evaluation
 training inference analysis choosing
-visual
+visual cluster
 app
 tools
 cli

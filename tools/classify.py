@@ -5,6 +5,7 @@ python tools/classify.py clip.mp4 --weights motion                 # with the ne
 python tools/classify.py holiday/ --weights best.safetensors --topk 3 --out results.csv
 find . -name '*.mp4' | python tools/classify.py - --json --jobs 2
 torchrun --nproc-per-node 4 tools/classify.py --manifest huge.csv --resume results.csv
+python tools/classify.py --manifest huge.csv --engine ray --out s3://bucket/labels/
 python tools/classify.py match.mp4 --timeline --window 2s --hop 1s --plot timeline.png --min-score 0.5
 python tools/classify.py --camera 0
 python tools/classify.py photo.jpg photos/ --weights resnet50:imagenet1k
@@ -16,8 +17,9 @@ import os
 import sys
 from enum import Enum
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -26,7 +28,14 @@ from softpool3d.errors import UsageError
 from softpool3d.naming import check_weights
 
 if TYPE_CHECKING:
+    from softpool3d.inference.bulk import Engine
     from softpool3d.inference.classifier import Classifier
+    from softpool3d.inference.trained import Trained
+
+
+class EngineName(str, Enum):
+    local = "local"
+    ray = "ray"
 
 
 class Precision(str, Enum):
@@ -40,6 +49,12 @@ VIEWS = typer.Option(None, min=1, help="Clips along the video to average over; a
 CROPS = typer.Option(None, help="1 or 3 crops of each clip; as in training's test.")
 DEVICE = typer.Option("auto", help="auto, cpu, cuda, cuda:1.")
 PRECISION = typer.Option(None, help="As in training if not given.")
+BATCH = typer.Option(
+    None, min=1, help="Clips in a batch; measured if not given. With 1, results are the same to the bit in every run."
+)
+ENGINE = typer.Option("local", help="local: this machine; ray: a Ray cluster, or one that is started here.")
+ADDRESS = typer.Option(None, help="Of the Ray cluster, as in auto or 10.0.0.1:6379; by default $RAY_ADDRESS.")
+OVERWRITE = typer.Option(False, "--overwrite", help="Replace what exists.")
 COMPILE = typer.Option(False, "--compile", help="Compile the network first: for many videos.")
 JOBS = typer.Option(None, min=0, help="Processes that decode; one for each core, none for one video.")
 MAX_MISSING = typer.Option(
@@ -71,16 +86,20 @@ def main(
     device: str = DEVICE,
     precision: Precision | None = PRECISION,
     compile: bool = COMPILE,
+    batch: int | None = BATCH,
     jobs: int | None = JOBS,
+    engine: EngineName = ENGINE,
+    address: str | None = ADDRESS,
     as_json: bool = typer.Option(False, "--json", help="JSON lines, for programs."),
-    out: Path | None = typer.Option(
+    out: str | None = typer.Option(
         None,
         "--out",
         "-o",
-        help="Write results to this .csv, .jsonl or .parquet, line by line.",
+        help="Write results to this .csv, .jsonl or .parquet, line by line; or to a folder, as in labels/ or "
+        "s3://bucket/labels, in parts.",
     ),
-    resume: Path | None = typer.Option(None, help="As --out, and go on with what it holds already."),
-    overwrite: bool = typer.Option(False, "--overwrite", help="Replace a file that exists."),
+    resume: str | None = typer.Option(None, help="As --out, and go on with what it holds already."),
+    overwrite: bool = OVERWRITE,
     timeline: bool = _of_timeline(
         False,
         "--timeline",
@@ -108,9 +127,11 @@ def main(
     check_weights(weights)
     classifier = partial(classifier_of, asked)
     if not (timeline or watching):
+        from softpool3d.inference.classify_files import Options as Files
         from softpool3d.inference.classify_files import classify
 
-        return classify(classifier, inputs, topk, jobs, as_json, out or resume, resume is not None, overwrite)
+        files = Files(options_of(asked), topk, jobs, as_json, out or resume, resume is not None, overwrite)
+        return classify(partial(trained_of, asked), inputs, files, engine_of(asked))
 
     from softpool3d.inference.classify_timeline import Options, seconds, timelines
     from softpool3d.inference.one_each import whole_videos
@@ -122,7 +143,7 @@ def main(
         source = stream if camera is None else camera
         return watch(classifier, source, length, distance, live or camera is not None, topk or 3, as_json)
     score = 0.5 if min_score is None else min_score
-    options = Options(length, distance, smooth or 3, score, out, plot, annotate, overwrite, as_json)
+    options = Options(length, distance, smooth or 3, score, out and Path(out), plot, annotate, overwrite, as_json)
     timelines(classifier, whole_videos("--timeline", inputs), options)
 
 
@@ -139,12 +160,13 @@ def _check(asked: Asked, watching: bool) -> None:
     if watching:
         if asked.camera is not None and asked.stream is not None:
             raise UsageError("--camera and --stream are two sources; give one")
-        for name in ("videos", "manifest", "timeline", "out", "resume", "views", "crops", "jobs", "max_missing"):
+        refused = ("videos", "manifest", "timeline", "out", "resume", "views", "crops", "jobs", "max_missing", "engine")
+        for name in refused:
             if asked.given(name) and getattr(asked, name) != []:
                 option = "files" if name == "videos" else asked.spelled(name)
                 raise UsageError(f"--camera and --stream do not go together with {option}")
-    if asked.timeline and any(map(asked.given, ("resume", "jobs", "topk"))):
-        raise UsageError("--timeline does not go together with --resume, --jobs and --topk")
+    if asked.timeline and any(map(asked.given, ("resume", "jobs", "topk", "engine"))):
+        raise UsageError("--timeline does not go together with --resume, --jobs, --topk and --engine")
     if asked.smooth is not None and asked.smooth % 2 == 0:
         raise UsageError(f"--smooth {asked.smooth}: give an odd number, a window and as many on both sides of it")
     if asked.trust and not (asked.weights or "").lower().endswith(".pt2"):
@@ -160,33 +182,66 @@ def check_shared(asked: Asked) -> None:
         raise UsageError("--out and --resume name two files; --resume FILE alone writes to FILE and goes on with it")
     if asked.resume is not None and asked.overwrite:
         raise UsageError("--resume goes on with a file, and --overwrite replaces it; give one of them")
+    check_engine(asked)
+    if asked.engine == "ray" and asked.given("jobs"):
+        raise UsageError("--engine ray does not go together with --jobs: Ray gives each stage the cores that it needs")
 
 
-def classifier_of(asked: Asked) -> Classifier:
-    """Makes the classifier that the options of `classify`, or of `embed`, ask for."""
-    from softpool3d.inference.classifier import Classifier
-    from softpool3d.inference.trained import default_weights
+def check_engine(asked: Asked) -> None:
+    """Raises UsageError for an address without the engine that it is for, or if Ray is not installed."""
+    asked.needs("--engine ray", asked.engine == "ray", "address")
+    if asked.engine == "ray" and find_spec("ray") is None:
+        raise UsageError("--engine ray needs Ray; pip install 'softpool3d[ray]'")
 
+
+def engine_of(asked: Asked) -> Engine:
+    """Returns the engine that was asked for."""
+    if asked.engine == "ray":
+        from softpool3d.cluster.files import on_ray
+
+        return partial(on_ray, asked.address)
+    from softpool3d.inference.bulk import here
+
+    return here
+
+
+def trained_of(asked: Asked) -> Trained:
+    """Loads the network that the options of `classify`, or of `embed`, ask for, and says what is to be known of it."""
+    from softpool3d.inference.trained import default_weights, load_trained
+    from softpool3d.runtime.devices import pick_device
+
+    device = pick_device("cpu" if asked.engine == "ray" else asked.device)
     weights, first = asked.weights, os.environ.get("LOCAL_RANK", "0") == "0"
     if weights is None:
         weights, why = default_weights()
         if first:
             print(why, file=sys.stderr, flush=True)
-    made = Classifier(
-        weights,
-        asked.device,
-        num_clips=asked.views,
-        num_crops=asked.crops,
-        precision=asked.precision and asked.precision.value,
-        compile=asked.compile,
-        trust=asked.trust,
-        max_missing=asked.max_missing,
-    )
-    if made.note and first:
-        print(made.note, file=sys.stderr)
-    if asked.views and made.config.data.sampling == "uniform":
+    trained = load_trained(weights, device, asked.trust)
+    if trained.note and first:
+        print(trained.note, file=sys.stderr)
+    if asked.views and trained.config.data.sampling == "uniform":
         raise UsageError("--views: this network samples frames from the whole video (sampling: uniform), in one view")
-    return made
+    return trained
+
+
+def options_of(asked: Asked) -> dict[str, Any]:
+    """Returns the options of `Classifier` that the options of `classify`, or of `embed`, ask for."""
+    return {
+        "device": asked.device,
+        "num_clips": asked.views,
+        "num_crops": asked.crops,
+        "precision": asked.precision and asked.precision.value,
+        "compile": asked.compile,
+        "batch": asked.batch,
+        "max_missing": asked.max_missing,
+    }
+
+
+def classifier_of(asked: Asked) -> Classifier:
+    """Makes the classifier that the options ask for."""
+    from softpool3d.inference.classifier import Classifier
+
+    return Classifier(trained_of(asked), **options_of(asked))
 
 
 if __name__ == "__main__":

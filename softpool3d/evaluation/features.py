@@ -20,12 +20,15 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from softpool3d.errors import UsageError
 from softpool3d.foreign import parse_json
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FORMATS = (".parquet", ".npz", ".h5")
 _NEEDS = {".parquet": "pyarrow", ".h5": "h5py"}
@@ -104,18 +107,24 @@ def write_features(path: Path, ending: str, about: dict[str, Any], rows: Callabl
 # --- parquet ----------------------------------------------------------------------------------------------------------
 
 
+def schema(about: str) -> pa.Schema:
+    """Returns the columns of a Parquet file, with `about`, JSON, in its metadata."""
+    import pyarrow as pa
+
+    kinds = [pa.string(), pa.float64(), pa.float64(), pa.list_(pa.float32()), pa.string()]
+    return pa.schema(list(zip(Row._fields, kinds, strict=True)), {_KEY: about})
+
+
 def _write_parquet(path: Path, about: str, rows: Callable[[], Iterable[Row]]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    kinds = [pa.string(), pa.float64(), pa.float64(), pa.list_(pa.float32()), pa.string()]
-    schema = pa.schema(list(zip(Row._fields, kinds, strict=True)), {_KEY: about})
+    kinds = schema(about)
     left = iter(rows())
-    with pq.ParquetWriter(path, schema) as writer:
+    with pq.ParquetWriter(path, kinds) as writer:
         while some := list(islice(left, _BATCH)):
-            columns = zip(*some, strict=True)
-            arrays = [pa.array(column, kind) for column, kind in zip(columns, kinds, strict=True)]
-            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+            arrays = [pa.array(column, kind) for column, kind in zip(zip(*some, strict=True), kinds.types, strict=True)]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=kinds))
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from softpool3d.evaluation.losses import average_views
 from softpool3d.inference.embedder import Embedder, up_to
 from softpool3d.inference.exported import ExportedNetwork
 from softpool3d.inference.predictor import Predictor, finite
-from softpool3d.inference.trained import load_trained
+from softpool3d.inference.provenance import made_by
+from softpool3d.inference.trained import Trained, load_trained
 from softpool3d.runtime.devices import pick_device
 
 
@@ -83,12 +84,15 @@ class Classifier:
             - a name like r3d_18:kinetics400, for torchvision's public weights;
             - a file that others published, such as X3D_M.pyth. Its network and classes are recognised, and `note` says
               how. Where its layers do not tell the network, name it: x3d_m:FILE;
-            - None, for the network that ships with the package. It knows the eight classes of the data set `motion`.
+            - None, for the network that ships with the package. It knows the eight classes of the data set `motion`;
+            - a network that `load_trained` returned.
         device: auto, cpu, cuda, cuda:1.
         num_clips, num_crops: clips along the video, and crops of each, to average over; by default as in the run's own
             test.
         precision: fp32, bf16 or fp16; by default as in training.
         compile: runs the network through torch.compile, which pays off for many files.
+        batch: clips in a batch; by default the number with which a clip takes least time, as measured on the first
+            ones. With 1, what a video gets does not depend in the last digit on the videos beside it.
         trust: loads a .pt2 file, which can run code (docs/security.md).
         max_missing: the share of a video, 0 to 1, that may be missing or undecodable; by default as in training.
 
@@ -99,21 +103,24 @@ class Classifier:
 
     def __init__(
         self,
-        weights: str | Path | None = None,
+        weights: str | Path | Trained | None = None,
         device: str = "auto",
         *,
         num_clips: int | None = None,
         num_crops: int | None = None,
         precision: str | None = None,
         compile: bool = False,
+        batch: int | None = None,
         trust: bool = False,
         max_missing: float | None = None,
     ) -> None:
         place = pick_device(device)
-        trained = load_trained(weights, place, trust)
+        trained = weights if isinstance(weights, Trained) else load_trained(weights, place, trust)
         if (compile or precision not in (None, "fp32")) and isinstance(trained.network, ExportedNetwork):
             option = "--compile" if compile else f"--precision {precision}"
-            raise UsageError(f"{option}: {weights} is an exported network, which runs as it was exported, in fp32")
+            raise UsageError(
+                f"{option}: {trained.network.path} is an exported network, which runs as it was exported, in fp32"
+            )
         self.config, self.classes, self.note = trained.config, trained.classes, trained.note
         if max_missing is not None:
             data = self.config.data.model_copy(update={"max_missing": max_missing})
@@ -121,8 +128,8 @@ class Classifier:
         self.clips_are_set = num_clips is not None
         self.num_clips = num_clips or self.config.test.num_clips
         self.num_crops = num_crops or self.config.test.num_crops
-        self._trained, self._how = trained, (place, precision, compile)
-        self.predictor = Predictor(trained, place, precision, compile)
+        self._trained, self._how = trained, (place, precision, compile, batch)
+        self.predictor = Predictor(trained, place, precision, compile, batch)
         self._embedders: dict[tuple[str | None, str | None], Embedder] = {}
 
     @property
@@ -198,6 +205,10 @@ class Classifier:
         """Returns the prediction for a video, from its views' logits, float (V, classes)."""
         labels = self.labels(self.average(logits), top_k)
         return Prediction(labels, file, len(logits), views.duration, seconds, views.damage)
+
+    def about(self) -> dict[str, Any]:
+        """Returns what makes its labels: two results whose values are equal go together."""
+        return made_by(self._trained, self, self._how[1], self.num_clips)
 
     def average(self, logits: Tensor) -> Tensor:
         """Returns probabilities, float (classes,), of the views' logits, float (V, classes), averaged as in testing.

@@ -16,27 +16,27 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from softpool3d.datasets.inputs import clip_name
 from softpool3d.datasets.manifest import Clip
 from softpool3d.datasets.parallel import cores
-from softpool3d.errors import WorkError
-from softpool3d.inference.bulk import Failure
+from softpool3d.errors import UsageError, WorkError
 from softpool3d.inference.growing_file import part_of
+from softpool3d.inference.parts import is_folder
+from softpool3d.inference.work import Failure
 from softpool3d.runs.lock import claim
 from softpool3d.runtime.interrupt import Interrupted
 from softpool3d.signals import number_of
 
 
 class Results(Protocol):
-    """Where results are kept: a `GrowingFile`, or several.
+    """Where results are kept: a `GrowingFile`, or several, or a folder of `Parts`.
 
-    path: for messages. done: number of files whose results it held when it was opened.
+    path: for messages. done: number of files whose results were there before.
     """
 
-    path: Path
+    path: Path | str
     done: int
 
-    def __contains__(self, name: str) -> bool: ...
+    def left(self, clips: Iterable[Clip]) -> Iterator[Clip]: ...
     def write(self, result: Any) -> None: ...
     def close(self) -> None: ...
     def merge(self) -> None: ...
@@ -54,12 +54,22 @@ class Share:
         return cls(*(int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1))))
 
     @contextmanager
-    def claimed(self, out: Path | None) -> Iterator[None]:
-        """Claims the file that this process appends to while the body runs."""
-        if out is None:
+    def claimed(self, out: str | None) -> Iterator[None]:
+        """Claims the file that this process appends to, or the folder, while the body runs.
+
+        Raises:
+            UsageError: for a folder that several processes would write to.
+        """
+        if out is None or "://" in out:
             yield
             return
-        with claim(out if self.rank == 0 else part_of(out, self.rank), is_folder=False):
+        folder, path = is_folder(out), Path(out)
+        if folder and self.world_size > 1:
+            raise UsageError(
+                f"--out {out}: the processes of torchrun write to one file, as in results.parquet; "
+                "several machines share a folder with --engine ray"
+            )
+        with claim(path if self.rank == 0 else part_of(path, self.rank), is_folder=folder):
             yield
 
 
@@ -89,11 +99,8 @@ def go_through(
         WorkError: if some files failed; all others are done then.
         Interrupted: after Ctrl-C.
     """
-    left = (
-        clip
-        for clip in islice(clips, share.rank, None, share.world_size)
-        if results is None or clip_name(clip) not in results
-    )
+    mine = islice(clips, share.rank, None, share.world_size)
+    left = mine if results is None else results.left(mine)
     if jobs is None:
         jobs = 0 if total == 1 else max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     number = None if total is None else len(range(share.rank, total, share.world_size))

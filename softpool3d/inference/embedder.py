@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from softpool3d.datasets.views import Views
 from softpool3d.errors import UsageError
 from softpool3d.inference.exported import ExportedNetwork
 from softpool3d.inference.layers import POOLS, UpTo
-from softpool3d.inference.predictor import Predictor, finite
+from softpool3d.inference.predictor import How, Predictor, finite
+from softpool3d.inference.provenance import made_by
 from softpool3d.inference.trained import Trained
 
 if TYPE_CHECKING:
     from softpool3d.inference.classifier import Classifier
-
-# what changes the clips that a network sees in testing
-_SAMPLING = {"num_frames", "sampling_rate", "sampling", "sample_by", "target_fps", "short_clip"}
-_PICTURE = {"short_side", "mean", "std"}
 
 
 @dataclass(frozen=True)
@@ -43,15 +38,15 @@ class Embedder:
 
     Args:
         trained: the network, as `up_to` returns it.
-        how: device, precision and compile, as for `Predictor`.
+        how: how it runs.
     """
 
-    def __init__(self, classifier: Classifier, trained: Trained, how: tuple[torch.device, str | None, bool]) -> None:
+    def __init__(self, classifier: Classifier, trained: Trained, how: How) -> None:
         self.config, self.read = classifier.config, classifier.read
         self.num_clips, self.num_crops = classifier.num_clips, classifier.num_crops
         self.clips_are_set = classifier.clips_are_set
         self.predictor = Predictor(trained, *how)
-        self._trained, self._precision = trained, how[1] or self.config.train.precision
+        self._trained, self._precision = trained, how[1]
 
     def average(self, rows: Tensor) -> Tensor:
         """Returns the mean, float32 (D,), of the features of views, (V, D).
@@ -72,22 +67,18 @@ class Embedder:
         Args:
             window_s, hop_s: of windows, in seconds; None for whole videos.
         """
-        up_to, data = self._trained.network, self.config.data
-        network, layer = up_to.network, up_to.layer
-        return {
-            "weights": self._trained.origin,
-            "sha256": digest(network),
-            "network": self.config.model.name,
-            "layer": layer or f"the input of {network.logits_layer()}",
-            "pool": up_to.pool if layer else "the network's own",
-            "window": window_s,
-            "hop": hop_s,
-            "clips": self.num_clips if window_s is None or self.clips_are_set else 1,
-            "crops": self.num_crops,
-            **data.model_dump(mode="json", include=_SAMPLING | _PICTURE),
-            "crop_size": data.tested_crop,
-            "precision": self._precision,
-        }
+        up_to = self._trained.network
+        layer = up_to.layer
+        return made_by(
+            replace(self._trained, network=up_to.network),
+            self,
+            self._precision,
+            self.num_clips if window_s is None or self.clips_are_set else 1,
+            layer=layer or f"the input of {up_to.network.logits_layer()}",
+            pool=up_to.pool if layer else "the network's own",
+            window=window_s,
+            hop=hop_s,
+        )
 
 
 def up_to(trained: Trained, layer: str | None, pool: str | None) -> Trained:
@@ -103,13 +94,3 @@ def up_to(trained: Trained, layer: str | None, pool: str | None) -> Trained:
     if pool not in (None, *POOLS):
         raise UsageError(f"--pool {pool}: it is one of {', '.join(POOLS)}")
     return replace(trained, network=UpTo(trained.network, layer, pool or "avg"))
-
-
-def digest(network: nn.Module) -> str:
-    """Returns the SHA-256 of a network's parameters and buffers, in hex: the same for the same weights, whatever file
-    they come from."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return found.hexdigest()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -45,6 +45,7 @@ class ExportedNetwork:
 
     Attributes:
         config, classes: settings (preprocessing included) and classes of the run that it comes from.
+        path: the file.
         frames: the fewest and the most frames of a clip; None for no limit.
         side: height and width of a clip in pixels.
     """
@@ -52,8 +53,14 @@ class ExportedNetwork:
     def __init__(
         self, run: Callable[[Tensor], Tensor], path: Path, config: Config, classes: tuple[str, ...], sizes: _Sizes
     ) -> None:
-        self._run, self._path, self.config, self.classes = run, path, config, classes
+        self._run, self.path, self.config, self.classes = run, path, config, classes
         self.frames, self.side = sizes
+
+    def content(self) -> Iterator[bytes]:
+        """Yields what the file holds, in pieces."""
+        with self.path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                yield piece
 
     @torch.no_grad()
     def __call__(self, clips: Tensor) -> Tensor:
@@ -68,7 +75,7 @@ class ExportedNetwork:
         # some runtimes do not check sizes, and return wrong results
         if channels != 3 or length < least or length > (most or length) or sides != [self.side, self.side]:
             frames = str(least) if least == most else f"{least} {f'to {most}' if most else 'or more'}"
-            raise UsageError(f"{self._path} takes clips of 3 x {frames} x {self.side} x {self.side}, not {given}")
+            raise UsageError(f"{self.path} takes clips of 3 x {frames} x {self.side} x {self.side}, not {given}")
         try:
             with torch.autocast(clips.device.type, enabled=False):
                 return self._run(clips.float().contiguous())
@@ -76,7 +83,7 @@ class ExportedNetwork:
             raise
         except Exception as error:  # each runtime raises types of its own
             told = " ".join(str(error).split())[:300] or type(error).__name__
-            raise UsageError(f"{self._path} cannot run clips of {given} ({told}); export it again") from error
+            raise UsageError(f"{self.path} cannot run clips of {given} ({told}); export it again") from error
 
 
 def load_exported(path: str | Path, device: torch.device, trust: bool = False) -> ExportedNetwork:

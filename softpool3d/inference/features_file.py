@@ -15,7 +15,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -24,12 +24,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from softpool3d.datasets.inputs import clip_name
+from softpool3d.datasets.manifest import Clip
 from softpool3d.errors import UsageError
 from softpool3d.evaluation.features import Row, check_format, difference, open_features, write_features
 from softpool3d.foreign import parse_json
-from softpool3d.inference.bulk import Failure
 from softpool3d.inference.embedder import Features
 from softpool3d.inference.growing_file import GrowingFile
+from softpool3d.inference.work import Failure
 from softpool3d.runs.lock import claim
 
 _END = b'{"done": '
@@ -163,8 +165,9 @@ class FeaturesFiles:
         self._current: FeaturesFile | None = None
         self._claim = ExitStack()
 
-    def __contains__(self, video: str) -> bool:
-        return video in self._there
+    def left(self, clips: Iterable[Clip]) -> Iterator[Clip]:
+        """Yields the videos that have no file yet."""
+        return (clip for clip in clips if clip_name(clip) not in self._there)
 
     def add(self, video: str, start: float, end: float, vector: Tensor) -> None:
         self._file(video).add(video, start, end, vector)
@@ -198,6 +201,14 @@ class FeaturesFiles:
             self._claim.enter_context(claim(target, is_folder=False))
             self._current = FeaturesFile(target, self._about, self._resume, self._overwrite)
         return self._current
+
+
+def features_row(result: Features | Failure) -> dict[str, Any]:
+    """Returns the features of a whole video as a row of the table."""
+    if isinstance(result, Failure):
+        return Row(result.file, None, None, None, result.reason)._asdict()
+    ((start, end, vector),) = result.rows
+    return Row(result.file, round(start, 4), round(end, 4), vector.numpy())._asdict()
 
 
 def _line(values: dict[str, Any]) -> str:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
+from softpool3d.datasets.inputs import clip_name
+from softpool3d.datasets.manifest import Clip
 from softpool3d.errors import UsageError, WorkError
 
 
@@ -30,7 +32,7 @@ class GrowingFile:
     Args:
         path: its ending gives the format.
         in_parts: whether the process appends to a part of its own.
-        resume: goes on with the file; `name in file` then tells whether a video is done.
+        resume: goes on with the file; `left` then leaves out the videos that are done.
         overwrite: replaces an existing file, once there is a first result.
         rank, world_size: number of this process, and of all processes that share the work.
 
@@ -70,7 +72,11 @@ class GrowingFile:
             names = chain.from_iterable(self._names(path) for path in there)
             self._done = np.unique(np.fromiter(map(_hash, names), np.uint64))
 
-    def __contains__(self, name: str) -> bool:
+    def left(self, clips: Iterable[Clip]) -> Iterator[Clip]:
+        """Yields the clips that are not done yet."""
+        return (clip for clip in clips if not self._is_done(clip_name(clip)))
+
+    def _is_done(self, name: str) -> bool:
         key = _hash(name)
         place = int(np.searchsorted(self._done, np.uint64(key)))
         return place < len(self._done) and int(self._done[place]) == key

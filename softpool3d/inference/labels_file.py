@@ -13,14 +13,17 @@ from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from softpool3d.errors import UsageError
 from softpool3d.files import csv_text
 from softpool3d.foreign import parse_json
-from softpool3d.inference.bulk import Failure
 from softpool3d.inference.classifier import Prediction
 from softpool3d.inference.growing_file import GrowingFile
+from softpool3d.inference.work import Failure
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 
@@ -159,6 +162,16 @@ class ResultsFile(GrowingFile):
         return whole
 
 
+def schema(names: list[str]) -> pa.Schema:
+    """Returns the types of the table's columns in Parquet."""
+    import pyarrow as pa
+
+    kinds = {"views": pa.int64(), "duration": pa.float64(), "seconds": pa.float64()}
+    return pa.schema(
+        [(name, kinds.get(name, pa.float64() if name.startswith("score") else pa.string())) for name in names]
+    )
+
+
 def _csv_line(values: Iterable[Any]) -> str:
     return csv_text([list(values)])
 
@@ -186,10 +199,7 @@ def _write_parquet(path: Path, rows: Iterator[dict[str, Any]], names: list[str])
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    kinds = {"views": pa.int64(), "duration": pa.float64(), "seconds": pa.float64()}
-    schema = pa.schema(
-        [(name, kinds.get(name, pa.float64() if name.startswith("score") else pa.string())) for name in names]
-    )
-    with pq.ParquetWriter(path, schema) as writer:
+    kinds = schema(names)
+    with pq.ParquetWriter(path, kinds) as writer:
         while some := list(islice(rows, 65536)):
-            writer.write_table(pa.Table.from_pylist(some, schema))
+            writer.write_table(pa.Table.from_pylist(some, kinds))

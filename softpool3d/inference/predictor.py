@@ -20,6 +20,8 @@ from softpool3d.runtime.devices import MEMORY_FORMATS, autocast, placed
 CPU_BATCHES = (1, 2, 4, 8, 16)
 CUDA_BATCHES = (4, 8, 16, 32, 64, 128)
 
+How = tuple[torch.device, str | None, bool, int | None]  # device, precision, compile, batch: as for `Predictor`
+
 
 class NoAnswer(WorkError):
     """The network's output holds NaN or infinity, so there is no answer."""
@@ -80,13 +82,19 @@ class Predictor:
         device: where it runs.
         precision: fp32, bf16 or fp16, by autocast; by default as in training.
         compile: runs the network through torch.compile, in batches of one size.
+        batch: clips in a batch; None: measured.
 
     Raises:
         UsageError: for fp16 on a CPU.
     """
 
     def __init__(
-        self, trained: Trained, device: torch.device, precision: str | None = None, compile: bool = False
+        self,
+        trained: Trained,
+        device: torch.device,
+        precision: str | None = None,
+        compile: bool = False,
+        batch: int | None = None,
     ) -> None:
         self.device, self.config = device, trained.config
         if precision == "fp16" and device.type == "cpu":
@@ -101,7 +109,7 @@ class Predictor:
         if compile:  # every other size would be compiled anew
             self.network = torch.compile(self.network, dynamic=False)
             sizes = (4,) if device.type == "cpu" else (32,)
-        self.batch = BatchSize(sizes)
+        self.batch = BatchSize(sizes if batch is None else (batch,))
 
     @torch.inference_mode()
     def __call__(self, clips: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from videos import write_numbered
 from softpool3d import Classifier
 from softpool3d.evaluation import features as formats
 from softpool3d.evaluation.features import Row, open_features, write_features
-from softpool3d.inference import classifier, embed_files
+from softpool3d.inference import bulk, work
 from softpool3d.runs.checkpoint import load_weights, save_weights
 
 ROOT = Path(__file__).parents[2]
@@ -271,23 +271,25 @@ def test_embed_hands_on_how_to_run_the_network(run, videos, weights, monkeypatch
         told.append((arguments, settings))
         raise Enough
 
-    monkeypatch.setattr(classifier, "Classifier", noted)
+    monkeypatch.setattr(work, "Classifier", noted)
     options = ["--views", 4, "--crops", 3, "--device", "cpu", "--precision", "bf16", "--compile", "--max-missing", 0.4]
     with pytest.raises(Enough):
-        run("embed", videos, "--weights", weights, "--out", tmp_path / "a.npz", *options)
-    assert told[0][0] == (str(weights), "cpu")
-    assert told[0][1] == {
-        **{"num_clips": 4, "num_crops": 3, "precision": "bf16", "compile": True, "trust": False, "max_missing": 0.4}
+        run("embed", videos, "--weights", weights, "--out", tmp_path / "a.npz", "--batch", 7, *options)
+    ((trained,), settings) = told[0]
+    assert trained.origin == str(weights)
+    assert settings == {
+        **{"device": "cpu", "num_clips": 4, "num_crops": 3, "precision": "bf16", "compile": True, "max_missing": 0.4},
+        "batch": 7,
     }
 
 
 def test_embed_decodes_in_the_processes_asked_for(embed, videos, monkeypatch, tmp_path):
     told = []
 
-    def noted(embedder, clips, jobs):
+    def noted(work, clips, jobs):
         told.append(jobs)
         return iter(())
 
-    monkeypatch.setattr(embed_files, "embed_files", noted)
+    monkeypatch.setattr(bulk, "run_files", noted)
     assert embed(videos, "--out", tmp_path / "a.npz", "--jobs", 5).returncode == 0
     assert told == [5]

@@ -17,7 +17,8 @@ from softpool3d.errors import WorkError
 from softpool3d.evaluation import tester
 from softpool3d.evaluation.scores import Scores, VideoScores
 from softpool3d.evaluation.subject import subject_of_weights
-from softpool3d.inference import classifier, classify_files, classify_live, classify_timeline, exporter
+from softpool3d.inference import bulk, classify_live, classify_timeline, exporter, predictor, trained, work
+from softpool3d.inference.classifier import Classifier
 from softpool3d.inference.exported import ExportedNetwork
 from softpool3d.inference.exporter import export_weights
 from softpool3d.runs.run import Run
@@ -215,23 +216,34 @@ def test_copies_are_as_small_as_their_quality(tmp_path):
 
 
 def test_classify_hands_on_how_to_run_the_network(run, clip, weights, tmp_path, monkeypatch):
-    told = Told(monkeypatch, classifier, "Classifier")
+    told = Told(monkeypatch, work, "Classifier")
     options = ["--views", 4, "--crops", 3, "--device", "cpu", "--precision", "bf16", "--compile", "--max-missing", 0.4]
-    assert run("classify", clip, "--weights", weights, *options).returncode == 1
-    (given, device), settings = told.last
-    assert (given, device) == (str(weights), "cpu")
+    assert run("classify", clip, "--weights", weights, "--batch", 7, *options).returncode == 1
+    (given,), settings = told.last
+    assert given.origin == str(weights)
     assert settings == {
-        **{"num_clips": 4, "num_crops": 3, "precision": "bf16", "compile": True, "trust": False, "max_missing": 0.4}
+        **{"device": "cpu", "num_clips": 4, "num_crops": 3, "precision": "bf16", "compile": True, "max_missing": 0.4},
+        "batch": 7,
     }
+    run("classify", clip, "--weights", weights)
+    assert told.last[1] == dict.fromkeys(settings) | {"device": "auto", "compile": False}
+    told = Told(monkeypatch, trained, "load_trained")
     (tmp_path / "a.pt2").write_bytes(b"")
     run("classify", clip, "--weights", tmp_path / "a.pt2", "--trust")
-    assert told.last[1]["trust"] and told.last[0][0] == str(tmp_path / "a.pt2")
-    assert [told.last[1][key] for key in ("num_clips", "num_crops", "precision", "compile")] == [
-        None,
-        None,
-        None,
-        False,
-    ]
+    assert told.last[0] == (str(tmp_path / "a.pt2"), torch.device("cpu"), True)
+
+
+def test_classify_in_batches_of_the_size_asked_for(run, clip, weights, monkeypatch):
+    """A batch of one: what a video gets does not depend on the videos beside it, to the bit."""
+    sizes, forward = [], predictor.Predictor._forward
+
+    def noted(self, part):
+        sizes.append(len(part))
+        return forward(self, part)
+
+    monkeypatch.setattr(predictor.Predictor, "_forward", noted)
+    assert run("classify", clip, "--weights", weights, "--views", 5, "--batch", 2).returncode == 0
+    assert sizes == [2, 2, 1]
 
 
 def test_classify_takes_the_views_asked_for(run, clip, weights):
@@ -244,10 +256,12 @@ def test_classify_takes_the_views_asked_for(run, clip, weights):
 def test_classify_decodes_in_the_processes_asked_for(run, clip, weights, monkeypatch, jobs, files, processes):
     from softpool3d.datasets.parallel import cores
 
-    told = Told(monkeypatch, classify_files, "classify_files")
+    told = Told(monkeypatch, bulk, "run_files")
     found = run("classify", *[clip, clip.parent / "other.mp4"][:files], "--weights", weights, "--topk", 2, *jobs)
     assert found.returncode == 1
-    assert told.last[0][2:] == (max(1, cores()) if processes is None else processes, 2)
+    work, _, given = told.last[0]
+    assert work.make.keywords == {"top_k": 2}
+    assert given == (max(1, cores()) if processes is None else processes)
 
 
 def test_classify_hands_on_how_to_slide_and_what_to_watch(run, clip, weights, monkeypatch):
@@ -375,7 +389,7 @@ def test_the_tolerance_of_an_export_is_the_one_given(data, tmp_path, monkeypatch
 def test_the_network_runs_in_the_precision_asked_for(weights):
     """bf16 keeps eight bits: its logits are other numbers than fp32's, and equal them to a hundredth."""
     clips = torch.randint(0, 256, (1, 3, 4, 32, 32), dtype=torch.uint8)
-    made = {name: classifier.Classifier(weights, "cpu", precision=name) for name in (None, "fp32", "bf16")}
+    made = {name: Classifier(weights, "cpu", precision=name) for name in (None, "fp32", "bf16")}
     types, logits = {}, {}
     for name, one in made.items():
         layer = one.model.fc
@@ -388,15 +402,15 @@ def test_the_network_runs_in_the_precision_asked_for(weights):
 def test_a_compiled_network_is_one(weights, monkeypatch):
     asked = []
     monkeypatch.setattr(torch, "compile", lambda network, **settings: asked.append(settings) or network)
-    classifier.Classifier(weights, "cpu", compile=True)
+    Classifier(weights, "cpu", compile=True)
     assert asked == [{"dynamic": False}]
-    classifier.Classifier(weights, "cpu")
+    Classifier(weights, "cpu")
     assert len(asked) == 1
 
 
 @pytest.mark.parametrize("average", ["softmax", "logits"])
 def test_the_classifier_averages_views_as_its_weights_say(data, tmp_path, average):
-    made = classifier.Classifier(write_weights(tmp_path / "a.safetensors", data, f"test.average={average}"))
+    made = Classifier(write_weights(tmp_path / "a.safetensors", data, f"test.average={average}"))
     logits = torch.tensor([[2.0, 0.0, -1.0], [-3.0, 1.0, 0.5]])
     expected = logits.softmax(1).mean(0) if average == "softmax" else logits.mean(0).softmax(0)
     torch.testing.assert_close(made.average(logits), expected)

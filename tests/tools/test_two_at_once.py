@@ -9,7 +9,7 @@ from videos import write_numbered
 
 from softpool3d.errors import WorkError
 from softpool3d.inference import labels_file
-from softpool3d.inference.bulk import Failure
+from softpool3d.inference.work import Failure
 from softpool3d.runs.lock import Taken, claim, claim_files
 
 

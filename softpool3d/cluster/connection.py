@@ -1,0 +1,129 @@
+"""A Ray cluster: connects to one or starts one, and compares what its machines have with what this one has."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import softpool3d
+from softpool3d.datasets.parallel import cores
+from softpool3d.errors import UsageError, WorkError
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The cores and GPUs of a cluster, as it is now: it may grow and shrink."""
+
+    cpus: int
+    gpus: int
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[Cluster]:
+    """Connects to a cluster while the body runs.
+
+    Args:
+        address: of its head, as in 10.0.0.1:6379; auto: the one that runs here; None: that of $RAY_ADDRESS, or else a
+            cluster of this machine alone is started, and ended with the body.
+
+    Raises:
+        UsageError: if none answers, or its machines have another version of softpool3d or torch.
+    """
+    if (address or os.environ.get("RAY_ADDRESS", "")).startswith("ray://"):
+        raise UsageError("--address ray://...: run the command on a machine of the cluster, as with ray job submit")
+    import ray
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what goes wrong is raised as well
+    own = address is None and "RAY_ADDRESS" not in os.environ
+    try:
+        ray.init(
+            address,
+            **({"num_cpus": cores(), "include_dashboard": False} if own else {}),
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = address or os.environ.get("RAY_ADDRESS")
+        told = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UsageError(f"--engine ray: no cluster answers at {where} ({told})") from None
+    try:
+        _be_quiet()
+        _compare()
+        there = ray.cluster_resources()
+        yield Cluster(max(1, int(there.get("CPU", 1))), int(there.get("GPU", 0)))
+    except ray.exceptions.RayError as error:
+        raise WorkError(f"the Ray cluster failed: {told(error)}") from error
+    finally:
+        ray.shutdown()
+
+
+@cache
+def identity() -> str:
+    """Returns in words what has to be the same on all machines: the versions of softpool3d and torch, and our code."""
+    import torch
+
+    code = hashlib.sha256()
+    roots = {Path(path) for package in ("", ".datasets", ".models") for path in _folder_of(f"softpool3d{package}")}
+    for path in sorted({path for root in roots for path in root.rglob("*.py")}, key=lambda path: path.parts[-2:]):
+        code.update(path.read_bytes())
+    return f"softpool3d {softpool3d.__version__} (code {code.hexdigest()[:8]}), torch {torch.__version__}"
+
+
+def _folder_of(package: str) -> list[str]:
+    from importlib.util import find_spec
+
+    return list(find_spec(package).submodule_search_locations)
+
+
+def _compare() -> None:
+    """Raises UsageError if a machine has not what this one has."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    def look() -> str:  # inside of a function, so that it is sent whole: a machine may lack softpool3d
+        try:
+            from softpool3d.cluster.connection import identity
+        except ImportError as error:
+            return f"no softpool3d to run this ({error})"
+        return identity()
+
+    asked = {}
+    for node in ray.nodes():
+        if node["Alive"]:
+            strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            task = ray.remote(look).options(num_cpus=0, scheduling_strategy=strategy)
+            asked[task.remote()] = node["NodeManagerAddress"]
+    for task, machine in asked.items():
+        if (has := ray.get(task)) != identity():
+            raise UsageError(
+                f"--engine ray: the machine {machine} has {has}, and this one {identity()}; make them equal"
+            )
+
+
+def check_identity(wanted: str) -> None:
+    """Raises UsageError on a machine that joined later and has not what the command's machine has."""
+    if identity() != wanted:
+        raise UsageError(f"a machine that joined the cluster has {identity()}, and the command's {wanted}")
+
+
+def _be_quiet() -> None:
+    """Leaves what is shown to our own bar and sentences."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def told(error: BaseException) -> str:
+    """Returns the last line of what Ray says, which names the cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,214 @@
+"""The engine of many machines: the two stages of `Work` as a pipeline of Ray Data.
+
+    clips of the list  ->  tasks that decode, on cores  ->  actors with the network, on GPUs  ->  results, here
+                           uint8 views, once through                                              in the order in
+                           Ray's object store                                                     which they are known
+
+Ray runs a task again whose machine was lost, holds decoding back where the network is slower, and moves views between
+machines. A file that kills its decoder kills a process of the task, not the task (`decode`).
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from softpool3d.cluster.connection import Cluster, check_identity, connected, identity, told
+from softpool3d.datasets.inputs import clip_name
+from softpool3d.datasets.manifest import Clip
+from softpool3d.datasets.video.remote import is_address
+from softpool3d.errors import SoftPool3dError, UsageError, WorkError
+from softpool3d.inference.bulk import Started, decode
+from softpool3d.inference.exported import ExportedNetwork
+from softpool3d.inference.provenance import digest
+from softpool3d.inference.trained import Trained
+from softpool3d.inference.work import Decoded, Job, Reader, Result, Work
+from softpool3d.models import build_model
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_TASK = 16  # clips that one task decodes: what a lost machine costs at most, for each of its cores
+_WAVE = 2**16  # clips that Ray knows of at a time: the list itself may be longer than memory
+
+
+@contextmanager
+def on_ray(address: str | None, trained: Trained, job: Job) -> Iterator[Started]:
+    """Starts a job on a Ray cluster.
+
+    Args:
+        address: as for `connected`.
+
+    Raises:
+        UsageError: for an exported network, and as `connected` does; and where a machine cannot start the job.
+    """
+    if isinstance(trained.network, ExportedNetwork):
+        raise UsageError(f"{trained.network.path}: --engine ray runs no exported networks; give the weights it is from")
+    import ray
+
+    with connected(address) as cluster:
+        sent = _Sent(ray.put((replace(trained, network=None), trained.network.state_dict())), digest(trained.network))
+        gpus = cluster.gpus if job.options["device"] != "cpu" else 0
+        reader, about = _started(sent, job, gpus)
+
+        def run(clips: Iterator[Clip], _: int) -> Iterator[Result]:
+            while wave := list(islice(clips, _WAVE)):
+                yield from _results(wave, sent, job, reader, Cluster(cluster.cpus, gpus))
+
+        yield Started(run, lambda: about)
+
+
+class _Sent:
+    """A network on its way to other machines: its weights in Ray's object store."""
+
+    def __init__(self, weights: Any, sha256: str) -> None:
+        self._weights, self._sha256, self._identity = weights, sha256, identity()
+
+    def work(self, job: Job) -> Work:
+        """Returns the work, with the network, on the machine that calls it.
+
+        Raises:
+            UsageError: if that has another version of softpool3d or torch, or builds another network.
+        """
+        import ray
+
+        check_identity(self._identity)
+        trained, state = ray.get(self._weights)
+        network = build_model(trained.config, len(trained.classes))
+        network.load_state_dict(state)
+        if digest(network) != self._sha256:
+            raise UsageError("a machine of the cluster builds another network from the same weights")
+        return job.work(replace(trained, network=network))
+
+
+def _started(sent: _Sent, job: Job, gpus: int) -> tuple[Reader, dict[str, Any]]:
+    """Starts the job once on a machine of the kind that does it: what is wrong with it is said before the work."""
+    import ray
+
+    def start() -> tuple[Reader, dict[str, Any]]:
+        work = sent.work(job)
+        return work.reader, work.about()
+
+    resources = {"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": 0.5}
+    with _our_errors():
+        return ray.get(ray.remote(start).options(**resources).remote())
+
+
+def _results(clips: list[Clip], sent: _Sent, job: Job, reader: Reader, cluster: Cluster) -> Iterator[Result]:
+    """Yields a result for each clip, in the order in which they are known."""
+    import ray.data
+
+    # Ray would make one stage of two that ask for the same
+    cores, answers = (1, {"num_gpus": 1, "num_cpus": 0}) if cluster.gpus else (0.5, {"num_cpus": 0.25})
+    size = min(_TASK, max(1, len(clips) // (4 * cluster.cpus)))
+    data = ray.data.from_arrow([_table(clips[at : at + size], at) for at in range(0, len(clips), size)])
+    data = data.map_batches(
+        _decode,
+        batch_size=None,
+        batch_format="pyarrow",
+        fn_kwargs={"reader": reader, "wanted": identity()},
+        num_cpus=cores,
+    )
+    data = data.map_batches(
+        _Answer,
+        batch_size=None,
+        fn_constructor_kwargs={"sent": sent, "job": job},
+        concurrency=(1, cluster.gpus or cluster.cpus),
+        **answers,
+    )
+    with _our_errors():
+        for batch in data.iter_batches(batch_size=None, batch_format="pyarrow"):
+            columns = (batch[name].to_pylist() for name in ("number", "result", "seen"))
+            for number, content, seen in zip(*columns, strict=True):
+                clip, result = clips[number], pickle.loads(content)
+                if not seen and os.path.exists(clip.path):
+                    raise WorkError(
+                        f"the machines of the cluster do not see {clip.path}, which is there on this one; put the "
+                        "videos where all of them have the same path to them, or in a bucket"
+                    )
+                yield replace(result, file=clip_name(clip))
+
+
+def _table(clips: list[Clip], first: int) -> pa.Table:
+    """Returns what a task is sent: absolute paths, as a task runs in a folder of its own."""
+    import pyarrow as pa
+
+    paths = [clip.path if is_address(clip.path) else os.path.abspath(clip.path) for clip in clips]
+    columns = {
+        "number": range(first, first + len(clips)),
+        "path": [os.fsencode(path) for path in paths],
+        "start": [clip.start for clip in clips],
+        "end": [clip.end for clip in clips],
+    }
+    kinds = {"number": pa.int64(), "path": pa.binary(), "start": pa.float64(), "end": pa.float64()}
+    return pa.table({name: pa.array(values, kinds[name]) for name, values in columns.items()})
+
+
+def _decode(table: pa.Table, reader: Reader, wanted: str) -> Iterator[dict[str, Any]]:
+    """Yields the views of each clip of a table; of a file that is not to be read, none, and the reason."""
+    check_identity(wanted)
+    rows = table.to_pylist()
+    clips = [Clip(os.fsdecode(row["path"]), 0, row["start"], row["end"]) for row in rows]
+    for row, clip, decoded in zip(rows, clips, decode(reader, iter(clips), 1), strict=True):
+        views = decoded.views
+        frames = np.empty((0,) * 5, np.uint8) if views is None else views.clips.numpy()
+        about = None if views is None else replace(views, clips=None)
+        seen = views is not None or is_address(clip.path) or os.path.exists(clip.path)
+        yield {
+            "number": [row["number"]],
+            "views": frames[None],
+            "rest": [pickle.dumps(replace(decoded, views=about))],
+            "seen": [seen],
+        }
+
+
+class _Answer:
+    """The network, in an actor: returns the results of the clips of a batch."""
+
+    def __init__(self, sent: _Sent, job: Job) -> None:
+        self._work = sent.work(job)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        files = [_whole(rest, views) for rest, views in zip(batch["rest"], batch["views"], strict=True)]
+        clips = [file.views.clips for file in files if file.views is not None]
+        began = time.perf_counter()
+        rows = iter(self._work.predictor(torch.cat(clips)) if clips else ())
+        seconds = (time.perf_counter() - began) / max(1, sum(map(len, clips)))
+        results = []
+        for file in files:
+            count = 0 if file.views is None else file.views.count
+            results.append(pickle.dumps(self._work.result(file, list(islice(rows, count)), count * seconds)))
+        return {"number": batch["number"], "result": results, "seen": batch["seen"]}
+
+
+def _whole(rest: bytes, views: np.ndarray) -> Decoded:
+    """Returns what a task decoded, whose views came beside the rest of it."""
+    decoded: Decoded = pickle.loads(rest)
+    if decoded.views is not None:
+        decoded.views.clips = torch.from_numpy(views)
+    return decoded
+
+
+@contextmanager
+def _our_errors() -> Iterator[None]:
+    """Raises what our own code raised on another machine as it is, and what Ray says of its own in a sentence."""
+    from ray.exceptions import RayError
+
+    try:
+        yield
+    except RayError as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, SoftPool3dError) and not isinstance(cause, RayError):
+                raise cause from None
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        raise WorkError(f"Ray: {told(error)}") from error
