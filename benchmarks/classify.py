@@ -134,7 +134,7 @@ def _folder(clip: Path, seconds: float) -> tuple[float, float, str]:
             path.symlink_to(clip.resolve())
             clips.append(Clip(str(path), 0))
         work = Labelling({"device": "cpu"}, 5).work(load_trained(SHIPPED))
-        views = [work.reader[clip].views.clips for clip in clips[:1]] * count
+        views = [work.reader(clip).views.clips for clip in clips[:1]] * count
 
         def network() -> None:
             for some in views:

@@ -13,6 +13,7 @@ from multiprocessing import get_context, parent_process
 from typing import Any, TypeVar
 
 Job = TypeVar("Job")
+Each = Callable[..., Iterator[tuple[Any, Any]]]  # `each`, or what does the same elsewhere
 
 
 class Crashed(Exception):

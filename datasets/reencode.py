@@ -17,7 +17,7 @@ import numpy as np
 
 from softpool3d.datasets.lists import format_seconds
 from softpool3d.datasets.manifest import Clip, Manifest
-from softpool3d.datasets.parallel import Crashed, each
+from softpool3d.datasets.parallel import Crashed, Each, each
 from softpool3d.datasets.video.damage import MAX_MISSING
 from softpool3d.datasets.video.decoder import Video, open_video
 from softpool3d.datasets.video.encoder import ToBT601, h264_stream
@@ -54,6 +54,7 @@ def reencode(
     *,
     max_missing: float = MAX_MISSING,
     on_damage: Callable[[str, str], None] = lambda path, what: None,
+    each: Each = each,
 ) -> tuple[dict[str, Manifest], dict[str, str]]:
     """Makes copies of the clips in `out`, at the same relative paths as the originals have below `root`.
 
@@ -63,6 +64,7 @@ def reencode(
     Args:
         max_missing: the share of an original that may be missing (damage.py).
         on_damage: is called with the path of an original of which a part is missing, and a sentence.
+        each: does the work on each clip.
 
     Returns:
         Manifests of the copies, and for each original with a clip that cannot be decoded: path -> reason. Such clips

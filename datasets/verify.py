@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from softpool3d.datasets.parallel import Crashed, each
+from softpool3d.datasets.parallel import Crashed, Each, each
 from softpool3d.datasets.video.damage import MAX_MISSING, is_too_much
 from softpool3d.datasets.video.decoder import DecodeError, check_file, open_video
 from softpool3d.datasets.video.stream import FrameStream
@@ -33,6 +33,7 @@ def bad_files(
     *,
     max_missing: float = MAX_MISSING,
     on_damage: Callable[[str, str], None] = lambda path, what: None,
+    each: Each = each,
 ) -> dict[str, str]:
     """Decodes all files, and returns path -> what is wrong for those that are unreadable or miss too much.
 
@@ -41,6 +42,7 @@ def bad_files(
             it is done. Files that are in it already, and have not changed since, are not decoded again.
         max_missing: the share of a file that may be missing (damage.py).
         on_damage: is called with the path of a file of which a part is missing, and a sentence.
+        each: does the work on each file.
 
     Raises:
         WorkError: if the log cannot be written.

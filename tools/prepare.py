@@ -5,16 +5,24 @@ python tools/prepare.py kinetics400 --root /data/k400 --verify
 python tools/prepare.py folder --root videos --reencode --short-side 256 --gop 16
 """
 
+from __future__ import annotations
+
 import os
 import shlex
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from softpool3d.command import Asked
 from softpool3d.errors import UsageError
+from softpool3d.tools.classify import ADDRESS, ENGINE, EngineName, check_engine
+
+if TYPE_CHECKING:
+    from softpool3d.datasets.parallel import Each
 
 
 class DatasetName(str, Enum):
@@ -50,11 +58,16 @@ def main(
         help="Where to write; without it ROOT, and for copies ROOT-<short side>px.",
     ),
     workers: int | None = typer.Option(None, min=1, help="Processes; without it one for each core."),
+    engine: EngineName = ENGINE,
+    address: str | None = ADDRESS,
 ) -> None:
     """Find a data set's clips, check them, write the manifest that training reads."""
     asked = Asked(main, locals())
     asked.needs("--reencode", reencode, "short_side", "gop", "crf")
-    asked.needs("--verify or --reencode", verify or reencode, "max_missing", "workers")
+    asked.needs("--verify or --reencode", verify or reencode, "max_missing", "workers", "engine")
+    check_engine(asked)
+    if engine == "ray" and workers is not None:
+        raise UsageError("--engine ray does not go together with --workers: a task runs on each core of the cluster")
     asked.needs("official splits: hmdb51, ucf101", dataset.value in ("hmdb51", "ucf101"), "split")
     asked.needs("lists: folder, pictures", dataset.value in ("folder", "pictures"), "path_prefix")
     from softpool3d.datasets.video.find import data_root
@@ -86,10 +99,10 @@ def main(
         manifests = official_manifests(data)
         check_learnable(manifests)
         folder = prepared_folder(data.model_copy(update={"root": str(out)}))
-        with claim(out if reencode else folder, is_folder=True):
+        with claim(out if reencode else folder, is_folder=True), _engine(engine, address, root, out) as each:
             paths = {clip.path for manifest in manifests.values() for clip in manifest.clips}
             bad, damaged = obviously_bad(paths), {}
-            limit = {"max_missing": max_missing, "on_damage": damaged.__setitem__}
+            limit = {"max_missing": max_missing, "on_damage": damaged.__setitem__, "each": each}
             if verify:
                 bad |= bad_files(paths - bad.keys(), folder / "checked.csv", workers, **limit)
             manifests = {name: manifest.without(bad) for name, manifest in manifests.items()}
@@ -102,6 +115,20 @@ def main(
     except KeyboardInterrupt as stop:
         raise Interrupted("stopped; the same command goes on where it was", number_of(stop)) from None
     _report(data, out, folder, manifests, bad, damaged, notes)
+
+
+@contextmanager
+def _engine(name: EngineName, address: str | None, root: Path, out: Path) -> Iterator[Each]:
+    """Yields what does the work on each file."""
+    if name == "ray":
+        from softpool3d.cluster.each import each_on_ray
+
+        with each_on_ray(address, [root, out]) as each:
+            yield each
+    else:
+        from softpool3d.datasets.parallel import each
+
+        yield each
 
 
 def _write_lists(folder: Path, manifests: dict, bad: dict[str, str], damaged: dict[str, str]) -> None:

@@ -1,4 +1,5 @@
-"""Files at http(s) addresses: fetched to a temporary file, which is then read like any other."""
+"""Files at http(s) addresses and in buckets (s3://, gs://): fetched to a temporary file, which is then read like any
+other."""
 
 from __future__ import annotations
 
@@ -12,12 +13,15 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 from softpool3d.datasets.video.containers import is_address
 from softpool3d.datasets.video.frame_index import DecodeError
 
 _TIMEOUT_S = 30.0  # seconds without a byte
 _PLAYLISTS = (".m3u8", ".mpd")
+_BUCKETS = ("s3", "gs")
+_PIECE = 1 << 20  # bytes
 
 
 def web() -> urllib.request.OpenerDirector:
@@ -48,27 +52,50 @@ def fetched(path: str) -> Iterator[str]:
         yield path
         return
     parts = urllib.parse.urlsplit(path)
-    ending = os.path.splitext(parts.path)[1]
+    scheme, ending = parts.scheme.lower(), os.path.splitext(parts.path)[1]
     ending = ending if re.fullmatch(r"\.\w{1,8}", ending) else ""
-    if parts.scheme.lower() == "file":
+    if scheme == "file":
         raise DecodeError(path, "name a file on this machine by its path, without file://")
-    if parts.scheme.lower() not in ("http", "https") or ending in _PLAYLISTS:
+    if scheme not in ("http", "https", *_BUCKETS) or ending in _PLAYLISTS:
         raise DecodeError(path, "this is a stream, not a file; read it with --stream or --timeline")
     with tempfile.NamedTemporaryFile(prefix="softpool3d-", suffix=ending) as copy:
-        try:
-            most = shutil.disk_usage(os.path.dirname(copy.name)).free // 2
-            with web().open(path, timeout=_TIMEOUT_S) as answer:
-                while block := answer.read(1 << 20):
-                    copy.write(block)
-                    if copy.tell() > most:
-                        raise DecodeError(path, f"it is larger than {most / 2**30:.1f} GiB, half of what is free here")
-        except urllib.error.HTTPError as error:
-            raise DecodeError(path, f"the server says {error.code} {error.reason}") from None
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            raise DecodeError(path, f"it cannot be fetched ({reason})") from None
-        copy.flush()
+        most = shutil.disk_usage(os.path.dirname(copy.name)).free // 2
+        for piece in _object(path) if scheme in _BUCKETS else _page(path):
+            if copy.tell() + len(piece) > most:
+                raise DecodeError(path, f"it is larger than {most / 2**30:.1f} GiB, half of what is free here")
+            try:
+                copy.write(piece)
+                copy.flush()
+            except OSError as error:
+                raise DecodeError(path, f"it cannot be kept in {copy.name} ({error.strerror})") from None
         try:
             yield copy.name
         except DecodeError as error:
             raise DecodeError(path, error.reason) from None
+
+
+def _page(path: str) -> Iterator[bytes]:
+    """Yields what lies at an http(s) address, in pieces."""
+    try:
+        with web().open(path, timeout=_TIMEOUT_S) as answer:
+            while piece := answer.read(_PIECE):
+                yield piece
+    except urllib.error.HTTPError as error:
+        raise DecodeError(path, f"the server says {error.code} {error.reason}") from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise DecodeError(path, f"it cannot be fetched ({getattr(error, 'reason', error)})") from None
+
+
+def _object(path: str) -> Iterator[bytes]:
+    """Yields what lies in a bucket, in pieces. Keys and endpoint come from the environment, as for AWS's tools."""
+    if find_spec("pyarrow") is None:
+        raise DecodeError(path, "reading from a bucket needs pyarrow; pip install 'softpool3d[parquet]'")
+    from pyarrow import fs
+
+    try:
+        system, name = fs.FileSystem.from_uri(path)
+        with system.open_input_stream(name) as file:
+            while piece := file.read(_PIECE):
+                yield piece
+    except (OSError, ValueError) as error:
+        raise DecodeError(path, f"it cannot be fetched ({next(iter(str(error).splitlines()), '')})") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import softpool3d
 from softpool3d.datasets.parallel import cores
-from softpool3d.errors import UsageError, WorkError
+from softpool3d.errors import SoftPool3dError, UsageError, WorkError
 
 
 @dataclass(frozen=True)
@@ -25,22 +25,22 @@ class Cluster:
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[Cluster]:
+def connected(address: str | None, folders: Sequence[str] = ()) -> Iterator[Cluster]:
     """Connects to a cluster while the body runs.
 
     Args:
         address: of its head, as in 10.0.0.1:6379; auto: the one that runs here; None: that of $RAY_ADDRESS, or else a
             cluster of this machine alone is started, and ended with the body.
+        folders: which all machines have to see.
 
     Raises:
-        UsageError: if none answers, or its machines have another version of softpool3d or torch.
+        UsageError: if none answers, or its machines have another version of softpool3d or torch, or lack a folder.
     """
     if (address or os.environ.get("RAY_ADDRESS", "")).startswith("ray://"):
         raise UsageError("--address ray://...: run the command on a machine of the cluster, as with ray job submit")
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what goes wrong is raised as well
     own = address is None and "RAY_ADDRESS" not in os.environ
     try:
         ray.init(
@@ -55,11 +55,9 @@ def connected(address: str | None) -> Iterator[Cluster]:
         raise UsageError(f"--engine ray: no cluster answers at {where} ({told})") from None
     try:
         _be_quiet()
-        _compare()
+        _compare(folders)
         there = ray.cluster_resources()
         yield Cluster(max(1, int(there.get("CPU", 1))), int(there.get("GPU", 0)))
-    except ray.exceptions.RayError as error:
-        raise WorkError(f"the Ray cluster failed: {told(error)}") from error
     finally:
         ray.shutdown()
 
@@ -70,7 +68,8 @@ def identity() -> str:
     import torch
 
     code = hashlib.sha256()
-    roots = {Path(path) for package in ("", ".datasets", ".models") for path in _folder_of(f"softpool3d{package}")}
+    packages = ("", ".configs", ".datasets", ".models", ".tools")  # in the source tree they lie beside each other
+    roots = [Path(path) for package in packages for path in _folder_of(f"softpool3d{package}")]
     for path in sorted({path for root in roots for path in root.rglob("*.py")}, key=lambda path: path.parts[-2:]):
         code.update(path.read_bytes())
     return f"softpool3d {softpool3d.__version__} (code {code.hexdigest()[:8]}), torch {torch.__version__}"
@@ -82,17 +81,17 @@ def _folder_of(package: str) -> list[str]:
     return list(find_spec(package).submodule_search_locations)
 
 
-def _compare() -> None:
+def _compare(folders: Sequence[str]) -> None:
     """Raises UsageError if a machine has not what this one has."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    def look() -> str:  # inside of a function, so that it is sent whole: a machine may lack softpool3d
+    def look() -> tuple[str, list[str]]:  # in a function, so that it is sent whole: a machine may lack softpool3d
         try:
             from softpool3d.cluster.connection import identity
         except ImportError as error:
-            return f"no softpool3d to run this ({error})"
-        return identity()
+            return f"no softpool3d to run this ({error})", []
+        return identity(), [folder for folder in folders if not os.path.isdir(folder)]
 
     asked = {}
     for node in ray.nodes():
@@ -101,9 +100,14 @@ def _compare() -> None:
             task = ray.remote(look).options(num_cpus=0, scheduling_strategy=strategy)
             asked[task.remote()] = node["NodeManagerAddress"]
     for task, machine in asked.items():
-        if (has := ray.get(task)) != identity():
+        has, lacking = ray.get(task)
+        if has != identity():
             raise UsageError(
                 f"--engine ray: the machine {machine} has {has}, and this one {identity()}; make them equal"
+            )
+        if lacking:
+            raise UsageError(
+                f"--engine ray: the machine {machine} does not see {lacking[0]}; give all machines the same path to it"
             )
 
 
@@ -111,6 +115,22 @@ def check_identity(wanted: str) -> None:
     """Raises UsageError on a machine that joined later and has not what the command's machine has."""
     if identity() != wanted:
         raise UsageError(f"a machine that joined the cluster has {identity()}, and the command's {wanted}")
+
+
+@contextmanager
+def our_errors() -> Iterator[None]:
+    """Raises what our own code raised on another machine as it is, and what Ray says of its own in a sentence."""
+    from ray.exceptions import RayError
+
+    try:
+        yield
+    except RayError as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, SoftPool3dError) and not isinstance(cause, RayError):
+                raise cause from None
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        raise WorkError(f"Ray: {_told(error)}") from error
 
 
 def _be_quiet() -> None:
@@ -123,7 +143,7 @@ def _be_quiet() -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
-def told(error: BaseException) -> str:
+def _told(error: BaseException) -> str:
     """Returns the last line of what Ray says, which names the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from softpool3d.cluster.connection import Cluster, check_identity, connected, identity, told
+from softpool3d.cluster.connection import Cluster, check_identity, connected, identity, our_errors
 from softpool3d.datasets.inputs import clip_name
 from softpool3d.datasets.manifest import Clip
 from softpool3d.datasets.video.remote import is_address
-from softpool3d.errors import SoftPool3dError, UsageError, WorkError
+from softpool3d.errors import UsageError, WorkError
 from softpool3d.inference.bulk import Started, decode
 from softpool3d.inference.exported import ExportedNetwork
 from softpool3d.inference.provenance import digest
@@ -53,10 +53,8 @@ def on_ray(address: str | None, trained: Trained, job: Job) -> Iterator[Started]
     """
     if isinstance(trained.network, ExportedNetwork):
         raise UsageError(f"{trained.network.path}: --engine ray runs no exported networks; give the weights it is from")
-    import ray
-
     with connected(address) as cluster:
-        sent = _Sent(ray.put((replace(trained, network=None), trained.network.state_dict())), digest(trained.network))
+        sent = _Sent(trained)
         gpus = cluster.gpus if job.options["device"] != "cpu" else 0
         reader, about = _started(sent, job, gpus)
 
@@ -70,8 +68,11 @@ def on_ray(address: str | None, trained: Trained, job: Job) -> Iterator[Started]
 class _Sent:
     """A network on its way to other machines: its weights in Ray's object store."""
 
-    def __init__(self, weights: Any, sha256: str) -> None:
-        self._weights, self._sha256, self._identity = weights, sha256, identity()
+    def __init__(self, trained: Trained) -> None:
+        import ray
+
+        self._weights = ray.put((replace(trained, network=None), trained.network.state_dict()))
+        self._sha256, self._identity = digest(trained.network), identity()
 
     def work(self, job: Job) -> Work:
         """Returns the work, with the network, on the machine that calls it.
@@ -99,7 +100,7 @@ def _started(sent: _Sent, job: Job, gpus: int) -> tuple[Reader, dict[str, Any]]:
         return work.reader, work.about()
 
     resources = {"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": 0.5}
-    with _our_errors():
+    with our_errors():
         return ray.get(ray.remote(start).options(**resources).remote())
 
 
@@ -125,7 +126,7 @@ def _results(clips: list[Clip], sent: _Sent, job: Job, reader: Reader, cluster: 
         concurrency=(1, cluster.gpus or cluster.cpus),
         **answers,
     )
-    with _our_errors():
+    with our_errors():
         for batch in data.iter_batches(batch_size=None, batch_format="pyarrow"):
             columns = (batch[name].to_pylist() for name in ("number", "result", "seen"))
             for number, content, seen in zip(*columns, strict=True):
@@ -196,19 +197,3 @@ def _whole(rest: bytes, views: np.ndarray) -> Decoded:
     if decoded.views is not None:
         decoded.views.clips = torch.from_numpy(views)
     return decoded
-
-
-@contextmanager
-def _our_errors() -> Iterator[None]:
-    """Raises what our own code raised on another machine as it is, and what Ray says of its own in a sentence."""
-    from ray.exceptions import RayError
-
-    try:
-        yield
-    except RayError as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, SoftPool3dError) and not isinstance(cause, RayError):
-                raise cause from None
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        raise WorkError(f"Ray: {told(error)}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -14,12 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softpool3d.datasets.loader import Loader, start_worker, worker_died
+from softpool3d.datasets.guarded import guarded
 from softpool3d.datasets.manifest import Clip
 from softpool3d.inference.trained import Trained
 from softpool3d.inference.work import Decoded, Job, Reader, Result, Work
-
-_PREFETCH = 2  # videos that each worker has ready
 
 
 @dataclass(frozen=True)
@@ -97,53 +94,5 @@ def _take(waiting: deque[Tensor], count: int) -> Tensor:
 
 
 def decode(reader: Reader, clips: Iterator[Clip], jobs: int) -> Iterator[Decoded]:
-    """Yields the views of each clip, in order. A clip that kills the process which decodes it does not stop the others.
-
-    Args:
-        jobs: number of processes; with 0 this process decodes, and such a clip ends it.
-    """
-    if not jobs:
-        yield from map(reader.__getitem__, clips)
-        return
-    while True:
-        sent: deque[Clip] = deque()
-
-        def keys(sent: deque[Clip] = sent) -> Iterator[Clip]:
-            for clip in clips:
-                sent.append(clip)
-                yield clip
-
-        try:
-            for decoded in _loader(reader, keys(), jobs):
-                sent.popleft()
-                yield decoded
-            return
-        except RuntimeError as error:
-            if not worker_died(error):
-                raise
-        for clip in sent:  # each in a process of its own, to find the one that kills it
-            try:
-                yield from _loader(reader, [clip], 1)
-            except RuntimeError as error:
-                if not worker_died(error):
-                    raise
-                yield Decoded.crashed(clip)
-
-
-def _loader(reader: Reader, clips: Iterable[Clip], jobs: int) -> Loader:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about more workers than cores: --jobs decides
-        return Loader(
-            reader,
-            sampler=clips,
-            batch_size=None,
-            num_workers=jobs,
-            prefetch_factor=_PREFETCH,
-            collate_fn=_as_it_is,
-            worker_init_fn=start_worker,
-            generator=torch.Generator(),
-        )
-
-
-def _as_it_is(decoded: Decoded) -> Decoded:
-    return decoded
+    """Yields the views of each clip, in order; `jobs` and clips that kill their decoder as in `guarded`."""
+    return guarded(reader, clips, jobs, Decoded.crashed)

@@ -1,7 +1,7 @@
 """A folder of results, here or in a bucket, for lists of any length: a Parquet file for each block of the list.
 
     labels/
-      about.json                    what made the results
+      _about.json                   what made the results
       00000000-1f9a3c2e.parquet     those of the list's first 512 clips, in its order
       00000001-77d0b9a4.parquet     ...
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BLOCK = 512  # clips of one file
-ABOUT = "about.json"
+ABOUT = "_about.json"  # readers of Parquet leave out what begins with _
 _PART = re.compile(r"(\d{8})-[0-9a-f]{8}\.parquet")
 
 

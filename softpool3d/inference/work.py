@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from softpool3d.datasets.inputs import clip_name, explain
 from softpool3d.datasets.manifest import Clip
@@ -57,13 +56,13 @@ class Decoded:
         return cls(clip_name(clip), None, str(Crashed()))
 
 
-class Reader(Dataset):
+class Reader:
     """Reads a clip's views, or says what is wrong with it. It is sent to workers, so it holds no network."""
 
     def __init__(self, read: Callable[[Clip], Views]) -> None:
         self._read = read
 
-    def __getitem__(self, clip: Clip) -> Decoded:
+    def __call__(self, clip: Clip) -> Decoded:
         began = time.perf_counter()
         try:
             views, reason = self._read(clip), ""

@@ -50,14 +50,14 @@ def test_a_killed_worker_costs_the_file_that_it_dies_of_and_no_other(tmp_path):
 
 
 def test_classify_names_the_file_that_a_worker_is_killed_over(run, tmp_path, monkeypatch):
-    read = work.Reader.__getitem__
+    read = work.Reader.__call__
 
     def killed(reader, clip):
         if clip.path.endswith("bad.mp4"):
             os.kill(os.getpid(), signal.SIGKILL)
         return read(reader, clip)
 
-    monkeypatch.setattr(work.Reader, "__getitem__", killed)  # in the workers, which are forked
+    monkeypatch.setattr(work.Reader, "__call__", killed)  # in the workers, which are forked
     files = [write_numbered(tmp_path / f"{name}.mp4", 20) for name in ("one", "bad", "two")]
     result = run("classify", *files, "--jobs", "1")
     assert result.returncode == 1 and [line.split()[-1] for line in result.stdout.splitlines()] == [
