@@ -17,7 +17,7 @@ from softpool3d.datasets.video.find import pictures_in, videos_in
 from softpool3d.datasets.video.frame_index import DecodeError
 from softpool3d.datasets.video.pictures import is_picture
 from softpool3d.datasets.video.remote import is_address
-from softpool3d.errors import UsageError
+from softpool3d.errors import UsageError, WorkError
 from softpool3d.naming import check_files
 
 
@@ -111,8 +111,22 @@ def _frames(folder: str) -> bool:
 
 
 def _listed(path: Path | None) -> Iterator[Clip]:
-    """Yields the clips of a list, whose relative paths begin in its folder; with None those of standard input."""
-    folder = path.parent if path else Path()
+    """Yields the clips of a list, whose relative paths begin in its folder; with None those of standard input.
+
+    Raises:
+        WorkError: at its end, if it changed meanwhile: reading may have taken hours.
+    """
+    folder, was = path.parent if path else Path(), _state(path)
     for row in read_rows(path, folder, labelled=False):
         name = row.path if is_address(row.path) or folder == Path() else os.path.join(folder, row.path)
         yield Clip(name, 0, row.start, row.end, row.line)
+    if _state(path) != was:
+        raise WorkError(f"{path} changed while it was read; the same command with --resume goes on with the new list")
+
+
+def _state(path: Path | None) -> tuple[int, int, int] | None:
+    """Returns what tells whether a list was changed or replaced."""
+    if path is None or not path.is_file():
+        return None
+    file = path.stat()
+    return file.st_ino, file.st_size, file.st_mtime_ns

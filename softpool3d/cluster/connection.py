@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from pathlib import Path
 import softpool3d
 from softpool3d.datasets.parallel import cores
 from softpool3d.errors import SoftPool3dError, UsageError, WorkError
+
+_PATIENCE_S = 10.0  # for an address to answer
 
 
 @dataclass(frozen=True)
@@ -41,21 +44,20 @@ def connected(address: str | None, folders: Sequence[str] = ()) -> Iterator[Clus
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
-    own = address is None and "RAY_ADDRESS" not in os.environ
+    place = address or os.environ.get("RAY_ADDRESS") or "local"
+    own = {"num_cpus": cores(), "include_dashboard": False} if place == "local" else {}
     try:
-        ray.init(
-            address,
-            **({"num_cpus": cores(), "include_dashboard": False} if own else {}),
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        where = address or os.environ.get("RAY_ADDRESS")
-        told = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UsageError(f"--engine ray: no cluster answers at {where} ({told})") from None
+        if ":" in place:  # Ray itself would try for minutes
+            host, _, port = place.rpartition(":")
+            socket.create_connection((host, int(port)), _PATIENCE_S).close()
+        ray.init(place, **own, logging_level=logging.ERROR, log_to_driver=False)
+    except (OSError, RuntimeError, ValueError) as error:
+        told = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
+        raise UsageError(f"--engine ray: no cluster answers at {place} ({told})") from None
     try:
         _be_quiet()
-        _compare(folders)
+        with our_errors():
+            _compare(folders)
         there = ray.cluster_resources()
         yield Cluster(max(1, int(there.get("CPU", 1))), int(there.get("GPU", 0)))
     finally:
@@ -84,6 +86,7 @@ def _folder_of(package: str) -> list[str]:
 def _compare(folders: Sequence[str]) -> None:
     """Raises UsageError if a machine has not what this one has."""
     import ray
+    from ray.exceptions import NodeDiedError, TaskUnschedulableError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     def look() -> tuple[str, list[str]]:  # in a function, so that it is sent whole: a machine may lack softpool3d
@@ -100,7 +103,10 @@ def _compare(folders: Sequence[str]) -> None:
             task = ray.remote(look).options(num_cpus=0, scheduling_strategy=strategy)
             asked[task.remote()] = node["NodeManagerAddress"]
     for task, machine in asked.items():
-        has, lacking = ray.get(task)
+        try:
+            has, lacking = ray.get(task)
+        except (TaskUnschedulableError, NodeDiedError):  # it has left meanwhile
+            continue
         if has != identity():
             raise UsageError(
                 f"--engine ray: the machine {machine} has {has}, and this one {identity()}; make them equal"

@@ -9,6 +9,7 @@
 .npz      arrays file (N,), start (N,), end (N,), features (N, D), about (): JSON; of videos without features, failed
           (M,), error (M,). It is not compressed, written row by row, and read as a whole.
 .h5       the same as data sets, without `about`, which is the file's attribute `softpool3d` (needs h5py)
+a folder  its parts, in the order of their names, each as .parquet
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMATS = (".parquet", ".npz", ".h5")
+PARTS = "*.parquet"  # of a folder of features
 _NEEDS = {".parquet": "pyarrow", ".h5": "h5py"}
 _KEY = "softpool3d"
 _BATCH = 1024  # rows that are in memory at once
@@ -77,10 +79,14 @@ def open_features(path: str | Path) -> Iterator[tuple[dict[str, Any], Iterator[R
         UsageError: if there is no such file, it is damaged or another program's, or its library is not installed.
     """
     path = Path(path)
-    if not path.is_file():
+    if path.is_dir():
+        check_format("reading", path / PARTS)
+        read = _read_parts
+    elif path.is_file():
+        check_format("reading", path)
+        read = {".parquet": _read_parquet, ".npz": _read_npz, ".h5": _read_h5}[path.suffix.lower()]
+    else:
         raise UsageError(f"no file of features {path}")
-    check_format("reading", path)
-    read = {".parquet": _read_parquet, ".npz": _read_npz, ".h5": _read_h5}[path.suffix.lower()]
     try:
         with read(path) as (about, rows):
             about = parse_json(about)
@@ -141,6 +147,21 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, Iterator[Row]]]:
                 for name, start, end, error, vector in zip(*others, vectors, strict=True):
                     yield Row(name, start, end, vector, error)
 
+        yield about, rows()
+
+
+@contextmanager
+def _read_parts(folder: Path) -> Iterator[tuple[str, Iterator[Row]]]:
+    paths = sorted(folder.glob(PARTS))
+    if not paths:
+        raise ValueError("it holds no part")
+
+    def rows() -> Iterator[Row]:
+        for path in paths:
+            with _read_parquet(path) as (_, some):
+                yield from some
+
+    with _read_parquet(paths[0]) as (about, _):
         yield about, rows()
 
 

@@ -1,8 +1,8 @@
 """Labels, features and checks of many files on a Ray cluster of two raylets, which lose and gain one meanwhile."""
 
 import csv
-import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,12 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
-from videos import damaged_files, write_numbered
+from videos import write_numbered
 
 ray = pytest.importorskip("ray", reason="no ray: pip install 'softpool3d[ray]'")
 
 from softpool3d.cluster import connection, files  # noqa: E402 (they need ray)
+from softpool3d.evaluation.features import open_features  # noqa: E402
 from softpool3d.inference import parts  # noqa: E402
+from softpool3d.tools import classify as classify_tool  # noqa: E402
 
 # Ray gives its workers the lowest priority; here they would starve beside other tests
 os.environ |= {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -52,6 +54,14 @@ def rows(folder: Path) -> list[dict]:
     return [{name: value for name, value in row.items() if name != "seconds"} for row in found]
 
 
+def fails(done, code, *texts):
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    for text in texts:
+        assert text in done.stderr, done.stderr
+    return True
+
+
 def test_labels_are_those_of_one_machine_to_the_bit(cluster, videos, run, tmp_path, monkeypatch):
     monkeypatch.setattr(parts, "BLOCK", 5)
     with (tmp_path / "list.csv").open("w") as file:
@@ -60,9 +70,117 @@ def test_labels_are_those_of_one_machine_to_the_bit(cluster, videos, run, tmp_pa
     command = ["classify", "--manifest", tmp_path / "list.csv", "--weights", "motion", "--batch", 1, "--topk", 3]
     monkeypatch.chdir(tmp_path)
     done = run(*command, "--engine", "ray", "--address", cluster.address, "--out", "there/")
-    assert done.returncode == 1 and "15 of 17 labelled; 2 could not be read (listed above), in there" in done.stderr
+    assert fails(done, 1, "15 of 17 labelled; 2 could not be read (listed above), in there")
     assert run(*command, "--out", "here/", "--device", "cpu").returncode == 1
     assert rows(Path("there")) == rows(Path("here")) and len(rows(Path("here"))) == 17
     assert len(list(Path("there").glob("*.parquet"))) == 4
-    again = run(*command, "--engine", "ray", "--address", cluster.address, "--resume", "there/")
-    assert again.returncode == 0 and "0 of 0 labelled, 17 were done before, in there" in again.stderr
+    assert fails(run(*command, "--out", "here/"), 2, "here/ holds results; --resume here/ goes on with them")
+    assert fails(run(*command[:-1], 2, "--resume", "here/"), 2, "here holds results of another kind", "topk 3 and 2")
+    lines = (tmp_path / "list.csv").read_text().splitlines()
+    (tmp_path / "list.csv").write_text("\n".join([lines[0], *lines[:6:-1]]))
+    other = run(*command, "--resume", "here/")
+    assert fails(other, 2, "here was made from another list: its part 0 is not of the clips 1 to 5 of this one")
+
+
+def waiting(path: Path, pattern: str, count: int, process: subprocess.Popen) -> None:
+    """Waits until so many files are there."""
+    end = time.monotonic() + 120
+    while len(list(path.glob(pattern))) < count:
+        assert process.poll() is None and time.monotonic() < end, process.communicate()
+        time.sleep(0.05)
+
+
+def test_nothing_is_lost_or_done_twice_whoever_is_killed(cluster, videos, tmp_path):
+    """A raylet and its tasks are killed, another one comes, the command is killed, and is given again."""
+    (tmp_path / "list.txt").write_text("\n".join(str(videos / f"{number % 12}.mp4") for number in range(96)))
+    code = "import softpool3d.inference.parts as parts; parts.BLOCK = 8; from softpool3d.cli import run; run()"
+    command = [sys.executable, "-c", code, "classify", "--manifest", str(tmp_path / "list.txt"), "--weights", "motion"]
+    command += ["--engine", "ray", "--address", cluster.address]
+    out = tmp_path / "labels"
+    first = subprocess.Popen([*command, "--out", f"{out}/"], stderr=subprocess.PIPE, text=True)
+    waiting(out, "*.parquet", 1, first)
+    cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+    cluster.add_node(num_cpus=1, **STORE)
+    waiting(out, "*.parquet", 4, first)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
+    assert 4 <= len(kept) < 12
+    done = subprocess.run([*command, "--resume", str(out)], stderr=subprocess.PIPE, text=True, timeout=300)
+    assert done.returncode == 0 and f"{8 * len(kept)} were done before, in {out}" in done.stderr, done.stderr
+    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in kept.items())
+    assert sorted(path.name[:8] for path in out.glob("*")) == sorted(["_about.j", *(f"{n:08d}" for n in range(12))])
+    assert [row["file"] for row in rows(out)] == (tmp_path / "list.txt").read_text().splitlines()
+
+
+def test_features_and_checks(cluster, videos, run, tmp_path):
+    ray_, few = ["--engine", "ray", "--address", cluster.address], [videos / f"{number}.mp4" for number in range(3)]
+    command = ["embed", *few, "--weights", "motion", "--batch", 1]
+    assert run(*command, *ray_, "--out", f"{tmp_path}/there/").returncode == 0
+    assert run(*command, "--out", tmp_path / "here.parquet", "--device", "cpu").returncode == 0
+    kept = [open_features(tmp_path / name) for name in ("there", "here.parquet")]
+    with kept[0] as (about, there), kept[1] as (same, here):
+        assert about == same
+        for one, other in zip(there, here, strict=True):
+            assert one[:3] == other[:3] and (one.features == other.features).all()
+    data = tmp_path / "data"
+    for number in range(4):
+        (data / f"{number % 2}").mkdir(parents=True, exist_ok=True)
+        shutil.copy(videos / f"{number}.mp4", data / f"{number % 2}")
+    shutil.copy(videos / "text.mp4", data / "0")
+    done = run("prepare", "folder", "--root", data, "--reencode", "--short-side", 32, *ray_)
+    assert done.returncode == 0 and "1 bad files left out" in done.stdout, done.stderr
+    assert len(list((tmp_path / "data-32px").rglob("*.mp4"))) == 4
+    assert run("prepare", "folder", "--root", data, "--verify", *ray_).returncode == 0
+    assert len((data / "checked.csv").read_text().splitlines()) == 5
+
+
+def test_videos_and_results_in_a_bucket(videos, run, tmp_path, monkeypatch):
+    server = pytest.importorskip("moto.server", reason="no moto: pip install 'moto[server]'")
+    from pyarrow import fs
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    running = server.ThreadedMotoServer(port=0)
+    running.start()
+    try:
+        host, port = running.get_host_and_port()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        bucket, _ = fs.FileSystem.from_uri("s3://made?allow_bucket_creation=true")
+        bucket.create_dir("made")
+        for number in range(3):
+            with bucket.open_output_stream(f"made/in/{number}.mp4") as file:
+                file.write((videos / f"{number}.mp4").read_bytes())
+        names = [f"s3://made/in/{number}.mp4" for number in range(4)]
+        command = ["classify", *names, "--weights", "motion", "--batch", 1]
+        done = run(*command, "--engine", "ray", "--out", "s3://made/labels/")
+        assert fails(done, 1, "3 of 4 labelled", "cannot read s3://made/in/3.mp4: it cannot be fetched")
+        found = bucket.get_file_info(fs.FileSelector("made/labels"))
+        assert sorted(info.base_name[:8] for info in found) == ["00000000", "_about.j"]
+        assert run(*command, "--resume", "s3://made/labels").returncode == 0
+        assert fails(run(*command, "--out", "s3://none/labels"), 1, "cannot write s3://none/labels")
+    finally:
+        running.stop()
+
+
+def test_what_a_user_gets_wrong(cluster, videos, run, tmp_path, monkeypatch):
+    there = ["--engine", "ray", "--address", cluster.address]
+    command = ["classify", videos / "0.mp4", videos / "gone.mp4", "--weights", "motion", "--out", tmp_path / "a.csv"]
+    assert fails(run(*command, "--address", "auto"), 2, "--address needs --engine ray")
+    assert fails(run(*command, *there, "--jobs", 2), 2, "--engine ray does not go together with --jobs")
+    assert fails(run(*command, "--engine", "ray", "--address", "ray://a:1"), 2, "run the command on a machine of the")
+    assert fails(run(*command, "--engine", "ray", "--address", "127.0.0.1:9"), 2, "no cluster answers at 127.0.0.1:9")
+    assert fails(run(*command, *there, "--device", "cuda"), 2, "cuda")
+    seen = files.os.path.exists
+    monkeypatch.setattr(files.os.path, "exists", lambda path: str(path).endswith("gone.mp4") or seen(path))
+    done = run(*command, *there)
+    assert fails(done, 1, f"do not see {videos / 'gone.mp4'}, which is there on this one; put the videos where all")
+    monkeypatch.setattr(connection, "identity", lambda: "softpool3d 9")
+    assert fails(run(*command, *there), 2, "has softpool3d 0.1.0 (code ", "and this one softpool3d 9; make them equal")
+
+
+def test_without_ray(run, videos, monkeypatch):
+    monkeypatch.setattr(classify_tool, "find_spec", lambda name: None)
+    done = run("classify", videos / "0.mp4", "--engine", "ray")
+    assert fails(done, 2, "--engine ray needs Ray; pip install 'softpool3d[ray]'")

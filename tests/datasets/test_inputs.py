@@ -8,6 +8,7 @@ import pytest
 from layouts import files
 
 from softpool3d.datasets.inputs import Inputs
+from softpool3d.errors import WorkError
 
 
 def piped(monkeypatch, content: bytes) -> list[str]:
@@ -55,3 +56,14 @@ def test_addresses_in_a_list_stay_as_they_are(tmp_path):
     (tmp_path / "list.csv").write_text("file,start\nhttps://host/a.mp4,2\na.mp4,\n")
     first, second = Inputs((), tmp_path / "list.csv")
     assert (first.path, first.start, second.path) == ("https://host/a.mp4", 2.0, str(tmp_path / "a.mp4"))
+
+
+@pytest.mark.parametrize("change", [lambda path: path.open("a").write("c.mp4\n"), lambda path: path.unlink()])
+def test_a_list_that_changes_while_it_is_read(tmp_path, change):
+    path = tmp_path / "list.txt"
+    path.write_text("a.mp4\nb.mp4\n")
+    clips = iter(Inputs((), path))
+    next(clips)
+    change(path)
+    with pytest.raises(WorkError, match="list.txt changed while it was read; the same command with --resume"):
+        list(clips)

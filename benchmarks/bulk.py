@@ -1,0 +1,131 @@
+"""Compares `classify --engine ray` with `classify --jobs` on as many cores, and measures how it starts on long lists.
+
+python benchmarks/bulk.py clip.mp4
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+import typer
+from shared import begin, run
+
+from softpool3d.analysis.measuring import DOCUMENT, markdown_table, save_section
+from softpool3d.datasets.sources.motion import FPS, NUM_FRAMES
+from softpool3d.datasets.video.encoder import write_video
+
+LEGEND = (
+    "Rates: files a second from the first result to the last, and in brackets the seconds to the first result from the "
+    "command's start; medians of rounds in which the engines take turns, each in a process of its own that may use so "
+    "many cores. The files are copies of the clip, labelled by the network that ships with the package. Lists: seconds "
+    "to the first result, and the driver's peak memory then, for lists of small files whose paths repeat."
+)
+
+_CHILD = """
+import json, os, sys, time
+began = time.perf_counter()
+engine, cores, count, clip = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+from softpool3d.datasets.manifest import Clip
+from softpool3d.inference.bulk import here
+from softpool3d.inference.trained import load_trained
+from softpool3d.inference.work import Failure, Labelling
+if engine == "ray":
+    from functools import partial
+    from softpool3d.cluster.files import on_ray
+    here = partial(on_ray, "local")
+times = []
+with here(load_trained("motion"), Labelling({"device": "cpu"}, 1)) as started:
+    for result in started.run(iter([Clip(clip, 0)] * count), cores):
+        assert not isinstance(result, Failure), result
+        times.append(time.perf_counter())
+print(json.dumps([times[0] - began, (len(times) - 1) / (times[-1] - times[0])]))
+"""
+
+
+def rates(clip: Path, cores: int, count: int, rounds: int) -> dict[str, tuple[float, float]]:
+    """Returns for each engine the seconds to the first result, and files a second after it."""
+    found: dict[str, list[list[float]]] = {"local": [], "ray": []}
+    for _ in range(rounds):
+        for engine, measured in found.items():
+            command = [sys.executable, "-c", _CHILD, engine, str(cores), str(count), str(clip)]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            measured.append(json.loads(done.stdout.splitlines()[-1]))
+    return {engine: tuple(median(column) for column in zip(*all_, strict=True)) for engine, all_ in found.items()}
+
+
+def started_on(lines: int, folder: Path) -> tuple[float, float]:
+    """Returns the seconds to the first result of a list of so many lines, and the driver's peak memory, in GiB."""
+    paths = folder / f"{lines}.txt"
+    with paths.open("w") as file:
+        file.writelines(f"{folder}/{number % 64}.mp4\n" for number in range(lines))
+    command = [
+        sys.executable,
+        "-m",
+        "softpool3d",
+        "classify",
+        "--manifest",
+        str(paths),
+        "--weights",
+        "motion",
+        "--json",
+    ]
+    began = time.perf_counter()
+    command += ["--json", "--engine", "ray", "--address", "local"]
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert json.loads(driver.stdout.readline())["label"]
+    seconds = time.perf_counter() - began
+    status = Path(f"/proc/{driver.pid}/status").read_text()
+    peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    driver.send_signal(signal.SIGINT)
+    driver.communicate()
+    return seconds, int(peak.split()[1]) / 2**20
+
+
+def measure(
+    clip: Annotated[Path, typer.Argument(help="A video of ten seconds or so.", exists=True, dir_okay=False)],
+    save: Annotated[bool, typer.Option("--save", help="Write the tables to docs/benchmarks-bulk.md.")] = False,
+    count: Annotated[int, typer.Option(min=2, help="Files of each measurement of a rate.")] = 96,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each measurement of a rate.")] = 3,
+    longest: Annotated[int, typer.Option(min=1000, help="Lines of the longest list.")] = 10**6,
+) -> None:
+    """Compare `classify --engine ray` with `classify --jobs`, and measure how it starts on long lists."""
+    about, say = begin()
+    table, lists = [], []
+    for cores in (1, 2):
+        times = rates(clip.resolve(), cores, count, rounds)
+        (first, local), (later, ray) = times["local"], times["ray"]
+        table.append([str(cores), f"{local:.3g} ({first:.1f})", f"{ray:.3g} ({later:.1f})", f"{ray / local:.2f}"])
+        say("  ".join(table[-1]))
+    with tempfile.TemporaryDirectory() as name:
+        pictures = (os.urandom(64 * 64 * 3) for _ in range(NUM_FRAMES))
+        import numpy as np
+
+        write_video(Path(name) / "0.mp4", (np.frombuffer(p, np.uint8).reshape(64, 64, 3) for p in pictures), FPS)
+        for number in range(1, 64):
+            (Path(name) / f"{number}.mp4").symlink_to("0.mp4")
+        lines = 1000
+        while lines <= longest:
+            seconds, peak = started_on(lines, Path(name))
+            lists.append([f"{lines:,}", f"{seconds:.1f}", f"{peak:.2f}"])
+            say("  ".join(lists[-1]))
+            lines *= 10
+    if save:
+        document = DOCUMENT.with_name("benchmarks-bulk.md")
+        first = markdown_table(["cores", "--jobs, files/s", "--engine ray, files/s", "ratio"], table)
+        second = markdown_table(["lines", "first result, s", "driver's memory, GiB"], lists)
+        body = "\n".join([about, "", LEGEND, "", first, "", second])
+        say(f"Written to {save_section('Many files', body, document)}")
+
+
+if __name__ == "__main__":
+    run(measure)
