@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from softpool3d.cluster.connection import check_identity, connected, identity, our_errors
+from softpool3d.cluster.jobs import jobs_in, results_of, shared_out
 from softpool3d.datasets.guarded import guarded
 from softpool3d.datasets.parallel import Crashed, Each, Job
 
@@ -48,30 +49,20 @@ def each_on_ray(address: str | None, folders: Sequence[Path]) -> Iterator[Each]:
 def _results(work: Callable[[Job], Any], jobs: list[Job], cpus: int) -> Iterator[tuple[Job, Any]]:
     if not jobs:
         return
-    import ray.data
-
-    size = min(_TASK, max(1, len(jobs) // (4 * cpus)))
-    data = ray.data.from_arrow([_table(jobs[at : at + size], at) for at in range(0, len(jobs), size)])
+    data = shared_out(jobs, _TASK, cpus)
     settings = {"work": work, "folder": os.getcwd(), "wanted": identity()}
     data = data.map_batches(_do, batch_size=None, batch_format="pyarrow", fn_kwargs=settings, num_cpus=1)
     with our_errors():
-        for batch in data.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for number, content in zip(batch["number"].to_pylist(), batch["result"].to_pylist(), strict=True):
-                yield jobs[number], pickle.loads(content)
-
-
-def _table(jobs: list[Any], first: int) -> pa.Table:
-    import pyarrow as pa
-
-    return pa.table({"number": range(first, first + len(jobs)), "job": [pickle.dumps(job) for job in jobs]})
+        for number, result in results_of(data):
+            yield jobs[number], result
 
 
 def _do(table: pa.Table, work: Callable[[Any], Any], folder: str, wanted: str) -> Iterator[dict[str, Any]]:
     check_identity(wanted)
     os.chdir(folder)  # paths may be relative
-    jobs = map(pickle.loads, table["job"].to_pylist())
-    results = guarded(partial(_caught, work), jobs, 1, lambda job: Crashed())
-    for number, result in zip(table["number"].to_pylist(), results, strict=True):
+    numbers, jobs = jobs_in(table)
+    results = guarded(partial(_caught, work), iter(jobs), 1, lambda job: Crashed())
+    for number, result in zip(numbers, results, strict=True):
         yield {"number": [number], "result": [pickle.dumps(result)]}
 
 

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from softpool3d.cluster.connection import Cluster, check_identity, connected, identity, our_errors
+from softpool3d.cluster.jobs import jobs_in, results_of, shared_out
 from softpool3d.datasets.inputs import clip_name
 from softpool3d.datasets.manifest import Clip
 from softpool3d.datasets.video.remote import is_address
@@ -106,12 +107,9 @@ def _started(sent: _Sent, job: Job, gpus: int) -> tuple[Reader, dict[str, Any]]:
 
 def _results(clips: list[Clip], sent: _Sent, job: Job, reader: Reader, cluster: Cluster) -> Iterator[Result]:
     """Yields a result for each clip, in the order in which they are known."""
-    import ray.data
-
     # Ray would make one stage of two that ask for the same
     cores, answers = (1, {"num_gpus": 1, "num_cpus": 0}) if cluster.gpus else (0.5, {"num_cpus": 0.25})
-    size = min(_TASK, max(1, len(clips) // (4 * cluster.cpus)))
-    data = ray.data.from_arrow([_table(clips[at : at + size], at) for at in range(0, len(clips), size)])
+    data = shared_out([_absolute(clip) for clip in clips], _TASK, cluster.cpus)
     data = data.map_batches(
         _decode,
         batch_size=None,
@@ -127,45 +125,32 @@ def _results(clips: list[Clip], sent: _Sent, job: Job, reader: Reader, cluster: 
         **answers,
     )
     with our_errors():
-        for batch in data.iter_batches(batch_size=None, batch_format="pyarrow"):
-            columns = (batch[name].to_pylist() for name in ("number", "result", "seen"))
-            for number, content, seen in zip(*columns, strict=True):
-                clip, result = clips[number], pickle.loads(content)
-                if not seen and os.path.exists(clip.path):
-                    raise WorkError(
-                        f"the machines of the cluster do not see {clip.path}, which is there on this one; put the "
-                        "videos where all of them have the same path to them, or in a bucket"
-                    )
-                yield replace(result, file=clip_name(clip))
+        for number, result, seen in results_of(data, "seen"):
+            clip = clips[number]
+            if not seen and os.path.exists(clip.path):
+                raise WorkError(
+                    f"the machines of the cluster do not see {clip.path}, which is there on this one; put the videos "
+                    "where all of them have the same path to them, or in a bucket"
+                )
+            yield replace(result, file=clip_name(clip))
 
 
-def _table(clips: list[Clip], first: int) -> pa.Table:
-    """Returns what a task is sent: absolute paths, as a task runs in a folder of its own."""
-    import pyarrow as pa
-
-    paths = [clip.path if is_address(clip.path) else os.path.abspath(clip.path) for clip in clips]
-    columns = {
-        "number": range(first, first + len(clips)),
-        "path": [os.fsencode(path) for path in paths],
-        "start": [clip.start for clip in clips],
-        "end": [clip.end for clip in clips],
-    }
-    kinds = {"number": pa.int64(), "path": pa.binary(), "start": pa.float64(), "end": pa.float64()}
-    return pa.table({name: pa.array(values, kinds[name]) for name, values in columns.items()})
+def _absolute(clip: Clip) -> Clip:
+    """Returns the clip as a task reads it, which runs in a folder of its own."""
+    return clip if is_address(clip.path) else replace(clip, path=os.path.abspath(clip.path))
 
 
 def _decode(table: pa.Table, reader: Reader, wanted: str) -> Iterator[dict[str, Any]]:
     """Yields the views of each clip of a table; of a file that is not to be read, none, and the reason."""
     check_identity(wanted)
-    rows = table.to_pylist()
-    clips = [Clip(os.fsdecode(row["path"]), 0, row["start"], row["end"]) for row in rows]
-    for row, clip, decoded in zip(rows, clips, decode(reader, iter(clips), 1), strict=True):
+    numbers, clips = jobs_in(table)
+    for number, clip, decoded in zip(numbers, clips, decode(reader, iter(clips), 1), strict=True):
         views = decoded.views
         frames = np.empty((0,) * 5, np.uint8) if views is None else views.clips.numpy()
         about = None if views is None else replace(views, clips=None)
         seen = views is not None or is_address(clip.path) or os.path.exists(clip.path)
         yield {
-            "number": [row["number"]],
+            "number": [number],
             "views": frames[None],
             "rest": [pickle.dumps(replace(decoded, views=about))],
             "seen": [seen],

@@ -124,15 +124,16 @@ def test_features_and_checks(cluster, videos, run, tmp_path):
         for one, other in zip(there, here, strict=True):
             assert one[:3] == other[:3] and (one.features == other.features).all()
     data = tmp_path / "data"
-    for number in range(4):
-        (data / f"{number % 2}").mkdir(parents=True, exist_ok=True)
-        shutil.copy(videos / f"{number}.mp4", data / f"{number % 2}")
-    shutil.copy(videos / "text.mp4", data / "0")
+    for number in range(6):
+        folder = data / ("train", "val", "test")[number // 2] / f"{number % 2}"
+        folder.mkdir(parents=True)
+        shutil.copy(videos / f"{number}.mp4", folder)
+    shutil.copy(videos / "text.mp4", data / "train" / "0")
     done = run("prepare", "folder", "--root", data, "--reencode", "--short-side", 32, *ray_)
     assert done.returncode == 0 and "1 bad files left out" in done.stdout, done.stderr
-    assert len(list((tmp_path / "data-32px").rglob("*.mp4"))) == 4
+    assert len(list((tmp_path / "data-32px").rglob("*.mp4"))) == 6
     assert run("prepare", "folder", "--root", data, "--verify", *ray_).returncode == 0
-    assert len((data / "checked.csv").read_text().splitlines()) == 5
+    assert len((data / "checked.csv").read_text().splitlines()) == 7
 
 
 def test_videos_and_results_in_a_bucket(videos, run, tmp_path, monkeypatch):

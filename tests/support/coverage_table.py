@@ -22,6 +22,7 @@ _OPTIONS = "tests/tools/test_options.py::"
 _CLASSIFY = "tests/tools/test_classify.py::"
 _EMBED = "tests/tools/test_embed.py::"
 _PROBE = "tests/tools/test_probe.py::"
+_RAY = "tests/cluster/test_ray.py::"
 _TRAINER = "tests/softpool3d/test_trainer.py::"
 _TRANSFORMS = "tests/datasets/test_transforms.py::"
 
@@ -144,6 +145,7 @@ OPTIONS = {
                 _OPTIONS + "test_prepare_hands_on_how_to_check_and_copy",
                 *("--verify", "--reencode", "--short-side", "--gop", "--crf", "--max-missing", "--out", "--workers"),
             ),
+            **_of(_RAY + "test_features_and_checks", "--engine", "--address"),
         },
     ),
     **_under(
@@ -193,6 +195,8 @@ OPTIONS = {
                 *("--weights", "--max-missing", "--trust", "--views", "--crops", "--device", "--precision"),
                 "--compile",
             ),
+            **_of(_OPTIONS + "test_classify_in_batches_of_the_size_asked_for", "--batch"),
+            **_of(_RAY + "test_labels_are_those_of_one_machine_to_the_bit", "--engine", "--address"),
             **_of(_CLASSIFY + "test_inputs", "videos", "--manifest", "--json"),
             **_of(_CLASSIFY + "test_a_folder_and_the_shipped_network_is_right", "--topk", "--out"),
             **_of(_OPTIONS + "test_classify_decodes_in_the_processes_asked_for", "--jobs"),
@@ -213,8 +217,18 @@ OPTIONS = {
             **_of(_EMBED + "test_parts_of_files_are_named_with_their_times", "--manifest"),
             **_of(
                 _EMBED + "test_embed_hands_on_how_to_run_the_network",
-                *("--weights", "--views", "--crops", "--device", "--precision", "--compile", "--max-missing"),
+                *(
+                    "--weights",
+                    "--views",
+                    "--crops",
+                    "--device",
+                    "--precision",
+                    "--compile",
+                    "--max-missing",
+                    "--batch",
+                ),
             ),
+            **_of(_RAY + "test_features_and_checks", "--engine", "--address"),
             **_of(_EMBED + "test_embed_decodes_in_the_processes_asked_for", "--jobs"),
         },
     ),
