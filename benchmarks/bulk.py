@@ -25,9 +25,9 @@ from softpool3d.datasets.video.encoder import write_video
 
 LEGEND = (
     "Rates: files a second from the first quarter's last result on, and in brackets the seconds from the command's "
-    "start to the first result; medians of rounds in which the engines take turns, each in a process of its own that may use so "
-    "many cores. The files are copies of the clip, labelled by the network that ships with the package. Lists: seconds "
-    "to the first result, and the driver's peak memory then, for lists of small files whose paths repeat."
+    "start to the first result. Medians of rounds in which the engines take turns, each in a process of its own that "
+    "may use so many cores. The files are copies of the clip, labelled by the network that ships with the package. "
+    "Lists: seconds to the first result, and the command's peak memory then, for lists of small files that repeat."
 )
 
 _CHILD = """
@@ -123,7 +123,7 @@ def measure(
     if save:
         document = DOCUMENT.with_name("benchmarks-bulk.md")
         first = markdown_table(["cores", "--jobs, files/s", "--engine ray, files/s", "ratio"], table)
-        second = markdown_table(["lines", "first result, s", "driver's memory, GiB"], lists)
+        second = markdown_table(["lines", "first result, s", "its memory, GiB"], lists)
         body = "\n".join([about, "", LEGEND, "", first, "", second])
         say(f"Written to {save_section('Many files', body, document)}")
 
