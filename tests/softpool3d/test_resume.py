@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from videos import damaged_files
+from watched import rows
 
 from softpool3d.config_file import load_config
 from softpool3d.errors import UsageError
@@ -59,14 +60,6 @@ def trainings():
     yield run
     process.stdin.close()
     process.wait()
-
-
-def rows(folder):
-    """What metrics.csv says, without the times."""
-    times = ("seconds", "clips_per_second", "waiting_for_data")
-    with (folder / "metrics.csv").open(newline="") as file:
-        every = csv.DictReader(file)
-        return [{k: v for k, v in row.items() if k not in times and not k.endswith("_ms")} for row in every]
 
 
 def same_bits(one, other):
