@@ -18,12 +18,16 @@ self=$(realpath "$0")
 apart="unshare --uts --net --pid --fork --kill-child --mount-proc"
 
 check() {
+    for name in slurmctld slurmd sbatch munged ip; do
+        if ! command -v $name >/dev/null; then
+            echo "no $name here: apt-get install slurm-wlm iproute2"
+            return 1
+        fi
+    done
     if [ "$(id -u)" != 0 ]; then
-        echo "no root here"
-    elif ! command -v slurmctld slurmd sbatch munged ip >/dev/null; then
-        echo "no SLURM here: apt-get install slurm-wlm iproute2"
+        echo "no SLURM can be started here: that needs root"
     elif ! $apart ip link add name bridge type bridge 2>/dev/null; then
-        echo "no namespaces may be made here"
+        echo "no SLURM can be started here: that needs namespaces and a network bridge"
     else
         return 0
     fi

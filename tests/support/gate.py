@@ -46,7 +46,7 @@ def clips_folder() -> Path | None:
 def lacking_for_slurm() -> str:
     """Returns why no SLURM can be started here; "" where one can."""
     if shutil.which("unshare") is None:
-        return "no namespaces here"
+        return "no SLURM can be started here: that needs namespaces"
     return subprocess.run([SLURM, ".", "check"], capture_output=True, text=True).stdout.strip()
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 WATCHER = Path(__file__).parents[1] / "cluster" / "bin"
-CLIPS, UPDATE, EPOCHS = 16, 4, 24
+CLIPS, UPDATE, EPOCHS = 16, 4, 28
 SETTINGS = ["--cfg", "r3d_softpool", "device=cpu", f"data.motion_clips=[{CLIPS},8,8]", "data.num_workers=0"]
 SETTINGS += ["data.num_frames=4", "data.short_side=32", "data.train_short_side=[32,32]", "data.crop_size=32"]
 SETTINGS += [f"train.global_batch={UPDATE}", "train.batch_size=2", f"train.epochs={EPOCHS}", "train.eval_every=4"]
