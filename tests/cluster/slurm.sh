@@ -1,10 +1,11 @@
 #!/bin/bash
 # A SLURM of two nodes on this machine, which lasts until its standard input ends:
 #
-#   tests/cluster/slurm.sh FOLDER         # prints "ready"; FOLDER, on a local disk, has its configuration and logs
+#   tests/cluster/slurm.sh FOLDER         # prints "ready"; FOLDER has its configuration, sockets and logs
 #   tests/cluster/slurm.sh FOLDER node 2  # on its head: starts the second node again, which was killed
 #   tests/cluster/slurm.sh FOLDER check   # says what is missing here
 #
+# FOLDER is on a local disk, and its path is short: names of sockets, which lie in it, end after 107 letters.
 # It needs root, and of Debian 12 the packages slurm-wlm and iproute2. Each node, and the head that they hang on, has a
 # host name, a network and process numbers of its own (namespaces); files are those of this machine. GPUs are pretended.
 # Whatever ends the first process ends all, and nothing of this machine has changed. A command on the head, if that

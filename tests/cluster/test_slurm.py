@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -61,11 +62,11 @@ class Slurm:
 def slurm(tmp_path):
     if lacking_for_slurm():
         pytest.skip(lacking_for_slurm())
-    for name in ("cluster", "work"):
-        (tmp_path / name).mkdir()
-    cluster = Slurm(tmp_path / "cluster", tmp_path / "work")
-    yield cluster
-    cluster.stop()
+    (tmp_path / "work").mkdir()
+    with tempfile.TemporaryDirectory(prefix="slurm") as folder:
+        cluster = Slurm(Path(folder), tmp_path / "work")
+        yield cluster
+        cluster.stop()
 
 
 def never_stopped(folder: Path) -> int:
