@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from videos import damaged_files
+from watched import rows
 
 from softpool3d.config_file import load_config
 from softpool3d.errors import UsageError
@@ -59,14 +60,6 @@ def trainings():
     yield run
     process.stdin.close()
     process.wait()
-
-
-def rows(folder):
-    """What metrics.csv says, without the times."""
-    times = ("seconds", "clips_per_second", "waiting_for_data")
-    with (folder / "metrics.csv").open(newline="") as file:
-        every = csv.DictReader(file)
-        return [{k: v for k, v in row.items() if k not in times and not k.endswith("_ms")} for row in every]
 
 
 def same_bits(one, other):
@@ -269,6 +262,8 @@ def test_what_one_process_is_told_all_do(trainings, tmp_path, two_classes):
         assert len(list(csv.DictReader(file))) == 4
     state = load_state(folder / "last" / "checkpoint.pt")
     assert len(state["random"]) == 2 and 0 < state["clips"] < state["train_clips"]
+    # one sum of both would round otherwise, and the epoch's loss differ in the sixth digit
+    assert state["meter"].shape == (2, 3) and state["meter"][:, 2].sum() == state["clips"]
     added = [shutil.copy(path, path.with_name(f"more{path.name}")) for path in two_classes.glob("*/*")]
     codes, printed = trainings(folder, resume=True, processes=2)
     assert codes == [2, 2] and all(

@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
+import subprocess
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 
+SLURM = Path(__file__).parents[1] / "cluster" / "slurm.sh"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _LONG = {"test_learning.py", "test_kernels_on_host.py", "test_export.py", "test_benchmark.py", "test_compose.py"}
 _LONG |= {
@@ -22,6 +25,8 @@ _LONG |= {
     "test_compilers.py",
     "test_command_line.py",
     "test_page.py",
+    "test_slurm.py",
+    "test_elastic.py",
 }
 _LACKING = ("this processor has no", "this machine has no", "these sources passed already")
 
@@ -37,11 +42,20 @@ def clips_folder() -> Path | None:
     return Path(folder) if folder else None
 
 
+@functools.cache
+def lacking_for_slurm() -> str:
+    """Returns why no SLURM can be started here; "" where one can."""
+    if shutil.which("unshare") is None:
+        return "no SLURM can be started here: that needs namespaces"
+    return subprocess.run([SLURM, ".", "check"], capture_output=True, text=True).stdout.strip()
+
+
 # marker -> whether what its tests need is here
 MARKERS = {
     "gpu": torch.cuda.is_available,
     "clips": lambda: clips_folder() is not None,
     "browser": lambda: browser() is not None,
+    "slurm": lambda: not lacking_for_slurm(),
 }
 
 
@@ -51,11 +65,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks whoever asks for the clips or the browser. Files that take longest come first: a process that begins one
-    last would keep the others waiting."""
+    """Marks whoever asks for the clips, the browser or the cluster. Files that take longest come first: a process that
+    begins one last would keep the others waiting."""
     items.sort(key=lambda item: item.path.name not in _LONG)
     for item in items:
-        for fixture, marker in (("real_clips", "clips"), ("browser", "browser")):
+        for fixture, marker in (("real_clips", "clips"), ("browser", "browser"), ("slurm", "slurm")):
             if fixture in getattr(item, "fixturenames", ()):
                 item.add_marker(marker)
 

@@ -1,0 +1,60 @@
+"""torchrun with nodes that come and go: they are two torchruns on this machine."""
+
+import os
+import signal
+import socket
+import subprocess
+from contextlib import closing
+from pathlib import Path
+
+from watched import EPOCHS, SETTINGS, assert_each_clip_comes_once, batches, environment, last_start, until
+
+TORCHRUN = "torchrun --nnodes 1:2 --nproc-per-node 1 --max-restarts 3 --rdzv-backend c10d --rdzv-id elastic"
+
+
+def test_an_update_keeps_its_clips_while_nodes_come_and_go(tmp_path):
+    """One node, then two, and one again after the other was killed: each update has the clips of train.global_batch,
+    and each clip comes once in every epoch."""
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        endpoint = f"127.0.0.1:{free.getsockname()[1]}"
+    noted, log = tmp_path / "noted", tmp_path / "log"
+    # Where torchrun shares its store, a node that comes later is not told where it is (torch 2.14).
+    environ, nodes = {**environment(noted), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}, []
+
+    def start(is_host):
+        command = [*TORCHRUN.split(), "--rdzv-endpoint", endpoint]
+        command += ["--rdzv-conf", f"is_host={is_host},last_call_timeout=1", "--no-python", "softpool3d", "train"]
+        command += [*SETTINGS, "checkpoint.every_minutes=1e-9", f"output={tmp_path}", "name=run"]
+        with log.open("a") as output:
+            node = subprocess.Popen(command, env=environ, stdout=output, stderr=output)
+        nodes.append(node)
+        return node
+
+    def trained_by(processes, updates):
+        until(lambda: sum(b["processes"] == processes for b in last_start(noted)) >= updates * processes, log)
+
+    def kill(node):
+        """A torchrun, and then the process that it started, which would go on without it."""
+        children = Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().split()
+        for pid in (node.pid, *map(int, children)):
+            os.kill(pid, signal.SIGKILL)
+        node.wait()
+
+    try:
+        (noted / "slow").touch()
+        first = start(is_host=True)
+        trained_by(1, 3)
+        second = start(is_host=False)
+        trained_by(2, 3)
+        kill(second)
+        trained_by(1, 3)
+        (noted / "slow").unlink()
+        assert first.wait(120) == 0, log.read_text()
+    finally:
+        for node in nodes:
+            if node.poll() is None:
+                kill(node)
+    assert len({batch["start"] for batch in batches(noted)}) == 3
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["noted", "run"]
+    assert_each_clip_comes_once(noted, EPOCHS)
