@@ -170,8 +170,10 @@ class Setup:
             if processes.is_first:
                 show(self.console, anew, "yellow")
                 self.disk.keep_rows(state.rows)
-            elif state.meter is not None:
-                state.meter = state.meter.new_zeros(state.meter.shape)  # the first process has the sums of all
+            if state.meter is not None:
+                sums = state.meter.reshape(-1, 3)  # of each process; earlier checkpoints have one sum of all
+                same = len(sums) == processes.count
+                state.meter = sums[processes.rank] if same else sums.sum(0) * processes.is_first
         if processes.rank < len(state.random):
             set_random_state(state.random[processes.rank], self.device)
         elif processes.rank:

@@ -16,7 +16,7 @@ class State:
     epoch: int = 0  # epochs that are finished
     clips: int = 0  # of the current epoch, done by all processes
     train_clips: int | None = None  # clips of the training split
-    meter: Tensor | None = None  # sums over the clips done: see Meter
+    meter: Tensor | None = None  # sums over the clips done: see Meter; saved: those of each process, (processes, 3)
     steps: int = 0  # batches done, of the whole run
     rows: int = 0  # of metrics.csv
     reported: int = 0  # `steps` when the last of those rows was written

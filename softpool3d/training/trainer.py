@@ -8,6 +8,7 @@ from __future__ import annotations
 from contextlib import closing, nullcontext
 from typing import Any
 
+import torch
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -320,7 +321,7 @@ class Training(Setup):
         state.random = self.processes.gather(random_state(self.device))
         state.bad = {name: files.files for name, files in self.bad.items()}
         state.seconds, state.cpu_seconds = self.seconds(), self.cpu_seconds()
-        meter = None if state.meter is None else self.processes.sum(state.meter)
+        meter = None if state.meter is None else torch.stack(self.processes.gather(state.meter.cpu()))
         self.processes.first(lambda: save_state(self.disk.checkpoint, {**vars(state), "meter": meter}))
 
     def test(self) -> dict[str, Any]:

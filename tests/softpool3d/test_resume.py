@@ -262,6 +262,8 @@ def test_what_one_process_is_told_all_do(trainings, tmp_path, two_classes):
         assert len(list(csv.DictReader(file))) == 4
     state = load_state(folder / "last" / "checkpoint.pt")
     assert len(state["random"]) == 2 and 0 < state["clips"] < state["train_clips"]
+    # one sum of both would round otherwise, and the epoch's loss differ in the sixth digit
+    assert state["meter"].shape == (2, 3) and state["meter"][:, 2].sum() == state["clips"]
     added = [shutil.copy(path, path.with_name(f"more{path.name}")) for path in two_classes.glob("*/*")]
     codes, printed = trainings(folder, resume=True, processes=2)
     assert codes == [2, 2] and all(
