@@ -38,7 +38,7 @@ from softpool3d.models import build_model
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_TASK = 16  # clips that one task decodes: what a lost machine costs at most, for each of its cores
+_TASK = 48  # clips that one task decodes: with fewer, starting it shows; all are lost with its machine
 _WAVE = 2**16  # clips that Ray knows of at a time: the list itself may be longer than memory
 
 
