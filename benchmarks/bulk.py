@@ -24,14 +24,15 @@ from softpool3d.datasets.sources.motion import FPS, NUM_FRAMES
 from softpool3d.datasets.video.encoder import write_video
 
 LEGEND = (
-    "Rates: files a second from the first quarter's last result on, and in brackets the seconds from the command's "
-    "start to the first result. Medians of rounds in which the engines take turns, each in a process of its own that "
-    "may use so many cores. The files are copies of the clip, labelled by the network that ships with the package. "
-    "Lists: seconds to the first result, and the command's peak memory then, for lists of small files that repeat."
+    "Rates: the files by which a long list is longer than a quarter of it, by the seconds that it takes longer; in "
+    "brackets the seconds that both take besides. Medians of rounds in which the engines take turns, each in a process "
+    "of its own that may use so many cores. The files are copies of the clip, labelled by the network that ships with "
+    "the package. Lists: seconds to the first result, and the command's peak memory then, for lists of small files "
+    "that repeat."
 )
 
 _CHILD = """
-import json, os, sys, time
+import os, sys, time
 began = time.perf_counter()
 engine, cores, count, clip = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
@@ -43,25 +44,28 @@ if engine == "ray":
     from functools import partial
     from softpool3d.cluster.files import on_ray
     here = partial(on_ray, "local")
-times = []
 with here(load_trained("motion"), Labelling({"device": "cpu"}, 1)) as started:
     for result in started.run(iter([Clip(clip, 0)] * count), cores):
         assert not isinstance(result, Failure), result
-        times.append(time.perf_counter())
-warm = count // 4
-print(json.dumps([times[0] - began, (count - warm) / (times[-1] - times[warm - 1])]))
+        ended = time.perf_counter()
+print(ended - began)
 """
 
 
 def rates(clip: Path, cores: int, count: int, rounds: int) -> dict[str, tuple[float, float]]:
-    """Returns for each engine the seconds to the first result, and files a second after the first quarter."""
-    found: dict[str, list[list[float]]] = {"local": [], "ray": []}
+    """Returns for each engine files a second, and the seconds that it takes besides."""
+    few, seconds = count // 4, {(engine, number): [] for engine in ("local", "ray") for number in (count // 4, count)}
     for _ in range(rounds):
-        for engine, measured in found.items():
-            command = [sys.executable, "-c", _CHILD, engine, str(cores), str(count), str(clip)]
+        for (engine, number), measured in seconds.items():
+            command = [sys.executable, "-c", _CHILD, engine, str(cores), str(number), str(clip)]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
-            measured.append(json.loads(done.stdout.splitlines()[-1]))
-    return {engine: tuple(median(column) for column in zip(*all_, strict=True)) for engine, all_ in found.items()}
+            measured.append(float(done.stdout.splitlines()[-1]))
+    found = {}
+    for engine in ("local", "ray"):
+        first, last = median(seconds[engine, few]), median(seconds[engine, count])
+        rate = (count - few) / (last - first)
+        found[engine] = rate, last - count / rate
+    return found
 
 
 def started_on(lines: int, folder: Path) -> tuple[float, float]:
@@ -104,8 +108,8 @@ def measure(
     table, lists = [], []
     for cores in (1, 2):
         times = rates(clip.resolve(), cores, count, rounds)
-        (first, local), (later, ray) = times["local"], times["ray"]
-        table.append([str(cores), f"{local:.3g} ({first:.1f})", f"{ray:.3g} ({later:.1f})", f"{ray / local:.2f}"])
+        (local, start), (ray, later) = times["local"], times["ray"]
+        table.append([str(cores), f"{local:.3g} ({start:.1f})", f"{ray:.3g} ({later:.1f})", f"{ray / local:.2f}"])
         say("  ".join(table[-1]))
     with tempfile.TemporaryDirectory() as name:
         pictures = (os.urandom(64 * 64 * 3) for _ in range(NUM_FRAMES))
