@@ -7,11 +7,13 @@ leave the decision to their parent: terminals and clusters send signals to all p
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import os
 import signal
 import stat
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -19,6 +21,7 @@ from contextlib import contextmanager, suppress
 # `#SBATCH --signal=USR1@120` asks for). Windows has only the first two.
 STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
 _HANGUP = getattr(signal, "SIGHUP", None)
+_LATER_S = 0.02  # by then Python has left what it drops errors of
 
 
 class Stopped(KeyboardInterrupt):
@@ -67,12 +70,29 @@ def raised() -> Iterator[None]:
         forget_terminal(number)
         raise Stopped(number)
 
+    def again(dropped: sys.UnraisableHookArgs) -> None:
+        """Python drops what is raised in a `__del__`, or in what it calls around a fork: it comes once more, later."""
+        if not isinstance(dropped.exc_value, KeyboardInterrupt):
+            return hook(dropped)
+        number = number_of(dropped.exc_value)
+        signal.signal(number, stop)
+        later = threading.Timer(_LATER_S, _thread.interrupt_main if sys.platform == "win32" else _sent_again, [number])
+        later.daemon = True
+        later.start()
+
     previous = {number: signal.signal(number, stop) for number in numbers}
+    hook, sys.unraisablehook = sys.unraisablehook, again
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _sent_again(number: int) -> None:
+    """A real signal, which wakes a call of the system that waits."""
+    signal.pthread_kill(threading.main_thread().ident, number)
 
 
 @contextmanager

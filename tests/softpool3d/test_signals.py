@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import termios
+import time
 
 import pytest
 
@@ -56,6 +57,19 @@ def test_a_command_that_does_not_listen_ends_as_by_ctrl_c(hangup):
         with pytest.raises(KeyboardInterrupt) as stop, signals.raised():
             signal.raise_signal(number)
         assert signals.number_of(stop.value) == number and signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_that_comes_where_python_drops_errors_comes_again(hangup, number):
+    class Last:
+        def __del__(self):
+            signal.raise_signal(number)
+
+    with pytest.raises(signals.Stopped) as stopped, signals.raised():
+        Last()
+        time.sleep(10)
+        pytest.fail("the signal was lost")
+    assert stopped.value.number == number
 
 
 def test_ctrl_c_in_the_definition_of_a_class_ends_in_the_exit_code_that_was_chosen(tmp_path):

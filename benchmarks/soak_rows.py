@@ -1,0 +1,128 @@
+"""The soak's kills of commands that work through many files: whatever kills them, no file is lost or done twice."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+_PATIENCE_S = 300.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command that goes on where it was.
+
+    command: after `softpool3d`.
+    names: returns the names of the files that are done, each as often as it is done.
+    """
+
+    command: list[str]
+    names: Callable[[], list[str]]
+
+
+def cases(videos: Path, out: Path) -> dict[str, Case]:
+    """Returns the commands, by name. Each reads `videos`, folders of classes, and writes to a place of its own."""
+    classify = ["classify", str(videos), "--weights", "motion", "--device", "cpu", "--jobs", "2", "--resume"]
+    embed = ["embed", str(videos), "--weights", "motion", "--device", "cpu", "--jobs", "2", "--resume"]
+    copies = out / "copies"
+    prepare = ["prepare", "folder", "--root", str(videos), "--reencode", "--short-side", "32", "--workers", "2"]
+    return {
+        "classify, .csv": Case([*classify, str(out / "labels.csv")], lambda: _of_csv(out / "labels.csv")),
+        "classify, .jsonl": Case([*classify, str(out / "labels.jsonl")], lambda: _of_lines(out / "labels.jsonl")),
+        "embed, .npz": Case([*embed, str(out / "features.npz")], lambda: _of_arrays(out / "features.npz")),
+        "prepare": Case([*prepare, "--out", str(copies)], lambda: _of_copies(copies, videos)),
+    }
+
+
+def _of_csv(path: Path) -> list[str]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        return [row["file"] for row in csv.DictReader(file)]
+
+
+def _of_lines(path: Path) -> list[str]:
+    return [json.loads(line)["file"] for line in path.read_text().splitlines()]
+
+
+def _of_arrays(path: Path) -> list[str]:
+    with np.load(path, allow_pickle=False) as file:
+        return [*file["file"].tolist(), *file["failed"].tolist()]
+
+
+def _of_copies(copies: Path, videos: Path) -> list[str]:
+    """Returns the originals whose copies are there, and whatever else lies among the copies."""
+    found = [path for path in copies.rglob("*") if path.is_file() and "manifest" not in path.parts]
+    return [str(videos / path.relative_to(copies)) for path in found if path.name not in _OWN]
+
+
+_OWN = ("reencoding.json", ".lock")
+
+
+def soak_rows(
+    files: list[Path], kills: int, seed: int, ended: Callable[[], bool], say: Callable[[str], None]
+) -> tuple[dict[str, int], list[str]]:
+    """Kills each command so often, lets it end, and compares what it wrote with the files.
+
+    Args:
+        files: videos, which are copied into folders of classes.
+
+    Returns:
+        The kills of each command, and what went wrong, as sentences.
+    """
+    rng, done, faults = np.random.default_rng(seed), Counter(), []
+    with tempfile.TemporaryDirectory() as name:
+        videos = Path(name) / "videos"
+        for number, file in enumerate(files):
+            split, label = ("train", "train", "val", "test")[number % 4], str(number // 4 % 2)
+            (videos / split / label).mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, videos / split / label / f"{number}{file.suffix}")
+        expected = sorted(str(path) for path in videos.rglob("*") if path.is_file())
+        for case_name, case in cases(videos, Path(name)).items():
+            longest = _run(case, None)
+            for place in Path(name).iterdir():
+                if place != videos:
+                    shutil.rmtree(place) if place.is_dir() else place.unlink()
+            for number in range(kills):
+                if ended():
+                    break
+                _run(case, (float(rng.uniform(0.5, 1.1) * longest), SIGNALS[number % len(SIGNALS)]))
+                done[case_name] += 1
+            _run(case, None)
+            found = sorted(name for name in case.names() if "manifest" not in name)
+            if found != expected:
+                lost, more = Counter(expected) - Counter(found), Counter(found) - Counter(expected)
+                faults.append(f"{case_name}: lost {sorted(lost)}, twice or strange {sorted(more)}")
+                say(faults[-1])
+    return dict(done), faults
+
+
+def _run(case: Case, end: tuple[float, signal.Signals] | None) -> float:
+    """Runs a command, to its end or for so many seconds, and returns the seconds that it took."""
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "softpool3d", *case.command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    if end is not None:
+        try:
+            process.wait(end[0])
+        except subprocess.TimeoutExpired:
+            process.send_signal(end[1])
+    _, told = process.communicate(timeout=_PATIENCE_S)
+    if "Traceback" in told:
+        raise AssertionError(told)
+    return time.monotonic() - began
