@@ -1,0 +1,85 @@
+"""An hour of what goes wrong: damaged files, kills, and what they leave. Everything is made here; nothing is fetched.
+
+python benchmarks/soak.py
+python benchmarks/soak.py --seconds 60 --only files
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import tempfile
+import time
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from shared import begin, run
+from soak_files import soak_files, whole_files
+from soak_rows import soak_rows
+
+from softpool3d.analysis.measuring import DOCUMENT, markdown_table, save_section
+
+HEADER = ["what", "tried", "faults", "measured"]
+_FILES, _KILLS = 1000, 25  # files; kills of each command
+
+
+class Part(str, Enum):
+    files = "files"
+    rows = "rows"
+
+
+def soak(parts: list[Part], seconds: float, seed: int, say) -> tuple[list[list[str]], int]:
+    """Returns the rows of the table, and the number of faults. Each part has an equal share of the time."""
+    table, faults = [], 0
+    for part in parts:
+        end = time.monotonic() + seconds / len(parts)
+
+        def ended(end: float = end) -> bool:
+            return time.monotonic() > end
+
+        row, found = (_files if part is Part.files else _rows)(seed, ended, say)
+        table.append(row)
+        faults += found
+        say("  ".join(row))
+    return table, faults
+
+
+def _files(seed: int, ended, say) -> tuple[list[str], int]:
+    counts, faults = soak_files(_FILES, seed, ended, say)
+    used, named = counts.get("used", 0), counts.get("named", 0)
+    measured = (
+        f"{used} used, {named} named; descriptors {counts['descriptors']:+d}, memory {counts['grown_mib']:+.0f} MiB"
+    )
+    return ["damaged files, each in five ways", f"{used + named + len(faults)}", f"{len(faults)}", measured], len(
+        faults
+    )
+
+
+def _rows(seed: int, ended, say) -> tuple[list[str], int]:
+    with tempfile.TemporaryDirectory() as folder:
+        files = [path for path in whole_files(Path(folder)) if path.suffix != ".gif"] * 4
+        kills, faults = soak_rows(files, _KILLS, seed, ended, say)
+    measured = ", ".join(f"{number} of {name}" for name, number in kills.items())
+    return ["kills of commands that go on", str(sum(kills.values())), str(len(faults)), measured], len(faults)
+
+
+def measure(
+    seconds: Annotated[float, typer.Option(min=1.0, help="Time for all parts; none is begun anew after it.")] = 3600.0,
+    only: Annotated[list[Part] | None, typer.Option(help="These parts alone; may be repeated.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of what is drawn; by default another one each time.")] = None,
+    save: Annotated[bool, typer.Option("--save", help="Write the table to docs/reliability.md.")] = False,
+) -> None:
+    """Damage files and kill commands at random, and say what went wrong."""
+    seed = random.randrange(10**6) if seed is None else seed
+    about, say = begin(note=f" Seed {seed}.")
+    table, faults = soak(only or list(Part), seconds, seed, say)
+    if save:
+        body = "\n".join([about, "", markdown_table(HEADER, table)])
+        say(f"Written to {save_section('Soak', body, DOCUMENT.with_name('reliability.md'))}")
+    sys.exit(1 if faults else 0)
+
+
+if __name__ == "__main__":
+    run(measure)

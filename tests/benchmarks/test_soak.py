@@ -1,0 +1,72 @@
+"""The soak in seconds: nothing is at fault, and what is at fault is found."""
+
+import signal
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import soak_files
+import soak_rows
+from soak_files import DAMAGES, damaged, whole_files
+
+
+def never():
+    return False
+
+
+def test_damaged_files_are_used_or_named():
+    said = []
+    counts, faults = soak_files.soak_files(16, 3, never, said.append)
+    assert not faults and not said, said
+    assert counts["used"] and counts["named"] and counts["used"] + counts["named"] == 5 * 16
+
+
+def test_what_ends_the_reader_is_a_fault_and_the_next_file_is_read(tmp_path, monkeypatch):
+    script = tmp_path / "reader.py"
+    script.write_text(
+        "import json, sys\n"
+        "for line in sys.stdin:\n"
+        "    for way in range(5):\n"
+        "        print(json.dumps({'file': line.strip(), 'way': str(way)}), flush=True)\n"
+        "        if '00001-' in line and way == 2: sys.exit(7)\n"
+        "        print(json.dumps({'outcome': 'used', 'open': 4, 'mib': 1.0, 'left': []}), flush=True)\n"
+    )
+    monkeypatch.setattr(soak_files, "__file__", str(script))
+    said = []
+    counts, faults = soak_files.soak_files(3, 3, never, said.append)
+    assert counts["used"] == 5 + 2 + 5 and counts["crash"] == 1
+    assert faults[0]["way"] == "2" and "00001-" in said[0] and "exit code 7" in said[0]
+
+
+def test_every_damage_changes_a_file(tmp_path):
+    rng, contents = np.random.default_rng(0), [path.read_bytes() for path in whole_files(tmp_path)]
+    for damage in DAMAGES:
+        changed = [damaged(content, damage, contents, rng) for content in contents]
+        assert sum(one != other for one, other in zip(changed, contents, strict=True)) >= len(contents) - 2, damage
+
+
+def test_killed_commands_lose_nothing_and_what_is_lost_is_found(tmp_path, monkeypatch):
+    files = [path for path in whole_files(tmp_path) if path.suffix in (".mp4", ".mkv", ".avi", ".mov")] * 2
+    every = soak_rows.cases
+
+    def one(videos, out):
+        return {"classify, .csv": every(videos, out)["classify, .csv"]}
+
+    monkeypatch.setattr(soak_rows, "cases", one)
+    kills, faults = soak_rows.soak_rows(files, 1, 3, never, print)
+    assert kills == {"classify, .csv": 1} and not faults
+
+    class Lossy:
+        def __init__(self, *arguments, **settings):
+            self.returncode = 0
+
+        wait = send_signal = lambda self, *_: None
+
+        def communicate(self, timeout):
+            return "", ""
+
+    monkeypatch.setattr(subprocess, "Popen", Lossy)
+    monkeypatch.setattr(soak_rows, "_of_csv", lambda path: [])
+    _, faults = soak_rows.soak_rows(files, 0, 3, never, lambda text: None)
+    assert len(faults) == 1 and faults[0].startswith("classify, .csv: lost [")
+    assert Path(files[0]).exists() and signal.SIGKILL in soak_rows.SIGNALS
