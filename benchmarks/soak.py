@@ -17,17 +17,19 @@ from typing import Annotated
 import typer
 from shared import begin, run
 from soak_files import soak_files, whole_files
+from soak_memory import soak_memory
 from soak_rows import soak_rows
 
 from softpool3d.analysis.measuring import DOCUMENT, markdown_table, save_section
 
 HEADER = ["what", "tried", "faults", "measured"]
-_FILES, _KILLS = 1000, 25  # files; kills of each command
+_FILES, _KILLS, _CLIPS = 1000, 25, 10_000  # files; kills of each command; clips of each long run
 
 
 class Part(str, Enum):
     files = "files"
     rows = "rows"
+    memory = "memory"
 
 
 def soak(parts: list[Part], seconds: float, seed: int, say) -> tuple[list[list[str]], int]:
@@ -39,7 +41,7 @@ def soak(parts: list[Part], seconds: float, seed: int, say) -> tuple[list[list[s
         def ended(end: float = end) -> bool:
             return time.monotonic() > end
 
-        row, found = (_files if part is Part.files else _rows)(seed, ended, say)
+        row, found = _PARTS[part](seed, ended, say)
         table.append(row)
         faults += found
         say("  ".join(row))
@@ -63,6 +65,15 @@ def _rows(seed: int, ended, say) -> tuple[list[str], int]:
         kills, faults = soak_rows(files, _KILLS, seed, ended, say)
     measured = ", ".join(f"{number} of {name}" for name, number in kills.items())
     return ["kills of commands that go on", str(sum(kills.values())), str(len(faults)), measured], len(faults)
+
+
+def _memory(seed: int, ended, say) -> tuple[list[str], int]:
+    measured, faults = soak_memory(_CLIPS, ended, say)
+    told = "; ".join(f"{way}: {what}" for way, what in measured.items())
+    return ["long runs", str(len(measured)), str(len(faults)), told], len(faults)
+
+
+_PARTS = {Part.files: _files, Part.rows: _rows, Part.memory: _memory}
 
 
 def measure(

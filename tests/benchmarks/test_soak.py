@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import soak_files
+import soak_memory
 import soak_rows
 from soak_files import DAMAGES, damaged, whole_files
 
@@ -70,3 +71,22 @@ def test_killed_commands_lose_nothing_and_what_is_lost_is_found(tmp_path, monkey
     _, faults = soak_rows.soak_rows(files, 0, 3, never, lambda text: None)
     assert len(faults) == 1 and faults[0].startswith("classify, .csv: lost [")
     assert Path(files[0]).exists() and signal.SIGKILL in soak_rows.SIGNALS
+
+
+def test_memory_that_grows_is_found(tmp_path, monkeypatch):
+    script = tmp_path / "grows.py"
+    script.write_text(
+        "import json, sys\n"
+        "for clips in range(50, int(sys.argv[2]) + 1, 50):\n"
+        "    print(json.dumps([clips, 100 + (clips / 100 if sys.argv[1] == 'loader' else 0)]))\n"
+    )
+    monkeypatch.setattr(soak_memory, "__file__", str(script))
+    measured, faults = soak_memory.soak_memory(1000, never, lambda text: None)
+    assert measured["classify"] == "1,000 clips: 100 MiB, +0.0%"
+    assert faults == ["loader: 1,000 clips: 105 MiB, +4.8%"]
+
+
+def test_memory_is_measured_as_clips_go_by():
+    for way in ("classify", "loader"):
+        samples = list(soak_memory._samples(way, 100, never))
+        assert [clips for clips, _ in samples] == [50, 100] and all(50 < mib < 4000 for _, mib in samples)
