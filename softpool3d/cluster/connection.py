@@ -17,6 +17,7 @@ from softpool3d.datasets.parallel import cores
 from softpool3d.errors import SoftPool3dError, UsageError, WorkError
 
 _PATIENCE_S = 10.0  # for an address to answer
+_LOST_AT_START = 5  # actors in a row that may die before they have the network; then it is no accident
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def connected(address: str | None, folders: Sequence[str] = ()) -> Iterator[Clus
         told = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
         raise UsageError(f"--engine ray: no cluster answers at {place} ({told})") from None
     try:
-        _be_quiet()
+        _set_up()
         with our_errors():
             _compare(folders)
         there = ray.cluster_resources()
@@ -139,14 +140,15 @@ def our_errors() -> Iterator[None]:
         raise WorkError(f"Ray: {_told(error)}") from error
 
 
-def _be_quiet() -> None:
-    """Leaves what is shown to our own bar and sentences."""
+def _set_up() -> None:
+    """Leaves what is shown to our own bar and sentences, and lets machines be lost while they load the network."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
+    context.max_consecutive_actor_init_deaths = _LOST_AT_START
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised as well
 
 
 def _told(error: BaseException) -> str:

@@ -66,7 +66,8 @@ def page(browser, address):
     made.wait_for_selector("#video input[type=file]", state="attached")
     yield made
     made.close()
-    assert said == []
+    left = ("AbortError", "Connection errored out")  # what gradio says of requests that a page was left in
+    assert [text for text in said if not any(part in text for part in left)] == []
 
 
 def send(page, file: Path, awaited: str = "#timeline [data-seek]") -> None:
