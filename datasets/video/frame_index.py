@@ -150,6 +150,8 @@ def errors_of(path: str) -> Iterator[None]:
 
     try:
         yield
+    except av.error.MemoryError as error:  # a MemoryError too, but of what the file asks for
+        raise DecodeError(path, "more memory is asked for than there is: it is damaged, or memory ran out") from error
     except (SoftPool3dError, MemoryError):
         raise
     except (av.error.FFmpegError, OSError) as error:

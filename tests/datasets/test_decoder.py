@@ -4,6 +4,7 @@ import sys
 import textwrap
 import time
 
+import av
 import numpy as np
 import pytest
 from videos import (
@@ -19,6 +20,7 @@ from softpool3d.datasets.video import decoder, decord_reader, frame_index
 from softpool3d.datasets.video.decoder import DecodeError, open_video
 from softpool3d.datasets.video.decord_reader import DecordReader
 from softpool3d.datasets.video.encoder import write_video
+from softpool3d.datasets.video.frame_index import errors_of
 
 SVTAV1 = {"preset": "12", "svtav1-params": "keyint=24", "crf": "20"}
 VARIABLE = [0, 1, 2, 9, 10, 14] + list(range(20, 74))  # in frames
@@ -464,3 +466,11 @@ def test_a_file_that_takes_too_long_is_not_tried_again(tmp_path, monkeypatch):
             open_video(path, timeout_s=5.0)
     with open_video(path, timeout_s=30.0) as video:
         assert read_numbers(video.frames([3])) == [3]
+
+
+def test_a_file_that_asks_for_more_memory_than_there_is():
+    """A flipped bit in a size: FFmpeg says ENOMEM, which PyAV raises as a MemoryError."""
+    with pytest.raises(DecodeError, match="more memory is asked for than there is"), errors_of("a.mov"):
+        raise av.error.MemoryError(12, "Cannot allocate memory")
+    with pytest.raises(MemoryError), errors_of("a.mov"):
+        raise MemoryError
