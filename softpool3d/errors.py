@@ -18,3 +18,8 @@ class UsageError(SoftPool3dError):
 
 class WorkError(SoftPool3dError):
     """The request was fine, but some of the work failed (a file that cannot be decoded). Exit code 1."""
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of what an error of others says; of one that says nothing, its type."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import softpool3d
 from softpool3d.datasets.parallel import cores
-from softpool3d.errors import SoftPool3dError, UsageError, WorkError
+from softpool3d.errors import SoftPool3dError, UsageError, WorkError, first_line
 
 _PATIENCE_S = 10.0  # for an address to answer
 _LOST_AT_START = 5  # actors in a row that may die before they have the network; then it is no accident
@@ -53,7 +53,7 @@ def connected(address: str | None, folders: Sequence[str] = ()) -> Iterator[Clus
             socket.create_connection((host, int(port)), _PATIENCE_S).close()
         ray.init(place, **own, logging_level=logging.ERROR, log_to_driver=False)
     except (OSError, RuntimeError, ValueError) as error:
-        told = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
+        told = getattr(error, "strerror", None) or first_line(error)
         raise UsageError(f"--engine ray: no cluster answers at {place} ({told})") from None
     try:
         _set_up()

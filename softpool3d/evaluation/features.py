@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from softpool3d.errors import UsageError
+from softpool3d.errors import UsageError, first_line
 from softpool3d.foreign import parse_json
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def open_features(path: str | Path) -> Iterator[tuple[dict[str, Any], Iterator[R
     except KeyError as error:
         raise UsageError(f"{path} was not written by softpool3d embed: it has no {error.args[0]}") from None
     except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path} is no file of features, or it is damaged ({_first_line(error)})") from None
+        raise UsageError(f"{path} is no file of features, or it is damaged ({first_line(error)})") from None
 
 
 def write_features(path: Path, ending: str, about: dict[str, Any], rows: Callable[[], Iterable[Row]]) -> None:
@@ -258,7 +258,3 @@ def _rows(
         yield Row(str(name), float(start), float(end), vector)
     for name, error in zip(failed, errors, strict=True):
         yield Row(str(name), None, None, None, str(error))
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from softpool3d.config import Config
-from softpool3d.errors import UsageError
+from softpool3d.errors import UsageError, first_line
 from softpool3d.file_kinds import what_is
 from softpool3d.foreign import parse_json
 from softpool3d.runs.checkpoint import read_description
@@ -156,7 +156,7 @@ def _load_onnx(path: Path, device: torch.device) -> tuple[Callable, dict[str, st
     except Exception as error:  # onnxruntime has a type for each of its codes, without a common base
         what = what_is(path)
         what = "" if what.startswith("an ONNX file") else what
-        raise UsageError(f"{path} is {what or f'not an ONNX file, or it is damaged ({_first_line(error)})'}") from None
+        raise UsageError(f"{path} is {what or f'not an ONNX file, or it is damaged ({first_line(error)})'}") from None
     name = session.get_inputs()[0].name
 
     def run(clips: Tensor) -> Tensor:
@@ -177,7 +177,7 @@ def _load_pt2(path: Path, device: torch.device) -> tuple[Callable, dict[str, str
             found = next((name for name in names if name.endswith(ending)), None)
             metadata = parse_json(archive.read(found)) if found else {}
     except (zipfile.BadZipFile, OSError, ValueError) as error:
-        what = what_is(path) or f"not a .pt2 file of torch.export, or it is damaged ({_first_line(error)})"
+        what = what_is(path) or f"not a .pt2 file of torch.export, or it is damaged ({first_line(error)})"
         raise UsageError(f"{path} is {what}") from None
     read_description(metadata, path)  # before anything in it is run
     try:
@@ -193,8 +193,4 @@ def _load_pt2(path: Path, device: torch.device) -> tuple[Callable, dict[str, str
     except UsageError:
         raise
     except Exception as error:  # a damaged archive, another release of torch, another processor
-        raise UsageError(f"{path} cannot be loaded here ({_first_line(error)})") from None
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+        raise UsageError(f"{path} cannot be loaded here ({first_line(error)})") from None

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from softpool3d.datasets.inputs import clip_name
 from softpool3d.datasets.manifest import Clip
-from softpool3d.errors import UsageError, WorkError
+from softpool3d.errors import UsageError, WorkError, first_line
 from softpool3d.evaluation.features import difference
 from softpool3d.files import write_atomically
 from softpool3d.foreign import parse_json
@@ -60,7 +60,7 @@ class Folder:
             self._system, self._path = (fs.LocalFileSystem(), self.name) if self._here else fs.FileSystem.from_uri(out)
             self._path = self._path.rstrip("/")
         except (OSError, ValueError) as error:
-            raise UsageError(f"--out {out}: {_first_line(error)}") from None
+            raise UsageError(f"--out {out}: {first_line(error)}") from None
 
     def names(self) -> set[str]:
         """Returns the names of its files."""
@@ -90,7 +90,7 @@ class Folder:
         try:
             yield
         except OSError as error:
-            raise WorkError(f"cannot {verb} {self.name}: {_first_line(error)}") from None
+            raise WorkError(f"cannot {verb} {self.name}: {first_line(error)}") from None
 
 
 @dataclass
@@ -139,7 +139,7 @@ class Parts:
         self._there = parts - self._stale
         self._numbers = {name[:8] for name in self._there}
         if not self._stale:
-            self._folder.write(ABOUT, json.dumps(about, ensure_ascii=False, indent=1).encode())
+            self._write_about()
         self._places: dict[str, deque[tuple[_Block, int]]] = {}  # where results go that are not known yet, by name
 
     def left(self, clips: Iterable[Clip]) -> Iterator[Clip]:
@@ -198,8 +198,11 @@ class Parts:
             for name in self._stale:
                 self._folder.remove(name)
             self._stale = set()
-            self._folder.write(ABOUT, json.dumps(self._about, ensure_ascii=False, indent=1).encode())
+            self._write_about()
         self._folder.write(block.name, content.getvalue())
+
+    def _write_about(self) -> None:
+        self._folder.write(ABOUT, json.dumps(self._about, ensure_ascii=False, indent=1).encode())
 
     def _check(self, made: dict[str, Any]) -> None:
         differs = difference(made, self._about)
@@ -212,7 +215,3 @@ class Parts:
 def _hash(names: list[str]) -> str:
     content = "\0".join(names).encode(errors="surrogateescape")
     return hashlib.blake2b(content, digest_size=4).hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -105,6 +105,10 @@ class Work:
 class Job(Protocol):
     """What is asked for: small enough to be sent to other machines."""
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """Those of `Classifier`."""
+
     def work(self, trained: Trained) -> Work:
         """Returns how it is done with a network, here."""
 
