@@ -10,9 +10,11 @@ import atexit
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import ClassVar
 from weakref import WeakSet
 
@@ -299,6 +301,13 @@ def start_worker(_: int) -> None:
     """Prepares a process that decodes: it leaves signals to its parent, and computes in one thread."""
     leave_to_parent()
     torch.set_num_threads(1)  # one core a worker: resizing must not fight the network for the others
+    sys.excepthook = _excepthook
+
+
+def _excepthook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Says nothing where a parent that ends breaks off what multiprocessing's thread tells it about a tensor."""
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, traceback)
 
 
 class Loader(DataLoader):

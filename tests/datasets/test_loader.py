@@ -195,6 +195,29 @@ def test_workers_that_live_to_the_end_of_the_process_end_without_a_word():
     assert (result.returncode, result.stdout.strip(), result.stderr) == (0, "tensor([0])", "")
 
 
+def test_a_worker_says_nothing_where_its_parent_ends_while_it_takes_a_tensor():
+    """As killed commands sometimes did: the thread that hands out a worker's memory loses its connection."""
+    code = (
+        "import os, socket, sys, time\n"
+        "from multiprocessing.reduction import DupFd\n"
+        "from softpool3d.datasets.loader import Loader, start_worker\n"
+        "class Shares:\n"
+        "    def __len__(self):\n"
+        "        return 2\n"
+        "    def __getitem__(self, key):\n"
+        "        return DupFd(1)._id[0]\n"
+        "batches = iter(Loader(Shares(), batch_size=None, num_workers=1, worker_init_fn=start_worker))\n"
+        "address = next(batches)\n"
+        "with socket.socket(socket.AF_UNIX) as parent:\n"
+        "    parent.connect(address)\n"
+        "    time.sleep(0.5)\n"  # the worker has asked who it is; the question is never read
+        "with socket.socket(socket.AF_UNIX) as parent:\n"
+        "    parent.connect(address)\n"
+        "    print(len(parent.recv(1)), flush=True)\n"  # the thread goes on
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "1\n", "")
+
 def test_workers_that_are_stuck_end_with_the_process():
     """As where an error keeps a loader alive: without the kill, multiprocessing would wait for them for ever."""
     code = (
