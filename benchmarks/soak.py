@@ -19,16 +19,19 @@ from shared import begin, run
 from soak_files import soak_files, whole_files
 from soak_memory import soak_memory
 from soak_rows import soak_rows
+from soak_trainings import soak_trainings
 
 from softpool3d.analysis.measuring import DOCUMENT, markdown_table, save_section
 
 HEADER = ["what", "tried", "faults", "measured"]
-_FILES, _KILLS, _CLIPS = 1000, 25, 10_000  # files; kills of each command; clips of each long run
+_FILES, _CLIPS = 1000, 10_000  # files; clips of each long run
+_KILLS, _ACCIDENTS = 25, 36  # of each command; of each kind of training
 
 
 class Part(str, Enum):
     files = "files"
     rows = "rows"
+    trainings = "trainings"
     memory = "memory"
 
 
@@ -67,13 +70,19 @@ def _rows(seed: int, ended, say) -> tuple[list[str], int]:
     return ["kills of commands that go on", str(sum(kills.values())), str(len(faults)), measured], len(faults)
 
 
+def _trainings(seed: int, ended, say) -> tuple[list[str], int]:
+    accidents, faults = soak_trainings(_ACCIDENTS, seed, ended, say)
+    measured = ", ".join(f"{number} of {name}" for name, number in accidents.items())
+    return ["accidents of trainings that go on", str(sum(accidents.values())), str(len(faults)), measured], len(faults)
+
+
 def _memory(seed: int, ended, say) -> tuple[list[str], int]:
     measured, faults = soak_memory(_CLIPS, ended, say)
     told = "; ".join(f"{way}: {what}" for way, what in measured.items())
     return ["long runs", str(len(measured)), str(len(faults)), told], len(faults)
 
 
-_PARTS = {Part.files: _files, Part.rows: _rows, Part.memory: _memory}
+_PARTS = {Part.files: _files, Part.rows: _rows, Part.trainings: _trainings, Part.memory: _memory}
 
 
 def measure(

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,12 @@ class Run:
                 f"cannot write the run's folder {folder}: {(error.strerror or str(error)).lower()}; "
                 "name another with output=..."
             ) from None
-        write_atomically(folder / "config.yaml", config.to_yaml().encode())
+        try:
+            write_atomically(folder / "config.yaml", config.to_yaml().encode())
+        except WorkError:
+            with suppress(OSError):
+                folder.rmdir()  # else the next try would be the second run of this name
+            raise
         return cls(folder)
 
     @classmethod

@@ -6,7 +6,8 @@ import io
 import json
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any
@@ -39,15 +40,17 @@ class Board:
         if accelerator.is_main_process:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+            with _written_to(folder):
+                self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
     def scalars(self, row: dict[str, Any]) -> None:
         """Writes a row of metrics.csv."""
         values = {key: value for key, value in row.items() if key != "step" and value != ""}
         if self._writer:
-            for key, value in values.items():
-                self._writer.add_scalar(key, value, row["step"])
-            self._writer.flush()
+            with _written_to(self._writer.log_dir):
+                for key, value in values.items():
+                    self._writer.add_scalar(key, value, row["step"])
+                self._writer.flush()
         self._trackers.log(values, row["step"])
 
     def clips(self, video: Tensor, step: int) -> None:
@@ -72,7 +75,8 @@ class Board:
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if self._writer and error is None:
-            self._writer.close()
+            with _written_to(self._writer.log_dir):
+                self._writer.close()
         self._trackers.close(finished=error is None)
 
     def _picture(self, name: str, content: bytes, size: tuple[int, int], step: int) -> None:
@@ -80,7 +84,29 @@ class Board:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         image = Summary.Image(height=size[0], width=size[1], colorspace=3, encoded_image_string=content)
-        self._writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
+        with _written_to(self._writer.log_dir):
+            self._writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
+
+
+@contextmanager
+def _written_to(folder: str | Path) -> Iterator[None]:
+    """Makes a sentence of what goes wrong where TensorBoard writes, which it does in a thread of its own.
+
+    Raises:
+        WorkError: if its file cannot be written.
+    """
+    threading.excepthook = _quiet_about_tensorboard
+    try:
+        yield
+    except OSError as error:  # the thread's, too
+        reason = (error.strerror or str(error)).lower()
+        raise WorkError(f"cannot write TensorBoard's file in {folder}: {reason}") from None
+
+
+def _quiet_about_tensorboard(failed: threading.ExceptHookArgs) -> None:
+    """The thread's error is raised at the next call; its traceback would come before the sentence."""
+    if not type(failed.thread).__module__.startswith("tensorboard."):
+        threading.__excepthook__(failed)
 
 
 def _gif(frames: Any) -> bytes:

@@ -1,5 +1,6 @@
 """The soak in seconds: nothing is at fault, and what is at fault is found."""
 
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -8,7 +9,12 @@ import numpy as np
 import soak_files
 import soak_memory
 import soak_rows
+import soak_trainings
 from soak_files import DAMAGES, damaged, whole_files
+
+from softpool3d.runs.checkpoint import load_state, save_state
+
+SHORT = ["train.epochs=1", "optim.warmup_epochs=0", "data.motion_clips=[8,8,8]"]
 
 
 def never():
@@ -90,3 +96,37 @@ def test_memory_is_measured_as_clips_go_by():
     for way in ("classify", "loader"):
         samples = list(soak_memory._samples(way, 100, never))
         assert [clips for clips, _ in samples] == [50, 100] and all(50 < mib < 4000 for _, mib in samples)
+
+
+def test_trainings_end_with_the_same_bits_and_what_differs_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(soak_trainings, "TRAININGS", {"usual": soak_trainings.Training([*SHORT])})
+    monkeypatch.setattr(soak_trainings, "ACCIDENTS", {"read-only folder": soak_trainings.ACCIDENTS["read-only folder"]})
+    done, faults = soak_trainings.soak_trainings(1, 3, never, print)
+    assert done == {"read-only folder": 1} and not faults
+
+    assert soak_trainings._run(soak_trainings.Training(SHORT), tmp_path)[0] == 0
+    (run,) = tmp_path.iterdir()
+    copy = shutil.copytree(run, tmp_path / "copy")
+    assert soak_trainings.differences(run, copy) == []
+    state = load_state(copy / "last" / "checkpoint.pt")
+    name = next(iter(state["model"]))
+    state["model"][name] += 1e-6
+    save_state(copy / "last" / "checkpoint.pt", {**state, "parts": {**state["parts"], "more": 1}})
+    metrics = (copy / "metrics.csv").read_text()
+    (copy / "metrics.csv").write_text(metrics.replace("\n1,", "\n2,"))
+    assert soak_trainings.differences(run, copy) == [
+        f"['model']['{name}']",
+        "['rows'][0]['epoch']",
+        "['parts']['more']",
+    ]
+
+
+def test_what_a_training_says_of_its_end(tmp_path):
+    one, two = soak_trainings.Training([]), soak_trainings.Training([], processes=2)
+    trace = 'Traceback (most recent call last):\n  File "/usr/lib/torch/distributed/run.py", line 1\n'
+    assert soak_trainings._wrong(one, 1, "error: cannot write a: no space left on device\n") == []
+    assert soak_trainings._wrong(one, -9, "") == [] and soak_trainings._wrong(one, 1, "") != []
+    assert soak_trainings._wrong(one, 1, trace) != []
+    assert soak_trainings._wrong(two, 1, trace + "error: stopped") == []
+    ours = f'  File "{soak_trainings.ROOT}/softpool3d/cli.py", line 1\n'
+    assert soak_trainings._wrong(two, 1, trace + ours + "error: stopped") != []

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from gate import SLURM, lacking_for_slurm
+from soak_trainings import rows
 from watched import (
     CLIPS,
     EPOCHS,
@@ -18,7 +19,6 @@ from watched import (
     batches,
     environment,
     last_start,
-    rows,
     until,
 )
 

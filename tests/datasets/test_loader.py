@@ -218,6 +218,7 @@ def test_a_worker_says_nothing_where_its_parent_ends_while_it_takes_a_tensor():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (result.returncode, result.stdout, result.stderr) == (0, "1\n", "")
 
+
 def test_workers_that_are_stuck_end_with_the_process():
     """As where an error keeps a loader alive: without the kill, multiprocessing would wait for them for ever."""
     code = (

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from soak_trainings import differences, rows
 from videos import damaged_files
-from watched import rows
 
 from softpool3d.config_file import load_config
-from softpool3d.errors import UsageError
+from softpool3d.errors import UsageError, WorkError
 from softpool3d.runs.checkpoint import load_state, load_weights, save_state
 from softpool3d.runs.lock import lock, release
 from softpool3d.runs.resume import begin, keep_update
@@ -62,19 +62,6 @@ def trainings():
     process.wait()
 
 
-def same_bits(one, other):
-    """Whether two runs have the same losses, weights, optimiser and whatever else a checkpoint keeps, to the bit."""
-    a, b = (load_state(folder / "last" / "checkpoint.pt") for folder in (one, other))
-    flat = [torch.utils._pytree.tree_leaves([state["model"], state["parts"]]) for state in (a, b)]
-    best = [load_weights(folder / "best.safetensors").state for folder in (one, other)]
-    return (
-        rows(one) == rows(other)
-        and len(flat[0]) == len(flat[1])
-        and all(torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y for x, y in zip(*flat, strict=True))
-        and all(torch.equal(best[0][name], best[1][name]) for name in best[0])
-    )
-
-
 def test_killed_at_twenty_moments_it_goes_on_to_the_same_bits(trainings, tmp_path):
     """Also in the middle of writing a checkpoint, which it does after every step, and with other workers."""
     settings = ["model.dropout=0.5", "model.width=8", "checkpoint.every_minutes=1e-9"]
@@ -90,7 +77,7 @@ def test_killed_at_twenty_moments_it_goes_on_to_the_same_bits(trainings, tmp_pat
         trainings(folder, resume=True, after=[0, draw.uniform(0.05, 0.6), signal.SIGKILL])
     codes, printed = trainings(folder, resume=True)
     assert codes == [0], printed
-    assert same_bits(tmp_path / "whole", folder)
+    assert not differences(tmp_path / "whole", folder)
     assert not [path for path in folder.rglob(".*") if path.name != ".lock"]  # half-written files are gone
 
 
@@ -109,7 +96,7 @@ def test_all_that_a_run_keeps_goes_on_to_the_same_bits(trainings, tmp_path):
         left = [number - state["steps"] for number in nan]
         codes, printed = trainings(folder, resume=True, nan=left, at=at)
     assert codes == [0], printed
-    assert same_bits(tmp_path / "whole", folder)
+    assert not differences(tmp_path / "whole", folder)
 
 
 def test_a_cluster_s_signals_save_and_stop(trainings, tmp_path):
@@ -121,7 +108,7 @@ def test_a_cluster_s_signals_save_and_stop(trainings, tmp_path):
         assert f"stopped; go on with: softpool3d train --resume {folder}" in printed[0]
         assert len(rows(folder)) == 1
         assert trainings(folder, resume=True)[0] == [0]
-        assert same_bits(tmp_path / "whole", folder)
+        assert not differences(tmp_path / "whole", folder)
 
 
 def test_processes_learn_together_what_one_learns(trainings, tmp_path):
@@ -169,7 +156,7 @@ def test_shards_go_on_in_shards_and_whole(trainings, tmp_path):
     shutil.copytree(stopped, mixed)
     codes, printed = trainings(stopped, resume=True, processes=2)
     assert codes == [0, 0], printed
-    assert same_bits(two, stopped)
+    assert not differences(two, stopped)
     codes, printed = trainings(mixed, "train.shard=false", resume=True, at=[0, 1, signal.SIGTERM, "add"])
     assert codes == [143], printed
     assert load_state(mixed / "last" / "checkpoint.pt")["clips"] == 16
@@ -215,7 +202,7 @@ def test_multigrid_goes_on_to_the_same_bits(trainings, tmp_path):
         codes, printed = trainings(folder, resume=True, at=[0, number, signal.SIGKILL])
     assert any(0 < clips < 17 for _, clips in places), places
     assert trainings(folder, resume=True)[0] == [0]
-    assert same_bits(whole, folder)
+    assert not differences(whole, folder)
     assert trainings(two, *settings, "train.batch_size=1", processes=2)[0] == [0, 0]
     for a, b in zip(rows(whole), rows(two), strict=True):
         assert float(a["train_loss"]) == pytest.approx(float(b["train_loss"]), abs=2e-5)
@@ -232,7 +219,7 @@ def test_verdicts_that_stay_on_the_device_skip_the_same_updates(trainings, tmp_p
     poison = {"processes": processes, "nan": [1, 2, 5, 9], "nan_of": processes - 1}
     assert trainings(told, *settings, **poison)[0] == [0] * processes
     assert trainings(kept, *settings, **poison, on_device=True)[0] == [0] * processes
-    assert same_bits(told, kept) and rows(told) == rows(kept)
+    assert not differences(told, kept) and rows(told) == rows(kept)
     assert load_state(kept / "last" / "checkpoint.pt")["parts"]["average"]["n_averaged"] == 12 - 4
     tables = [sorted((folder / "nonfinite.csv").read_text().splitlines()) for folder in (told, kept)]
     assert tables[0] == tables[1] and len(tables[0]) > 4
@@ -367,3 +354,18 @@ def test_resume_auto_and_a_restart_by_torchrun_find_the_run(tmp_path, monkeypatc
     assert found(auto=False).folder == first.folder
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job 8")
     assert found(auto=False) is None
+
+
+def test_a_full_disk_leaves_no_folder_of_a_run(tmp_path, monkeypatch):
+    """The next try is then the first run of its name."""
+    config = load_config("r3d_softpool", [f"output={tmp_path}"])
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fsync", full)
+        with pytest.raises(WorkError, match="cannot write .*config.yaml: no space left on device"):
+            Run.create(config)
+    assert not list(tmp_path.iterdir())
+    assert Run.create(config).folder.name == config.name

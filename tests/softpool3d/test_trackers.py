@@ -1,5 +1,6 @@
 """Trackers by way of accelerate, with one that has wandb's interface in place of wandb."""
 
+import subprocess
 import sys
 import threading
 from types import ModuleType, SimpleNamespace
@@ -124,3 +125,34 @@ def test_without_a_network_it_is_said_once_and_the_run_goes_on(tmp_path):
 def test_what_the_user_can_mend_stops_a_run_before_it_begins(tmp_path):
     with pytest.raises(WorkError, match="train.trackers=mlflow: no such experiment; log in there"):
         tracked(tmp_path, Service(refuse=ValueError("no such experiment")))
+
+
+@pytest.mark.parametrize("written", [0, 1, 3])
+def test_a_full_disk_under_tensorboard_s_file_is_a_sentence(tmp_path, written):
+    """TensorBoard writes in a thread of its own, whose traceback came before the error."""
+    code = (
+        "import errno, os, sys, types\n"
+        "from tensorboard.summary.writer.record_writer import RecordWriter\n"
+        "from softpool3d.errors import WorkError\n"
+        "from softpool3d.training.board import Board\n"
+        "write, left = RecordWriter.write, int(sys.argv[2])\n"
+        "def full(self, data):\n"
+        "    global left\n"
+        "    left -= 1\n"
+        "    if left < 0:\n"
+        "        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))\n"
+        "    write(self, data)\n"
+        "RecordWriter.write = full\n"
+        "trackers = types.SimpleNamespace(log=lambda *_: None, close=lambda **_: None)\n"
+        "try:\n"
+        "    with Board(sys.argv[1], types.SimpleNamespace(is_main_process=True), 0, trackers) as board:\n"
+        "        for step in range(5):\n"
+        "            board.scalars({'step': step, 'loss': 1.0})\n"
+        "except WorkError as error:\n"
+        "    print(error)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "run"), str(written)], capture_output=True, text=True, timeout=120
+    )
+    assert result.stdout == f"cannot write TensorBoard's file in {tmp_path / 'run'}: no space left on device\n"
+    assert result.stderr == ""

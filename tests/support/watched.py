@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import sys
@@ -64,11 +63,3 @@ def assert_each_clip_comes_once(folder: Path, epochs: int) -> None:
         assert list(made[epoch]) == list(range(0, CLIPS, UPDATE)), epoch
         assert all(len(clips) == UPDATE for clips in made[epoch].values()), epoch
         assert sorted(clip for clips in made[epoch].values() for clip in clips) == list(range(CLIPS)), epoch
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    """What a run's metrics.csv says, without the times."""
-    times = ("seconds", "clips_per_second", "waiting_for_data")
-    with (folder / "metrics.csv").open(newline="") as file:
-        every = csv.DictReader(file)
-        return [{k: v for k, v in row.items() if k not in times and not k.endswith("_ms")} for row in every]
