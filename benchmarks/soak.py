@@ -19,6 +19,7 @@ from shared import begin, run
 from soak_files import soak_files, whole_files
 from soak_memory import soak_memory
 from soak_rows import soak_rows
+from soak_stream import lacking_for_rtsp, soak_streams
 from soak_trainings import soak_trainings
 
 from softpool3d.analysis.measuring import DOCUMENT, markdown_table, save_section
@@ -26,20 +27,23 @@ from softpool3d.analysis.measuring import DOCUMENT, markdown_table, save_section
 HEADER = ["what", "tried", "faults", "measured"]
 _FILES, _CLIPS = 1000, 10_000  # files; clips of each long run
 _KILLS, _ACCIDENTS = 25, 36  # of each command; of each kind of training
+_ROUNDS = 5  # of each accident to a stream
 
 
 class Part(str, Enum):
     files = "files"
+    memory = "memory"
+    streams = "streams"
     rows = "rows"
     trainings = "trainings"
-    memory = "memory"
 
 
 def soak(parts: list[Part], seconds: float, seed: int, say) -> tuple[list[list[str]], int]:
-    """Returns the rows of the table, and the number of faults. Each part has an equal share of the time."""
-    table, faults = [], 0
-    for part in parts:
-        end = time.monotonic() + seconds / len(parts)
+    """Returns the rows of the table, and the number of faults. Each part has an equal share of the time that is left."""
+    table, faults, last = [], 0, time.monotonic() + seconds
+    for number, part in enumerate(parts):
+        now = time.monotonic()
+        end = now + (last - now) / (len(parts) - number)
 
         def ended(end: float = end) -> bool:
             return time.monotonic() > end
@@ -76,13 +80,27 @@ def _trainings(seed: int, ended, say) -> tuple[list[str], int]:
     return ["accidents of trainings that go on", str(sum(accidents.values())), str(len(faults)), measured], len(faults)
 
 
+def _streams(seed: int, ended, say) -> tuple[list[str], int]:
+    accidents, faults = soak_streams(_ROUNDS, seed, ended, say)
+    measured = ", ".join(f"{number} of {name}" for name, number in accidents.items())
+    if lacking_for_rtsp():
+        measured += f"; no RTSP: {lacking_for_rtsp()}"
+    return ["streams that go on", str(sum(accidents.values())), str(len(faults)), measured], len(faults)
+
+
 def _memory(seed: int, ended, say) -> tuple[list[str], int]:
     measured, faults = soak_memory(_CLIPS, ended, say)
     told = "; ".join(f"{way}: {what}" for way, what in measured.items())
     return ["long runs", str(len(measured)), str(len(faults)), told], len(faults)
 
 
-_PARTS = {Part.files: _files, Part.rows: _rows, Part.trainings: _trainings, Part.memory: _memory}
+_PARTS = {
+    Part.files: _files,
+    Part.rows: _rows,
+    Part.trainings: _trainings,
+    Part.streams: _streams,
+    Part.memory: _memory,
+}
 
 
 def measure(

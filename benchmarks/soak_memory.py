@@ -5,17 +5,22 @@ As a script it is the process that is watched: python benchmarks/soak_memory.py 
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 
 WARM = 500  # clips after which memory has to stay
 ALLOWED = 0.02  # of it
+WINDOW_S = 8.64  # of the timeline: 10,000 windows are a day
 _EVERY = 50
+_RATE = 5  # frames a second of the videos that are written
 
 
 def resident(pid: int | str = "self") -> float:
@@ -62,18 +67,21 @@ def _samples(way: str, count: int, ended: Callable[[], bool]) -> Iterator[tuple[
 # --- the process that is watched --------------------------------------------------------------------------------------
 
 
-def _classify(count: int, folder: Path) -> Iterator[tuple[int, float]]:
+Tell = Callable[[int, float], None]  # the number of clips so far, and the memory in MiB
+
+
+def _classify(count: int, folder: Path, tell: Tell) -> None:
     from softpool3d.inference.bulk import run_files
     from softpool3d.inference.trained import load_trained
     from softpool3d.inference.work import Labelling
 
     work = Labelling({"device": "cpu", "batch": 4}, 1).work(load_trained("motion"))
     for number, _ in enumerate(run_files(work, _clips(count, folder), 0), 1):
-        yield number, resident()
+        tell(number, resident())
 
 
-def _load(count: int, folder: Path) -> Iterator[tuple[int, float]]:
-    """Yields the memory of the worker that loads, not that of the process that it loads for."""
+def _load(count: int, folder: Path, tell: Tell) -> None:
+    """Tells the memory of the worker that loads, not that of the process that it loads for."""
     from softpool3d.config_file import load_config
     from softpool3d.datasets.loader import train_loader
     from softpool3d.datasets.manifest import Manifest
@@ -82,7 +90,43 @@ def _load(count: int, folder: Path) -> Iterator[tuple[int, float]]:
     loader = train_loader(Manifest(("0",), list(_clips(count, folder))), config)
     for number, _ in enumerate(loader, 1):
         (worker,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-        yield 10 * number, resident(worker)
+        tell(10 * number, resident(worker))
+
+
+def _timeline(count: int, folder: Path, tell: Tell) -> None:
+    """Slides over one video: 10,000 windows are 24 hours of it."""
+    from softpool3d import Classifier
+    from softpool3d.inference.timeline import watch
+
+    windows = itertools.count(1)
+    long = write_video(folder / "long.ts", WINDOW_S * count)
+    watch(
+        Classifier("motion", device="cpu"), long, WINDOW_S, WINDOW_S, 1, 0.5, lambda _: tell(next(windows), resident())
+    )
+
+
+def write_video(path: Path, seconds: float, offset_s: float = 0.0) -> Path:
+    """Writes a video of any length, of which a second is encoded and comes again and again; its times begin at the
+    offset."""
+    import av
+    import numpy as np
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=_RATE)
+        stream.width, stream.height, stream.gop_size = 64, 48, _RATE
+        picture, packets = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8), []
+        for number in range(_RATE):
+            packets += stream.encode(av.VideoFrame.from_ndarray(np.roll(picture, 3 * number, axis=1)))
+        packets += stream.encode(None)
+        contents = [(bytes(packet), packet.pts, packet.dts, packet.is_keyframe) for packet in packets]
+        for second in range(math.ceil(seconds)):
+            later = round(_RATE * (offset_s + second))
+            for content, pts, dts, is_key in contents:
+                packet = av.Packet(content)
+                packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, _RATE), is_key
+                packet.pts, packet.dts = pts + later, dts + later
+                container.mux(packet)
+    return path
 
 
 def _clips(count: int, folder: Path) -> Iterator:
@@ -94,10 +138,13 @@ def _clips(count: int, folder: Path) -> Iterator:
     return (Clip(str(files[number % len(files)]), 0) for number in range(count))
 
 
-_WAYS = {"classify": _classify, "loader": _load}
+_WAYS = {"classify": _classify, "loader": _load, "timeline": _timeline}
 
 if __name__ == "__main__":
+
+    def print_some(clips: int, mib: float) -> None:
+        if clips % _EVERY == 0:
+            print(json.dumps([clips, mib]), flush=True)
+
     with tempfile.TemporaryDirectory() as name:
-        for clips, mib in _WAYS[sys.argv[1]](int(sys.argv[2]), Path(name)):
-            if clips % _EVERY == 0:
-                print(json.dumps([clips, mib]), flush=True)
+        _WAYS[sys.argv[1]](int(sys.argv[2]), Path(name), print_some)

@@ -114,6 +114,7 @@ def main(
     camera: int | None = _of_live(None, min=0, help="Watch this camera."),
     stream: str | None = _of_live(None, help="Watch this address: rtsp://..., http://..."),
     live: bool = _of_live(False, "--live", help="Keep up with the stream: leave out what comes too fast."),
+    reconnect: str | None = _of_live(None, help="Try a source that is gone again for so long, as in 60s."),
 ) -> None:
     """Label videos and pictures: the likeliest classes of each, with probabilities."""
     asked = Asked(main, locals())
@@ -138,10 +139,12 @@ def main(
 
     length, distance = seconds("--window", window), seconds("--hop", hop)
     if watching:
+        from softpool3d.inference.classify_live import Source
         from softpool3d.inference.classify_live import live as watch
 
-        source = stream if camera is None else camera
-        return watch(classifier, source, length, distance, live or camera is not None, topk or 3, as_json)
+        place, patience = stream if camera is None else camera, seconds("--reconnect", reconnect) or 0.0
+        source = Source(place, length, distance, live or camera is not None, patience)
+        return watch(classifier, source, topk or 3, as_json)
     score = 0.5 if min_score is None else min_score
     options = Options(length, distance, smooth or 3, score, out and Path(out), plot, annotate, overwrite, as_json)
     timelines(classifier, whole_videos("--timeline", inputs), options)
@@ -155,7 +158,7 @@ def _check(asked: Asked, watching: bool) -> None:
     """
     asked.needs("--timeline", asked.timeline, "smooth", "min_score", "plot", "annotate")
     asked.needs("--timeline, --camera or --stream", asked.timeline or watching, "window", "hop")
-    asked.needs("--camera or --stream", watching, "live")
+    asked.needs("--camera or --stream", watching, "live", "reconnect")
     asked.needs("--out, --plot or --annotate", any(map(asked.given, ("out", "plot", "annotate"))), "overwrite")
     if watching:
         if asked.camera is not None and asked.stream is not None:

@@ -6,9 +6,11 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soak_files
 import soak_memory
 import soak_rows
+import soak_stream
 import soak_trainings
 from soak_files import DAMAGES, damaged, whole_files
 
@@ -93,7 +95,7 @@ def test_memory_that_grows_is_found(tmp_path, monkeypatch):
 
 
 def test_memory_is_measured_as_clips_go_by():
-    for way in ("classify", "loader"):
+    for way in ("classify", "loader", "timeline"):
         samples = list(soak_memory._samples(way, 100, never))
         assert [clips for clips, _ in samples] == [50, 100] and all(50 < mib < 4000 for _, mib in samples)
 
@@ -130,3 +132,32 @@ def test_what_a_training_says_of_its_end(tmp_path):
     assert soak_trainings._wrong(two, 1, trace + "error: stopped") == []
     ours = f'  File "{soak_trainings.ROOT}/softpool3d/cli.py", line 1\n'
     assert soak_trainings._wrong(two, 1, trace + ours + "error: stopped") != []
+
+
+@pytest.fixture
+def rtsp():
+    if soak_stream.lacking_for_rtsp():
+        pytest.skip(f"no RTSP server can be started here: {soak_stream.lacking_for_rtsp()}")
+
+
+def test_a_real_camera_s_connection_is_cut_and_comes_back(rtsp):
+    assert soak_stream._cut(np.random.default_rng(0)) == ("cut connection", [])
+
+
+def test_a_stream_goes_on_when_its_clock_is_set():
+    assert soak_stream._clock_set(np.random.default_rng(0)) == ("clock set", [])
+
+
+def test_what_is_wrong_with_a_stream_is_found():
+    class Watcher:
+        windows = ((0.0, 5.0), (1.0, 6.0), (2.0, 6.0), (3.0, 90.0))
+
+    found = soak_stream._wrong(Watcher, "Traceback (most recent call last):", "is back")
+    assert [text.split()[0] + " " + text.split()[-1] for text in found] == [
+        "a last):",
+        "it last):'",
+        "its ascend",
+        "its off",
+    ]
+    Watcher.windows = ((0.0, 5.0), (1.0, 6.0))
+    assert soak_stream._wrong(Watcher, "is back", "is back") == []

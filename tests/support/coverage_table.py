@@ -202,6 +202,7 @@ OPTIONS = {
             **_of(_OPTIONS + "test_classify_decodes_in_the_processes_asked_for", "--jobs"),
             **_of(_CLASSIFY + "test_going_on_after_a_kill", "--resume", "--overwrite"),
             **_of(_CLASSIFY + "test_timeline", "--timeline", "--plot", "--annotate"),
+            **_of(_OPTIONS + "test_a_stream_that_comes_back_goes_on", "--reconnect"),
             **_of(
                 _OPTIONS + "test_classify_hands_on_how_to_slide_and_what_to_watch",
                 *("--window", "--hop", "--smooth", "--min-score", "--camera", "--stream", "--live"),

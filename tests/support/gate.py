@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from soak_stream import lacking_for_rtsp
 
 SLURM = Path(__file__).parents[1] / "cluster" / "slurm.sh"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -56,6 +57,7 @@ MARKERS = {
     "clips": lambda: clips_folder() is not None,
     "browser": lambda: browser() is not None,
     "slurm": lambda: not lacking_for_slurm(),
+    "rtsp": lambda: not lacking_for_rtsp(),
 }
 
 
@@ -69,7 +71,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     begins one last would keep the others waiting."""
     items.sort(key=lambda item: item.path.name not in _LONG)
     for item in items:
-        for fixture, marker in (("real_clips", "clips"), ("browser", "browser"), ("slurm", "slurm")):
+        for fixture, marker in (("real_clips", "clips"), ("browser", "browser"), ("slurm", "slurm"), ("rtsp", "rtsp")):
             if fixture in getattr(item, "fixturenames", ()):
                 item.add_marker(marker)
 

@@ -13,6 +13,7 @@ from videos import write_numbered
 
 from softpool3d.config_file import load_config
 from softpool3d.datasets import reencode, verify
+from softpool3d.datasets.video.decoder import DecodeError
 from softpool3d.errors import WorkError
 from softpool3d.evaluation import tester
 from softpool3d.evaluation.scores import Scores, VideoScores
@@ -294,6 +295,41 @@ def test_live_labels_are_as_many_as_asked_for(run, weights, monkeypatch):
         [CLASSES[1], CLASSES[2]],
         [CLASSES[0], CLASSES[2]],
     ]
+
+
+def test_a_stream_that_comes_back_goes_on(run, weights, monkeypatch):
+    """Not there, then there, ended, there again, broken off, and gone for good."""
+    probabilities, refused = torch.tensor([0.2, 0.5, 0.3]), DecodeError("rtsp://a", "connection refused")
+    rounds = iter([[refused], [1.0, 2.0], [], [0.5, DecodeError("rtsp://a", "end of file")]])
+
+    def follow(*_):
+        for one in next(rounds, [refused]):
+            if isinstance(one, DecodeError):
+                raise one
+            yield one, probabilities
+
+    monkeypatch.setattr(classify_live, "follow", follow)
+    monkeypatch.setattr(classify_live, "_PAUSE_S", 0.05)
+    watching = ("classify", "--stream", "rtsp://a", "--weights", weights, "--json")
+    found = run(*watching, "--reconnect", "300ms")
+    times = [json.loads(line)["time"] for line in found.stdout.splitlines()]
+    assert times[0] == 1.0 and times[1] == 2.0 and 2.5 <= times[2] < 3.0
+    assert found.returncode == 1 and found.stderr.splitlines()[-6:] == [
+        "cannot read rtsp://a: connection refused; trying again for 0.3 s",
+        "rtsp://a is back after 0 s",
+        "rtsp://a ended after 2.0 s; trying again for 0.3 s",
+        "rtsp://a is back after 0 s",
+        "rtsp://a broke off after 2.5 s (end of file); trying again for 0.3 s",
+        "error: rtsp://a broke off after 2.5 s (connection refused); 3 windows done",
+    ]
+    rounds = iter([[1.0], [1.0]])
+    found = run(*watching)
+    assert found.stdout.count("time") == 1 and found.stderr.endswith(
+        "rtsp://a ended after 1.0 s; 1 windows classified\n"
+    )
+    soon = run(*watching, "--reconnect", "soon")
+    assert soon.returncode == 2 and "--reconnect soon: write a time above 0" in soon.stderr
+    assert "--reconnect needs --camera or --stream" in run("classify", "a.mp4", "--reconnect", "3s").stderr
 
 
 # --- visualize, explain, export --------------------------------------------------------------------------------------
