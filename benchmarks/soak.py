@@ -39,7 +39,7 @@ class Part(str, Enum):
 
 
 def soak(parts: list[Part], seconds: float, seed: int, say) -> tuple[list[list[str]], int]:
-    """Returns the rows of the table, and the number of faults. Each part has an equal share of the time that is left."""
+    """Returns the rows of the table, and the number of faults. The time left is shared equally."""
     table, faults, last = [], 0, time.monotonic() + seconds
     for number, part in enumerate(parts):
         now = time.monotonic()
