@@ -7,6 +7,7 @@ input's type.
 """
 
 import warnings
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -55,8 +56,8 @@ def _load() -> dict[str, dict]:
         }
     if info["cpu"]["loaded"]:
         info["cpu"]["level"] = ("portable", "AVX2", "AVX-512")[torch.ops.softpool3d.cpu_level()]
-        for name in _GEOMETRY:
-            _complete(name)
+        for name, plain in _PLAIN.items():
+            _complete(name, plain)
     return info
 
 
@@ -108,10 +109,10 @@ def warn_of_reference(kind: str, index: int | None = None) -> None:
 
 _CALLS = {}  # name -> the function to call the operator by
 
-# name -> the number of geometry arguments, and the same in plain PyTorch
-_GEOMETRY = {
-    "soft_pool3d": (5, fallback.soft_pool3d_fallback),
-    "adaptive_soft_pool3d": (1, fallback.adaptive_soft_pool3d_fallback),
+# name -> the same in plain PyTorch
+_PLAIN = {
+    "soft_pool3d": fallback.soft_pool3d_fallback,
+    "adaptive_soft_pool3d": fallback.adaptive_soft_pool3d_fallback,
 }
 
 
@@ -132,9 +133,8 @@ def _output_size(x: Tensor, geometry) -> list[int]:
     return [reference.pooled_size(*values, ceil_mode) for values in zip(x.shape[2:], *triples, strict=True)]
 
 
-def _complete(name: str) -> None:
+def _complete(name: str, plain: Callable[..., Tensor]) -> None:
     """Adds to the operator `name` and its backward what a compiler and autograd ask for besides kernels."""
-    arity, plain = _GEOMETRY[name]
     forward = getattr(torch.ops.softpool3d, name).default
     backward = getattr(torch.ops.softpool3d, f"{name}_backward").default
 
@@ -151,19 +151,11 @@ def _complete(name: str) -> None:
             input.new_empty(input.shape[1] if beta_grad else 0, dtype=wide),
         )
 
-    def save(ctx, inputs, output):
-        input, betas, *ctx.constants = inputs
-        ctx.save_for_backward(input, betas)
-
     def derivative(ctx, grad):
         input, betas = ctx.saved_tensors
-        of_input, of_betas = ctx.needs_input_grad[:2]
+        of_input, of_betas, *_ = ctx.needs_input_grad
         grads = call_backward(grad, input, betas, *ctx.constants, of_input, of_betas)
-        return grads[0] if of_input else None, grads[1] if of_betas else None, *(None,) * (1 + arity)
-
-    def save_backward(ctx, inputs, output):
-        grad, input, betas, *ctx.constants = inputs
-        ctx.save_for_backward(grad, input, betas)
+        return grads[0] if of_input else None, grads[1] if of_betas else None
 
     def second_derivative(ctx, *grads):
         """Differentiates plain PyTorch twice: rarely needed, so it has no kernel of its own."""
@@ -183,12 +175,10 @@ def _complete(name: str) -> None:
             for f, g, wanted in zip(found, grads, (input_grad, beta_grad), strict=False)
         ]
         second = pull_back(tuple(given))
-        return *second, *(None,) * (3 + arity + 3 - len(second))
+        return second if len(second) == 3 else (*second, None)
 
-    torch.library.register_autograd(forward, derivative, setup_context=save)
-    torch.library.register_autograd(backward, second_derivative, setup_context=save_backward)
-    call_backward = _past_the_library(backward, save_backward, second_derivative)
-    _CALLS[name] = _past_the_library(forward, save, derivative)
+    call_backward = _with_derivative(backward, 3, second_derivative)
+    _CALLS[name] = _with_derivative(forward, 2, derivative)
 
     _batch(forward, backward)
 
@@ -218,38 +208,56 @@ def _batch(forward, backward) -> None:
     torch.library.register_vmap(backward, batched_backward)
 
 
-def _past_the_library(op, setup_context, backward):
-    """Returns a function that calls the operator, past torch.library's autograd unless the call is traced.
+def _with_derivative(op, tensors: int, derivative):
+    """Registers the derivative of an operator, and returns a function that calls the operator.
 
-    That autograd shows tracers the derivatives. Its detour through Python takes longer than most kernels, and the
-    transforms of torch.func do not see it; they see an autograd.Function.
+    The call goes past torch.library's autograd unless it is traced. That autograd shows tracers the derivatives. Its
+    detour through Python takes longer than most kernels, and the transforms of torch.func do not see it; they see an
+    autograd.Function.
+
+    Args:
+        tensors: the number of arguments that are tensors; they come first.
+        derivative: ctx, the outputs' gradients -> the gradients of the tensors; ctx has saved_tensors and constants.
     """
     below_autograd = torch._C._AutoDispatchBelowAutograd
 
-    class Eager(torch.autograd.Function):
+    class Eager(torch.autograd.Function):  # its arguments are the tensors, and the constants as one
         @staticmethod
         def forward(ctx, *args):
-            setup_context(ctx, args, None)
+            ctx.save_for_backward(*args[:-1])
+            ctx.constants = args[-1]
             with below_autograd():
-                return op(*args)
+                return op(*args[:-1], *args[-1])
+
+        @staticmethod
+        def backward(ctx, *grads):
+            return *derivative(ctx, *grads), None
+
+    def save(ctx, inputs, output):
+        ctx.save_for_backward(*inputs[:tensors])
+        ctx.constants = inputs[tensors:]
+
+    def derivative_of_all(ctx, *grads):
+        return *derivative(ctx, *grads), *(None,) * len(ctx.constants)
+
+    torch.library.register_autograd(op, derivative_of_all, setup_context=save)
 
     class Transformed(torch.autograd.Function):  # torch.func asks for setup_context, with which each call takes longer
         generate_vmap_rule = True
+        setup_context = staticmethod(save)
+        backward = staticmethod(derivative_of_all)
 
         @staticmethod
         def forward(*args):
             return op(*args)
-
-    Transformed.setup_context = staticmethod(setup_context)
-    Eager.backward = Transformed.backward = staticmethod(backward)
 
     def call(*args):
         if is_traced():
             return op(*args)
         if torch._C._are_functorch_transforms_active():
             return Transformed.apply(*args)
-        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
-            return Eager.apply(*args)
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args[:tensors]):
+            return Eager.apply(*args[:tensors], args[tensors:])
         with below_autograd():
             return op(*args)
 
