@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 
 from softpool3d.errors import SoftPool3dError
-from softpool3d.signals import STOPPING, forget_terminal, is_ignored
+from softpool3d.signals import STOPPING, Stopped, forget_terminal, is_ignored
 
 
 class Interrupted(SoftPool3dError):
@@ -19,16 +19,13 @@ class Interrupted(SoftPool3dError):
         self.exit_code = 128 + signal_number
 
 
-class StoppedAtOnce(Interrupted):
-    """Raised by a signal that comes when there is nothing to save yet."""
-
-
 class Interrupt:
     """While entered, `requested` is the number of the signal that asked to stop, or 0.
 
     Attributes:
-        at_once: a message; while it is set, a signal raises `StoppedAtOnce` with it. It is set for the first step,
-            which may compile for minutes, or never end because the same signal killed the compiler's processes.
+        at_once: a message; while it is set, a signal ends the block by `Interrupted` with it, wherever the block is. It
+            is set for the first step, which may compile for minutes, or never end because the same signal killed the
+            compiler's processes.
     """
 
     def __init__(self) -> None:
@@ -42,9 +39,11 @@ class Interrupt:
                 self._previous[number] = signal.signal(number, self._request)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if isinstance(error, Stopped) and self.at_once is not None:
+            raise Interrupted(self.at_once, error.number) from None
 
     def _request(self, number: int, _: object) -> None:
         self.requested = number
@@ -53,4 +52,4 @@ class Interrupt:
             before = self._previous[number]
             signal.signal(number, before if callable(before) else signal.default_int_handler)
         if self.at_once is not None:
-            raise StoppedAtOnce(self.at_once, number)
+            raise Stopped(number)  # no Exception, which may be handled as a failure of what was under way

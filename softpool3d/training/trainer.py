@@ -23,7 +23,7 @@ from softpool3d.runs.lock import release
 from softpool3d.runs.resume import begin, result
 from softpool3d.runs.run import Run
 from softpool3d.runtime.devices import make_accelerator, out_of_memory_explained, random_state
-from softpool3d.runtime.interrupt import Interrupted, StoppedAtOnce
+from softpool3d.runtime.interrupt import Interrupted
 from softpool3d.runtime.processes import Processes
 from softpool3d.training.bad_files import TooManyBadFiles
 from softpool3d.training.board import check_trackers
@@ -105,8 +105,6 @@ class Training(Setup):
                     if self.patience_is_over():
                         break
                     self.epoch(epoch)
-            except StoppedAtOnce:
-                raise
             except (Interrupted, TooManyBadFiles) as error:
                 self.save()
                 error.told_elsewhere = not self.processes.is_first

@@ -131,9 +131,12 @@ def test_an_interrupted_run_goes_on_as_if_it_never_stopped(tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("resumed", [False, True])
-def test_a_first_step_that_never_ends_is_stopped_at_once(tmp_path, resumed):
-    """As torch.compile's does whose processes died of the same signal. There is nothing to save, and nothing is."""
+@pytest.mark.parametrize(
+    "resumed, stuck", [(False, "trainer.normalize"), (True, "trainer.normalize"), (True, "loader.open_as")]
+)
+def test_a_first_step_that_never_ends_is_stopped_at_once(tmp_path, resumed, stuck):
+    """As torch.compile's does whose processes died of the same signal, or a decoder. There is nothing to save, and
+    nothing is."""
     config = tiny(tmp_path, "train.epochs=1")
     if resumed:
         train(config)
@@ -144,17 +147,19 @@ def test_a_first_step_that_never_ends_is_stopped_at_once(tmp_path, resumed):
     script.write_text(
         "import os, signal, sys, threading\n"
         "from softpool3d.config_file import load_config\n"
+        "from softpool3d.datasets import loader\n"
         "from softpool3d.training import setup, trainer\n"
         "from softpool3d.runtime.interrupt import Interrupted\n"
         "def stuck(*args):\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    threading.Event().wait(600)\n"
-        "trainer.normalize = stuck\n"
-        "try:\n"
-        "    trainer.train(load_config(sys.argv[1]), auto_resume=True, force_resume=True)\n"
-        "except Interrupted as error:\n"
-        "    print(error)\n"
-        "    sys.exit(error.exit_code)\n"
+        f"{stuck} = stuck\n"
+        "if __name__ == '__main__':\n"  # spawned processes, which write the clips, import this
+        "    try:\n"
+        "        trainer.train(load_config(sys.argv[1]), auto_resume=True, force_resume=True)\n"
+        "    except Interrupted as error:\n"
+        "        print(error)\n"
+        "        sys.exit(error.exit_code)\n"
     )
     folder = tmp_path / "runs" / "r3d_softpool"
     checkpoint = folder / "last" / "checkpoint.pt"
