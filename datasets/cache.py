@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from softpool3d.errors import WorkError
+from softpool3d.errors import WorkError, os_reason
 from softpool3d.files import is_abandoned, own
 
 if TYPE_CHECKING:
@@ -38,9 +38,7 @@ class FileCache:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "bytes").touch()
         except OSError as error:
-            raise WorkError(
-                f"data.cache_folder: cannot write {folder}: {(error.strerror or str(error)).lower()}"
-            ) from None
+            raise WorkError(f"data.cache_folder: cannot write {folder}: {os_reason(error)}") from None
 
     def path(self, original: str) -> str:
         """Returns the path to read: that of the file's copy, made now if there is none, or its own."""

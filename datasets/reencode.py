@@ -25,7 +25,7 @@ from softpool3d.datasets.video.frame_index import DecodeError, errors_of
 from softpool3d.datasets.video.orientation import UPRIGHT, orientation_of
 from softpool3d.datasets.video.pyav_reader import convert, scaled
 from softpool3d.datasets.video.stream import FrameStream
-from softpool3d.errors import UsageError, WorkError
+from softpool3d.errors import UsageError, WorkError, os_reason
 from softpool3d.files import remove_abandoned, replacing, write_atomically
 
 _CLOCK = Fraction(1, 90000)
@@ -232,7 +232,7 @@ def _copy(job: tuple[Clip, str, Encoding, float]) -> str | DecodeError | WorkErr
     except WorkError as error:
         return error
     except av.error.FFmpegError as error:
-        return WorkError(f"cannot write {target}: {(error.strerror or str(error)).lower()}")
+        return WorkError(f"cannot write {target}: {os_reason(error)}")
 
 
 def _place(clip: Clip) -> Clip:

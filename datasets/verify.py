@@ -12,7 +12,7 @@ from softpool3d.datasets.parallel import Crashed, Each, each
 from softpool3d.datasets.video.damage import MAX_MISSING, is_too_much
 from softpool3d.datasets.video.decoder import DecodeError, check_file, open_video
 from softpool3d.datasets.video.stream import FrameStream
-from softpool3d.errors import WorkError
+from softpool3d.errors import WorkError, os_reason
 
 
 def obviously_bad(paths: Iterable[str]) -> dict[str, str]:
@@ -70,7 +70,7 @@ def bad_files(
                 writer.writerow([path, *_state(path), *checked])
                 file.flush()
     except OSError as error:
-        raise WorkError(f"cannot write {log}: {(error.strerror or str(error)).lower()}") from None
+        raise WorkError(f"cannot write {log}: {os_reason(error)}") from None
     bad = {}
     for path, (missing_s, length_s, what) in results.items():
         if not length_s or is_too_much(missing_s, length_s, max_missing):

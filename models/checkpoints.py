@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from softpool3d.errors import UsageError
+from softpool3d.errors import UsageError, first_line, os_reason
 from softpool3d.file_kinds import is_pickled, is_safetensors, what_is
 from softpool3d.models.layouts import FIRST_LAYERS, State
 
@@ -48,7 +48,7 @@ def read_state(path: Path) -> Found:
     try:
         safe = is_safetensors(path)
     except OSError as error:
-        raise UsageError(f"weights: cannot read {path}: {(error.strerror or str(error)).lower()}") from None
+        raise UsageError(f"weights: cannot read {path}: {os_reason(error)}") from None
     if safe or path.suffix.lower() == ".safetensors":
         return read_safetensors(path)
     found = _network_in(read_pickle(path), path)
@@ -68,7 +68,7 @@ def tensors_of(path: Path, blamed: str = "") -> tuple[State, dict[str, str]]:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 (no dict)
     except (SafetensorError, OSError) as error:
-        what = what_is(path) or f"not a safetensors file, or it is damaged ({_first_line(error)})"
+        what = what_is(path) or f"not a safetensors file, or it is damaged ({first_line(error)})"
         raise UsageError(f"{blamed}{path} is {what}") from None
 
 
@@ -137,7 +137,7 @@ def read_pickle(path: Path) -> Any:
             warnings.simplefilter("ignore")  # of the pickle's protocol; what matters is said below
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise UsageError(f"weights: cannot read {path}: {(error.strerror or str(error)).lower()}") from None
+        raise UsageError(f"weights: cannot read {path}: {os_reason(error)}") from None
     except Exception as error:  # damaged bytes surface as any of a dozen types
         if what := what_is(path):
             raise UsageError(f"weights: {path} is {what}") from None
@@ -148,7 +148,7 @@ def read_pickle(path: Path) -> Any:
                 f"({found[1] if found else 'they need code to be run'}); save the network's state_dict() alone with "
                 "torch.save"
             ) from None
-        raise UsageError(f"weights: {path} is no file of torch.save, or it is damaged ({_first_line(error)})") from None
+        raise UsageError(f"weights: {path} is no file of torch.save, or it is damaged ({first_line(error)})") from None
 
 
 # --- the network in it ------------------------------------------------------------------------------------------------
@@ -237,7 +237,3 @@ def _prefix(state: State, path: Path) -> str:
             raise UsageError(f"weights: {path} holds several networks ({several}); save the state_dict() of one alone")
         starts = usual
     return starts.pop() if starts else ""
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__

@@ -17,7 +17,7 @@ from typing import Any
 
 import typer
 
-from softpool3d.errors import DEBUG, SoftPool3dError, UsageError
+from softpool3d.errors import DEBUG, SoftPool3dError, UsageError, os_reason
 from softpool3d.foreign import Shielded
 from softpool3d.runtime.interrupt import Interrupted
 from softpool3d.signals import ending_quietly, number_of, raised
@@ -175,5 +175,5 @@ def _run(app: typer.Typer) -> None:
     except OSError as error:  # a name too long, a folder without permission
         if error.filename is None:
             raise
-        print(f"error: {error.filename}: {(error.strerror or str(error)).lower()}", file=sys.stderr)
+        print(f"error: {error.filename}: {os_reason(error)}", file=sys.stderr)
         sys.exit(1)

@@ -21,5 +21,11 @@ class WorkError(SoftPool3dError):
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of what an error of others says; of one that says nothing, its type."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    """Returns the first line of what an error of others says, without a full stop; of a silent one, its type."""
+    said = str(error).strip()
+    return said.splitlines()[0].rstrip(".") if said else type(error).__name__
+
+
+def os_reason(error: OSError) -> str:
+    """Returns what the system says of an error, in lower case: no space left on device."""
+    return (error.strerror or str(error)).lower()

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from softpool3d.errors import WorkError
+from softpool3d.errors import WorkError, os_reason
 
 _OWNER = "owner"
 
@@ -44,7 +44,7 @@ def replacing(path: str | Path, previous: str | Path | None = None) -> Iterator[
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise WorkError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None
+        raise WorkError(f"cannot write {path}: {os_reason(error)}") from None
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from softpool3d.errors import UsageError
+from softpool3d.errors import UsageError, os_reason
 from softpool3d.foreign import parse_json
 
 _RAW = re.compile("[\udc80-\udcff]")  # bytes that are no UTF-8
@@ -94,7 +94,7 @@ def opened(path: Path | None) -> Iterator[BinaryIO]:
             with path.open("rb") as file:
                 yield file
     except OSError as error:
-        raise UsageError(f"cannot read {path or 'standard input'}: {(error.strerror or str(error)).lower()}") from None
+        raise UsageError(f"cannot read {path or 'standard input'}: {os_reason(error)}") from None
 
 
 def lines_of(file: BinaryIO, name: str) -> Iterator[str]:

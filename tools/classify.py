@@ -61,6 +61,13 @@ MAX_MISSING = typer.Option(
     None, min=0, max=1, help="Share of a video that may be missing or undecodable; as in training, 0.1 by default."
 )
 
+_OUT = typer.Option(
+    None,
+    "--out",
+    "-o",
+    help="Write results to this .csv, .jsonl or .parquet, line by line; or to a folder, as in labels/ or "
+    "s3://bucket/labels, in parts.",
+)
 _of_timeline = partial(typer.Option, rich_help_panel="Timeline")
 _of_live = partial(typer.Option, rich_help_panel="Live")
 
@@ -91,13 +98,7 @@ def main(
     engine: EngineName = ENGINE,
     address: str | None = ADDRESS,
     as_json: bool = typer.Option(False, "--json", help="JSON lines, for programs."),
-    out: str | None = typer.Option(
-        None,
-        "--out",
-        "-o",
-        help="Write results to this .csv, .jsonl or .parquet, line by line; or to a folder, as in labels/ or "
-        "s3://bucket/labels, in parts.",
-    ),
+    out: str | None = _OUT,
     resume: str | None = typer.Option(None, help="As --out, and go on with what it holds already."),
     overwrite: bool = OVERWRITE,
     timeline: bool = _of_timeline(
@@ -128,26 +129,24 @@ def main(
     check_weights(weights)
     classifier = partial(classifier_of, asked)
     if not (timeline or watching):
-        from softpool3d.inference.classify_files import Options as Files
-        from softpool3d.inference.classify_files import classify
+        from softpool3d.inference import classify_files
 
-        files = Files(options_of(asked), topk, jobs, as_json, out or resume, resume is not None, overwrite)
-        return classify(partial(trained_of, asked), inputs, files, engine_of(asked))
+        where = (out or resume, resume is not None, overwrite)
+        files = classify_files.Options(options_of(asked), topk, jobs, as_json, *where)
+        return classify_files.classify(partial(trained_of, asked), inputs, files, engine_of(asked))
 
-    from softpool3d.inference.classify_timeline import Options, seconds, timelines
+    from softpool3d.inference import classify_live, classify_timeline
     from softpool3d.inference.one_each import whole_videos
 
-    length, distance = seconds("--window", window), seconds("--hop", hop)
+    spans = ("--window", "--hop", "--reconnect"), (window, hop, reconnect)
+    length, distance, patience = map(classify_timeline.seconds, *spans)
     if watching:
-        from softpool3d.inference.classify_live import Source
-        from softpool3d.inference.classify_live import live as watch
-
-        place, patience = stream if camera is None else camera, seconds("--reconnect", reconnect) or 0.0
-        source = Source(place, length, distance, live or camera is not None, patience)
-        return watch(classifier, source, topk or 3, as_json)
-    score = 0.5 if min_score is None else min_score
-    options = Options(length, distance, smooth or 3, score, out and Path(out), plot, annotate, overwrite, as_json)
-    timelines(classifier, whole_videos("--timeline", inputs), options)
+        keep_up, place = live or camera is not None, stream if camera is None else camera
+        source = classify_live.Source(place, length, distance, keep_up, patience or 0.0)
+        return classify_live.live(classifier, source, topk or 3, as_json)
+    slide = (length, distance, smooth or 3, 0.5 if min_score is None else min_score)
+    options = classify_timeline.Options(*slide, out and Path(out), plot, annotate, overwrite, as_json)
+    classify_timeline.timelines(classifier, whole_videos("--timeline", inputs), options)
 
 
 def _check(asked: Asked, watching: bool) -> None:

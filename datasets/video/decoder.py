@@ -37,6 +37,7 @@ from softpool3d.datasets.video.orientation import UPRIGHT, orientation_of
 from softpool3d.datasets.video.picture_folder import open_pictures
 from softpool3d.datasets.video.pictures import is_still
 from softpool3d.datasets.video.pyav_reader import PyAVReader, scaled
+from softpool3d.errors import os_reason
 
 if TYPE_CHECKING:
     from softpool3d.config import DataConfig
@@ -238,4 +239,4 @@ def check_file(path: str | Path) -> None:
     except OSError as error:
         if path.is_symlink() and not path.exists():
             raise DecodeError(path, f"it is a link to {os.readlink(path)}, which is not there") from None
-        raise DecodeError(path, (error.strerror or str(error)).lower()) from None
+        raise DecodeError(path, os_reason(error)) from None

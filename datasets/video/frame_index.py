@@ -26,7 +26,7 @@ from softpool3d.datasets.video.decord_files import facts_of, reads_exactly
 from softpool3d.datasets.video.h264 import key_frame_kind
 from softpool3d.datasets.video.packets import Packets
 from softpool3d.datasets.video.rate import PROBED, Rate, stream_rate
-from softpool3d.errors import DEBUG, SoftPool3dError, WorkError
+from softpool3d.errors import DEBUG, SoftPool3dError, WorkError, os_reason
 
 _COUNTS = ("avi", "asf", "dv", "mxf", "nut", "ogg")  # their timestamps count frames in order, after a seek, too
 _KEPT = 4096  # indices of files read last; one of 300 frames takes 5 KB
@@ -155,7 +155,7 @@ def errors_of(path: str) -> Iterator[None]:
     except (SoftPool3dError, MemoryError):
         raise
     except (av.error.FFmpegError, OSError) as error:
-        raise DecodeError(path, (error.strerror or str(error)).lower()) from error
+        raise DecodeError(path, os_reason(error)) from error
     except ValueError as error:  # damaged headers: pictures of no size, text in no encoding
         raise DecodeError(path, " ".join(str(error).lower().split())) from error
     except Exception as error:
@@ -266,7 +266,7 @@ def _identity(path: str) -> tuple[str, int, int]:
     try:
         file = os.stat(path)
     except OSError as error:
-        raise DecodeError(path, (error.strerror or str(error)).lower()) from None
+        raise DecodeError(path, os_reason(error)) from None
     return path, file.st_size, file.st_mtime_ns
 
 

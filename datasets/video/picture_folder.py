@@ -19,6 +19,7 @@ from softpool3d.datasets.video.pictures import (
     resized,
 )
 from softpool3d.datasets.video.pyav_reader import scaled
+from softpool3d.errors import os_reason
 
 FPS = 25.0  # a folder states no rate
 # names of pictures, and of folders of pictures, that lie beside frames and are none
@@ -87,7 +88,7 @@ class PictureFolderReader:
         try:
             names = [name for name in os.listdir(path) if is_picture(name)]
         except OSError as error:
-            raise DecodeError(path, (error.strerror or str(error)).lower()) from None
+            raise DecodeError(path, os_reason(error)) from None
         if not names:
             raise DecodeError(path, "there are no videos in it, and no pictures that could be frames")
         try:

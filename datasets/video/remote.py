@@ -17,6 +17,7 @@ from importlib.util import find_spec
 
 from softpool3d.datasets.video.containers import is_address
 from softpool3d.datasets.video.frame_index import DecodeError
+from softpool3d.errors import first_line
 
 _TIMEOUT_S = 30.0  # seconds without a byte
 _PLAYLISTS = (".m3u8", ".mpd")
@@ -98,4 +99,4 @@ def _object(path: str) -> Iterator[bytes]:
             while piece := file.read(_PIECE):
                 yield piece
     except (OSError, ValueError) as error:
-        raise DecodeError(path, f"it cannot be fetched ({next(iter(str(error).splitlines()), '')})") from None
+        raise DecodeError(path, f"it cannot be fetched ({first_line(error)})") from None

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from softpool3d.errors import UsageError, WorkError
+from softpool3d.errors import UsageError, WorkError, os_reason
 
 LIMIT = "2gb"  # of an upload
 
@@ -38,7 +38,7 @@ def check_address(host: str, port: int, password: str | None) -> None:
             tried.bind(address)
     except OSError as error:
         wrong = f"--host {host}" if isinstance(error, socket.gaierror) else f"--port {port}"
-        why = (error.strerror or str(error)).lower()
+        why = os_reason(error)
         raise UsageError(f"{wrong}: {why}; give another, as in --port {port + 1}") from None
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from softpool3d.config import Config
-from softpool3d.errors import UsageError, first_line
+from softpool3d.errors import UsageError, first_line, os_reason
 from softpool3d.file_kinds import what_is
 from softpool3d.foreign import parse_json
 from softpool3d.runs.checkpoint import read_description
@@ -152,7 +152,7 @@ def _load_onnx(path: Path, device: torch.device) -> tuple[Callable, dict[str, st
     except UsageError:
         raise
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
+        raise UsageError(f"cannot read {path}: {os_reason(error)}") from None
     except Exception as error:  # onnxruntime has a type for each of its codes, without a common base
         what = what_is(path)
         what = "" if what.startswith("an ONNX file") else what

@@ -21,7 +21,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as _tracing
 
 from softpool3d.config import Config, DataConfig
-from softpool3d.errors import SoftPool3dError, UsageError, WorkError
+from softpool3d.errors import SoftPool3dError, UsageError, WorkError, first_line
 from softpool3d.files import replacing
 from softpool3d.inference.exported import INSTALL, PT2_METADATA, load_exported
 from softpool3d.models import build_model
@@ -109,7 +109,7 @@ def export_weights(
         except _TooFar as error:
             failure = f"{out} was not written: its logits differ from the network's by {error}"
         except Exception as error:  # exporters raise many types, and each layer may fail in its own way
-            reason = next(iter(str(error).splitlines()), "")
+            reason = first_line(error)
             failure = f"{name} cannot be written as {to}: {type(error).__name__}: {reason}"
     raise WorkError(failure)
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from softpool3d.datasets.inputs import clip_name
 from softpool3d.datasets.manifest import Clip
-from softpool3d.errors import UsageError, WorkError
+from softpool3d.errors import UsageError, WorkError, os_reason
 
 
 def part_of(path: Path, rank: int) -> Path:
@@ -171,7 +171,7 @@ class GrowingFile:
             data = data[self._file.write(data) :]
 
     def _cannot_write(self, error: OSError) -> WorkError:
-        return WorkError(f"cannot write {self._own}: {(error.strerror or str(error)).lower()}")
+        return WorkError(f"cannot write {self._own}: {os_reason(error)}")
 
 
 def _hash(name: str) -> int:

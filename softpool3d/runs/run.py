@@ -12,7 +12,7 @@ from typing import Any
 
 from softpool3d.config import Config
 from softpool3d.config_file import load_config, override_config, validate, with_what_is_set
-from softpool3d.errors import UsageError, WorkError
+from softpool3d.errors import UsageError, WorkError, os_reason
 from softpool3d.files import write_atomically
 from softpool3d.naming import run_named
 from softpool3d.yaml_text import read_yaml
@@ -46,8 +46,7 @@ class Run:
                     folder = base.with_name(f"{base.name}-{number}")
         except OSError as error:
             raise WorkError(
-                f"cannot write the run's folder {folder}: {(error.strerror or str(error)).lower()}; "
-                "name another with output=..."
+                f"cannot write the run's folder {folder}: {os_reason(error)}; name another with output=..."
             ) from None
         try:
             write_atomically(folder / "config.yaml", config.to_yaml().encode())

@@ -21,7 +21,7 @@ from torch import nn
 
 from softpool3d.config import Config
 from softpool3d.datasets.loader import worker_died
-from softpool3d.errors import UsageError, WorkError
+from softpool3d.errors import UsageError, WorkError, first_line
 from softpool3d.runtime.processes import join
 
 try:
@@ -82,7 +82,7 @@ def make_accelerator(config: Config) -> Accelerator:
         raise WorkError(
             f"process {os.environ.get('RANK')} of {os.environ.get('WORLD_SIZE')} waited for the others at "
             f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')} and they did not all come "
-            f"({str(error).splitlines()[0]}); start them all, within train.timeout_minutes"
+            f"({first_line(error)}); start them all, within train.timeout_minutes"
         ) from None
 
 
@@ -109,7 +109,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UsageError(f"device: {name!r} does not work here ({reason}); use auto, cpu, cuda or cuda:1") from None
     return device
 

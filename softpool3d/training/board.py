@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from softpool3d.config import Config
-from softpool3d.errors import UsageError, WorkError
+from softpool3d.errors import UsageError, WorkError, first_line, os_reason
 from softpool3d.evaluation.plots import confusion_figure, png
 from softpool3d.evaluation.scores import Scores
 from softpool3d.files import write_atomically
@@ -99,8 +99,7 @@ def _written_to(folder: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:  # the thread's, too
-        reason = (error.strerror or str(error)).lower()
-        raise WorkError(f"cannot write TensorBoard's file in {folder}: {reason}") from None
+        raise WorkError(f"cannot write TensorBoard's file in {folder}: {os_reason(error)}") from None
 
 
 def _quiet_about_tensorboard(failed: threading.ExceptHookArgs) -> None:
@@ -162,8 +161,8 @@ class Trackers:
             self._say(f"{self._name}: no answer for {_PATIENCE_S:g} s; the run goes on, and its rows wait for one")
         elif self._failure and not _may_pass(self._failure):
             raise WorkError(
-                f"{self._name}: {_reason(self._failure)}; log in there, have it work offline (WANDB_MODE=offline), or "
-                "leave it out with train.trackers=[]"
+                f"{self._name}: {first_line(self._failure)}; log in there, have it work offline (WANDB_MODE=offline), "
+                "or leave it out with train.trackers=[]"
             ) from self._failure
         self._say_failure()
 
@@ -202,7 +201,7 @@ class Trackers:
     def _say_failure(self) -> None:
         if self._works and self._failure:
             self._works = False
-            self._say(f"{self._name}: {_reason(self._failure)}; the run goes on without, metrics.csv has its rows")
+            self._say(f"{self._name}: {first_line(self._failure)}; the run goes on without, metrics.csv has its rows")
 
 
 def _start(folder: Path, config: Config, accelerator: Accelerator) -> None:
@@ -228,10 +227,6 @@ def _start(folder: Path, config: Config, accelerator: Accelerator) -> None:
             ids["aim"] = tracker.tracker.hash
     if ids:
         write_atomically(path, json.dumps(ids).encode())
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 def _may_pass(error: BaseException | None) -> bool:

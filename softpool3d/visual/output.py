@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from softpool3d.datasets.video.encoder import write_video
-from softpool3d.errors import UsageError, WorkError
+from softpool3d.errors import UsageError, WorkError, os_reason
 from softpool3d.files import replacing
 from softpool3d.visual.sheet import Sheet
 
@@ -46,7 +46,7 @@ def write_sheet(path: Path, sheet: Sheet, contact_frames: int = 6) -> None:
             else:
                 write_picture(temporary, sheet.frame(0) if sheet.num_frames == 1 else sheet.contact(contact_frames))
     except av.error.FFmpegError as error:  # from the encoder itself, as for pictures larger than H.264 allows
-        raise WorkError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None
+        raise WorkError(f"cannot write {path}: {os_reason(error)}") from None
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:
