@@ -18,6 +18,7 @@ import typer
 from shared import begin, run
 from soak_files import soak_files, whole_files
 from soak_memory import soak_memory
+from soak_ray import soak_ray
 from soak_rows import soak_rows
 from soak_stream import lacking_for_rtsp, soak_streams
 from soak_trainings import soak_trainings
@@ -25,7 +26,7 @@ from soak_trainings import soak_trainings
 from softpool3d.analysis.measuring import DOCUMENT, markdown_table, save_section
 
 HEADER = ["what", "tried", "faults", "measured"]
-_FILES, _CLIPS = 1000, 10_000  # files; clips of each long run
+_FILES, _CLIPS, _LABELLED = 1000, 10_000, 2000  # damaged files; clips of each long run; files for a cluster
 _KILLS, _ACCIDENTS = 25, 36  # of each command; of each kind of training
 _ROUNDS = 5  # of each accident to a stream
 
@@ -36,6 +37,7 @@ class Part(str, Enum):
     streams = "streams"
     rows = "rows"
     trainings = "trainings"
+    ray = "ray"
 
 
 def soak(parts: list[Part], seconds: float, seed: int, say) -> tuple[list[list[str]], int]:
@@ -88,6 +90,15 @@ def _streams(seed: int, ended, say) -> tuple[list[str], int]:
     return ["streams that go on", str(sum(accidents.values())), str(len(faults)), measured], len(faults)
 
 
+def _ray(_: int, __: object, say) -> tuple[list[str], int]:
+    kills, faults = soak_ray(_LABELLED, say)
+    what, measured = (
+        f"kills while {_LABELLED:,} files are labelled",
+        ", ".join(f"{n} of {of}" for of, n in kills.items()),
+    )
+    return [what, str(sum(kills.values())), str(len(faults)), measured], len(faults)
+
+
 def _memory(seed: int, ended, say) -> tuple[list[str], int]:
     measured, faults = soak_memory(_CLIPS, ended, say)
     told = "; ".join(f"{way}: {what}" for way, what in measured.items())
@@ -100,6 +111,7 @@ _PARTS = {
     Part.trainings: _trainings,
     Part.streams: _streams,
     Part.memory: _memory,
+    Part.ray: _ray,
 }
 
 

@@ -3,13 +3,12 @@
 import csv
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from soak_ray import QUICK, label_in_spite_of_all, rows, two_raylets
 from videos import write_numbered
 
 ray = pytest.importorskip("ray", reason="no ray: pip install 'softpool3d[ray]'")
@@ -19,21 +18,14 @@ from softpool3d.evaluation.features import open_features  # noqa: E402
 from softpool3d.inference import parts  # noqa: E402
 from softpool3d.tools import classify as classify_tool  # noqa: E402
 
-# Ray gives its workers the lowest priority; here they would starve beside other tests
-os.environ |= {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+os.environ |= QUICK
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    from ray.cluster_utils import Cluster
-
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **STORE})
-    made.add_node(num_cpus=1, **STORE)
+    made = two_raylets()
     yield made
     made.shutdown()
-
-
-STORE = {"object_store_memory": 100 * 2**20}
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +36,6 @@ def videos(tmp_path_factory):
         write_numbered(folder / f"{number}.mp4", 20 + number)
     (folder / "text.mp4").write_text("no video at all")
     return folder
-
-
-def rows(folder: Path) -> list[dict]:
-    """The rows of all parts, without what they took."""
-    import pyarrow.parquet as pq
-
-    found = [row for path in sorted(folder.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in found]
 
 
 def fails(done, code, *texts):
@@ -82,35 +66,11 @@ def test_labels_are_those_of_one_machine_to_the_bit(cluster, videos, run, tmp_pa
     assert fails(other, 2, "here was made from another list: its part 0 is not of the clips 1 to 5 of this one")
 
 
-def waiting(path: Path, pattern: str, count: int, process: subprocess.Popen) -> None:
-    """Waits until so many files are there."""
-    end = time.monotonic() + 120
-    while len(list(path.glob(pattern))) < count:
-        assert process.poll() is None and time.monotonic() < end, process.communicate()
-        time.sleep(0.05)
-
-
 def test_nothing_is_lost_or_done_twice_whoever_is_killed(cluster, videos, tmp_path):
-    """A raylet and its tasks are killed, another one comes, the command is killed, and is given again."""
-    (tmp_path / "list.txt").write_text("\n".join(str(videos / f"{number % 12}.mp4") for number in range(96)))
-    code = "import softpool3d.inference.parts as parts; parts.BLOCK = 8; from softpool3d.cli import run; run()"
-    command = [sys.executable, "-c", code, "classify", "--manifest", str(tmp_path / "list.txt"), "--weights", "motion"]
-    command += ["--engine", "ray", "--address", cluster.address]
-    out = tmp_path / "labels"
-    first = subprocess.Popen([*command, "--out", f"{out}/"], stderr=subprocess.PIPE, text=True)
-    waiting(out, "*.parquet", 1, first)
-    cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
-    cluster.add_node(num_cpus=1, **STORE)
-    waiting(out, "*.parquet", 4, first)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    kept = {path: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
-    assert 4 <= len(kept) < 12
-    done = subprocess.run([*command, "--resume", str(out)], stderr=subprocess.PIPE, text=True, timeout=300)
-    assert done.returncode == 0 and f"{8 * len(kept)} were done before, in {out}" in done.stderr, done.stderr
-    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in kept.items())
-    assert sorted(path.name[:8] for path in out.glob("*")) == sorted(["_about.j", *(f"{n:08d}" for n in range(12))])
-    assert [row["file"] for row in rows(out)] == (tmp_path / "list.txt").read_text().splitlines()
+    """A raylet and its tasks are killed, another one comes, the command is killed, and is given again; all twice."""
+    paths = [videos / f"{number % 12}.mp4" for number in range(96)]
+    assert label_in_spite_of_all(cluster, paths, tmp_path, 8) == ({"a raylet": 2, "the command": 2}, [])
+    assert len(list((tmp_path / "labels").glob("*.parquet"))) == 12
 
 
 def test_features_and_checks(cluster, videos, run, tmp_path):
