@@ -53,7 +53,7 @@ def soak_ray(count: int, say: Callable[[str], None]) -> tuple[dict[str, int], li
             files = [Path(name) / f"{number}.mp4" for number in range(count)]
             for file in files:
                 file.write_bytes(content)
-            done, faults = label_in_spite_of_all(cluster, files, Path(name), 32)
+            done, faults = label_in_spite_of_all(cluster, files, Path(name), 32, 2)
     finally:
         cluster.shutdown()
     for fault in faults:
@@ -61,9 +61,14 @@ def soak_ray(count: int, say: Callable[[str], None]) -> tuple[dict[str, int], li
     return done, faults
 
 
-def label_in_spite_of_all(cluster, files: list[Path], folder: Path, block: int) -> tuple[dict[str, int], list[str]]:
-    """Labels files, in parts of so many lines, while a raylet is killed by SIGKILL, another comes, and the command is
-    killed and given again, at a quarter and at half of the parts.
+def label_in_spite_of_all(
+    cluster, files: list[Path], folder: Path, block: int, times: int
+) -> tuple[dict[str, int], list[str]]:
+    """Labels files while a raylet is killed by SIGKILL, another comes, and the command is killed and given again.
+
+    Args:
+        block: lines of a part.
+        times: how often all that happens.
 
     Returns:
         As `soak_ray`.
@@ -72,12 +77,12 @@ def label_in_spite_of_all(cluster, files: list[Path], folder: Path, block: int) 
     command = [sys.executable, "-c", _COMMAND, str(block), "classify", "--manifest", str(folder / "list.txt")]
     command += ["--weights", "motion", "--engine", "ray", "--address", cluster.address, "--resume", f"{folder}/labels/"]
     parts, faults, kept = -(-len(files) // block), [], {}
-    for share in (4, 2):
+    for _ in range(times):
         driver = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-        _wait(folder / "labels", parts // share // 2, driver)
+        _wait(folder / "labels", len(kept) + max(1, parts // (4 * times)), driver)
         cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
         cluster.add_node(num_cpus=1, **STORE)
-        _wait(folder / "labels", parts // share, driver)
+        _wait(folder / "labels", len(kept) + max(2, parts // (2 * times)), driver)
         driver.kill()
         driver.communicate()
         faults += [f"{path.name} was written again" for path, written in kept.items() if _written(path) != written]
@@ -92,7 +97,7 @@ def label_in_spite_of_all(cluster, files: list[Path], folder: Path, block: int) 
         faults.append(f"lost {sorted(lost)}, twice or strange {sorted(more)}, or in another order")
     more = {path.name[:8] for path in (folder / "labels").glob("*")} - {f"{number:08d}" for number in range(parts)}
     faults += [f"left over: {name}" for name in more - {"_about.j"}]
-    return {"a raylet": 2, "the command": 2}, faults
+    return {"a raylet": times, "the command": times}, faults
 
 
 def _written(path: Path) -> int:
