@@ -92,10 +92,8 @@ def _streams(seed: int, ended, say) -> tuple[list[str], int]:
 
 def _ray(_: int, __: object, say) -> tuple[list[str], int]:
     kills, faults = soak_ray(_LABELLED, say)
-    what, measured = (
-        f"kills while {_LABELLED:,} files are labelled",
-        ", ".join(f"{n} of {of}" for of, n in kills.items()),
-    )
+    what = f"kills while {_LABELLED:,} files are labelled"
+    measured = ", ".join(f"{number} of {name}" for name, number in kills.items())
     return [what, str(sum(kills.values())), str(len(faults)), measured], len(faults)
 
 
