@@ -182,6 +182,11 @@ def _killed(process: subprocess.Popen, _: Path) -> None:
             os.kill(number, signal.SIGKILL)
 
 
+def _lost_first(process: subprocess.Popen, _: Path) -> None:
+    """Kills the process that was started: of several trainings torchrun, of a single one the training itself."""
+    process.kill()
+
+
 def _told_to_stop(process: subprocess.Popen, _: Path) -> None:
     process.send_signal(signal.SIGTERM)
 
@@ -236,6 +241,7 @@ ACCIDENTS = {
     "SIGTERM": _told_to_stop,
     "Ctrl-C": _ctrl_c,
     "one process lost": _lost_one,
+    "torchrun lost": _lost_first,
     "read-only folder": _read_only,
 }
 _ON_A_SMALL_DISK = {"full disk": _full_disk}

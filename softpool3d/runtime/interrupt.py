@@ -5,6 +5,7 @@ The signals are those of signals.py. A second Ctrl-C stops at once.
 
 from __future__ import annotations
 
+import os
 import signal
 
 from softpool3d.errors import SoftPool3dError
@@ -20,7 +21,7 @@ class Interrupted(SoftPool3dError):
 
 
 class Interrupt:
-    """While entered, `requested` is the number of the signal that asked to stop, or 0.
+    """While entered, listens for signals; `requested` says whether one came.
 
     Attributes:
         at_once: a message; while it is set, a signal ends the block by `Interrupted` with it, wherever the block is. It
@@ -29,7 +30,8 @@ class Interrupt:
     """
 
     def __init__(self) -> None:
-        self.requested = 0
+        self._number = 0
+        self._torchrun = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
         self.at_once: str | None = None
         self._previous: dict[int, object] = {}
 
@@ -45,8 +47,15 @@ class Interrupt:
         if isinstance(error, Stopped) and self.at_once is not None:
             raise Interrupted(self.at_once, error.number) from None
 
+    @property
+    def requested(self) -> int:
+        """The number of the signal that asked to stop, or 0. SIGTERM if torchrun, which would send it, is gone."""
+        if self._torchrun not in (None, os.getppid()):
+            self._number = self._number or signal.SIGTERM
+        return self._number
+
     def _request(self, number: int, _: object) -> None:
-        self.requested = number
+        self._number = number
         forget_terminal(number)
         if number == signal.SIGINT:
             before = self._previous[number]

@@ -7,7 +7,9 @@ import subprocess
 from contextlib import closing
 from pathlib import Path
 
-from watched import EPOCHS, SETTINGS, assert_each_clip_comes_once, batches, environment, last_start, until
+from watched import CLIPS, EPOCHS, SETTINGS, assert_each_clip_comes_once, batches, environment, last_start, until
+
+from softpool3d.runs.checkpoint import load_state
 
 TORCHRUN = "torchrun --nnodes 1:2 --nproc-per-node 1 --max-restarts 3 --rdzv-backend c10d --rdzv-id elastic"
 
@@ -58,3 +60,21 @@ def test_an_update_keeps_its_clips_while_nodes_come_and_go(tmp_path):
     assert len({batch["start"] for batch in batches(noted)}) == 3
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["noted", "run"]
     assert_each_clip_comes_once(noted, EPOCHS)
+
+
+def test_a_training_whose_torchrun_is_killed_saves_and_ends(tmp_path):
+    """It would keep a GPU for as long as it trains, and nobody would know."""
+    noted, log = tmp_path / "noted", tmp_path / "log"
+    environ = environment(noted)
+    command = ["torchrun", "--standalone", "--nproc-per-node", "1", "--no-python", "softpool3d", "train"]
+    command += [*SETTINGS, "--resume", "auto", f"output={tmp_path}", "name=run"]
+    (noted / "slow").touch()
+    with log.open("w") as output:
+        torchrun = subprocess.Popen(command, env=environ, stdout=output, stderr=output)
+        until(lambda: len(batches(noted)) >= 3, log)
+        (training,) = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split()
+        torchrun.kill()
+        torchrun.wait()
+        until(lambda: not Path(f"/proc/{training}").exists(), log)
+    assert f"stopped; go on with: softpool3d train --resume {tmp_path / 'run'}" in log.read_text()
+    assert 0 < load_state(tmp_path / "run" / "last" / "checkpoint.pt")["clips"] < CLIPS
