@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from enum import Enum
@@ -52,6 +55,18 @@ def begin(
     about = f"{machine(device)}{ran}. Command: `{command()}`.{note}"
     say(about)
     return about, say
+
+
+def started(arguments: list[str], **settings) -> subprocess.Popen:
+    """Starts Python with these arguments, in one thread; it hears Ctrl-C.
+
+    A shell ignores Ctrl-C for what it runs in the background, and so would all that is started from there.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    return subprocess.Popen(
+        [sys.executable, *arguments], text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, **settings
+    )
 
 
 def command() -> str:

@@ -10,7 +10,9 @@ import random
 import sys
 import tempfile
 import time
+from dataclasses import astuple, dataclass, fields
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +27,6 @@ from soak_trainings import soak_trainings
 
 from softpool3d.analysis.measuring import DOCUMENT, markdown_table, save_section
 
-HEADER = ["what", "tried", "faults", "measured"]
 _FILES, _CLIPS, _LABELLED = 1000, 10_000, 2000  # damaged files; clips of each long run; files for a cluster
 _KILLS, _ACCIDENTS = 25, 36  # of each command; of each kind of training
 _ROUNDS = 5  # of each accident to a stream
@@ -33,82 +34,84 @@ _ROUNDS = 5  # of each accident to a stream
 
 class Part(str, Enum):
     files = "files"
-    memory = "memory"
+    clips = "clips"
+    loader = "loader"
+    timeline = "timeline"
     streams = "streams"
     rows = "rows"
     trainings = "trainings"
     ray = "ray"
 
 
-def soak(parts: list[Part], seconds: float, seed: int, say) -> tuple[list[list[str]], int]:
-    """Returns the rows of the table, and the number of faults. The time left is shared equally."""
-    table, faults, last = [], 0, time.monotonic() + seconds
+@dataclass
+class Found:
+    """A line of the table; `faults` counts."""
+
+    what: str
+    tried: int
+    faults: int
+    measured: str
+
+
+def soak(parts: list[Part], seconds: float, seed: int, say) -> list[Found]:
+    """Returns what each part found. Each has an equal share of the time that is left."""
+    table, last = [], time.monotonic() + seconds
     for number, part in enumerate(parts):
         now = time.monotonic()
         end = now + (last - now) / (len(parts) - number)
-
-        def ended(end: float = end) -> bool:
-            return time.monotonic() > end
-
-        row, found = _PARTS[part](seed, ended, say)
-        table.append(row)
-        faults += found
-        say("  ".join(row))
-    return table, faults
+        table.append(_PARTS[part](seed, lambda end=end: time.monotonic() > end, say))
+        say("  ".join(map(str, astuple(table[-1]))))
+    return table
 
 
-def _files(seed: int, ended, say) -> tuple[list[str], int]:
+def _files(seed: int, ended, say) -> Found:
     counts, faults = soak_files(_FILES, seed, ended, say)
     used, named = counts.get("used", 0), counts.get("named", 0)
-    measured = (
-        f"{used} used, {named} named; descriptors {counts['descriptors']:+d}, memory {counts['grown_mib']:+.0f} MiB"
-    )
-    return ["damaged files, each in five ways", f"{used + named + len(faults)}", f"{len(faults)}", measured], len(
-        faults
-    )
+    left = f"descriptors {counts['descriptors']:+d}, memory {counts['grown_mib']:+.0f} MiB"
+    tried = used + named + len(faults)
+    return Found("damaged files, each in five ways", tried, len(faults), f"{used} used, {named} named; {left}")
 
 
-def _rows(seed: int, ended, say) -> tuple[list[str], int]:
+def _memory(way: str, _: int, ended, say) -> Found:
+    measured, grew = soak_memory(way, _CLIPS, ended)
+    if grew:
+        say(f"{way}: {measured}")
+    return Found(f"a long run: {way}", 1, int(grew), measured)
+
+
+def _streams(seed: int, ended, say) -> Found:
+    accidents, faults = soak_streams(_ROUNDS, seed, ended, say)
+    why = lacking_for_rtsp()
+    return _counted("streams that go on", accidents, faults, f"; no RTSP: {why}" if why else "")
+
+
+def _rows(seed: int, ended, say) -> Found:
     with tempfile.TemporaryDirectory() as folder:
         files = [path for path in whole_files(Path(folder)) if path.suffix != ".gif"] * 4
-        kills, faults = soak_rows(files, _KILLS, seed, ended, say)
-    measured = ", ".join(f"{number} of {name}" for name, number in kills.items())
-    return ["kills of commands that go on", str(sum(kills.values())), str(len(faults)), measured], len(faults)
+        return _counted("kills of commands that go on", *soak_rows(files, _KILLS, seed, ended, say))
 
 
-def _trainings(seed: int, ended, say) -> tuple[list[str], int]:
-    accidents, faults = soak_trainings(_ACCIDENTS, seed, ended, say)
-    measured = ", ".join(f"{number} of {name}" for name, number in accidents.items())
-    return ["accidents of trainings that go on", str(sum(accidents.values())), str(len(faults)), measured], len(faults)
+def _trainings(seed: int, ended, say) -> Found:
+    return _counted("accidents of trainings that go on", *soak_trainings(_ACCIDENTS, seed, ended, say))
 
 
-def _streams(seed: int, ended, say) -> tuple[list[str], int]:
-    accidents, faults = soak_streams(_ROUNDS, seed, ended, say)
-    measured = ", ".join(f"{number} of {name}" for name, number in accidents.items())
-    if lacking_for_rtsp():
-        measured += f"; no RTSP: {lacking_for_rtsp()}"
-    return ["streams that go on", str(sum(accidents.values())), str(len(faults)), measured], len(faults)
+def _ray(_: int, __: object, say) -> Found:
+    return _counted(f"kills while {_LABELLED:,} files are labelled", *soak_ray(_LABELLED, say))
 
 
-def _ray(_: int, __: object, say) -> tuple[list[str], int]:
-    kills, faults = soak_ray(_LABELLED, say)
-    what = f"kills while {_LABELLED:,} files are labelled"
-    measured = ", ".join(f"{number} of {name}" for name, number in kills.items())
-    return [what, str(sum(kills.values())), str(len(faults)), measured], len(faults)
-
-
-def _memory(seed: int, ended, say) -> tuple[list[str], int]:
-    measured, faults = soak_memory(_CLIPS, ended, say)
-    told = "; ".join(f"{way}: {what}" for way, what in measured.items())
-    return ["long runs", str(len(measured)), str(len(faults)), told], len(faults)
+def _counted(what: str, happened: dict[str, int], faults: list[str], more: str = "") -> Found:
+    measured = ", ".join(f"{number} of {name}" for name, number in happened.items())
+    return Found(what, sum(happened.values()), len(faults), measured + more)
 
 
 _PARTS = {
     Part.files: _files,
+    Part.clips: partial(_memory, "clips"),
+    Part.loader: partial(_memory, "loader"),
+    Part.timeline: partial(_memory, "timeline"),
+    Part.streams: _streams,
     Part.rows: _rows,
     Part.trainings: _trainings,
-    Part.streams: _streams,
-    Part.memory: _memory,
     Part.ray: _ray,
 }
 
@@ -122,11 +125,12 @@ def measure(
     """Damage files and kill commands at random, and say what went wrong."""
     seed = random.randrange(10**6) if seed is None else seed
     about, say = begin(note=f" Seed {seed}.")
-    table, faults = soak(only or list(Part), seconds, seed, say)
+    table = soak(only or list(Part), seconds, seed, say)
     if save:
-        body = "\n".join([about, "", markdown_table(HEADER, table)])
+        rows = [[str(value) for value in astuple(found)] for found in table]
+        body = "\n".join([about, "", markdown_table([field.name for field in fields(Found)], rows)])
         say(f"Written to {save_section('Soak', body, DOCUMENT.with_name('reliability.md'))}")
-    sys.exit(1 if faults else 0)
+    sys.exit(1 if any(found.faults for found in table) else 0)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
+from shared import started
+
 WARM = 500  # clips after which memory has to stay
 ALLOWED = 0.02  # of it
 WINDOW_S = 8.64  # of the timeline: 10,000 windows are a day
@@ -28,30 +30,23 @@ def resident(pid: int | str = "self") -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
 
 
-def soak_memory(count: int, ended: Callable[[], bool], say: Callable[[str], None]) -> tuple[dict[str, str], list[str]]:
-    """Runs each way over so many clips.
+def soak_memory(way: str, count: int, ended: Callable[[], bool]) -> tuple[str, bool]:
+    """Runs one of `WAYS` over so many clips.
 
     Returns:
-        What was measured of each way, and the ways whose memory grew.
+        What was measured, and whether memory grew, or nothing is known of it.
     """
-    measured, faults = {}, []
-    for way in _WAYS:
-        samples = list(_samples(way, count, ended))
-        warm = next((mib for clips, mib in samples if clips >= WARM), None)
-        if warm is None:
-            measured[way] = f"ended after {samples[-1][0] if samples else 0} clips"
-            continue
-        most = max(mib for clips, mib in samples if clips >= WARM)
-        measured[way] = f"{samples[-1][0]:,} clips: {warm:.0f} MiB, {most / warm - 1:+.1%}"
-        if most > (1 + ALLOWED) * warm:
-            faults.append(f"{way}: {measured[way]}")
-            say(faults[-1])
-    return measured, faults
+    samples = list(_samples(way, count, ended))
+    warm = next((mib for clips, mib in samples if clips >= WARM), None)
+    if warm is None:
+        return f"ended after {samples[-1][0] if samples else 0} clips", True
+    most = max(mib for clips, mib in samples if clips >= WARM)
+    return f"{samples[-1][0]:,} clips: {warm:.0f} MiB, {most / warm - 1:+.1%}", most > (1 + ALLOWED) * warm
 
 
 def _samples(way: str, count: int, ended: Callable[[], bool]) -> Iterator[tuple[int, float]]:
-    command = [sys.executable, __file__, way, str(count)]
-    watched = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    command = [__file__, way, str(count)]
+    watched = started(command, stdout=subprocess.PIPE)
     try:
         for line in watched.stdout:
             yield tuple(json.loads(line))
@@ -138,7 +133,7 @@ def _clips(count: int, folder: Path) -> Iterator:
     return (Clip(str(files[number % len(files)]), 0) for number in range(count))
 
 
-_WAYS = {"classify": _classify, "loader": _load, "timeline": _timeline}
+WAYS = {"clips": _classify, "loader": _load, "timeline": _timeline}
 
 if __name__ == "__main__":
 
@@ -147,4 +142,4 @@ if __name__ == "__main__":
             print(json.dumps([clips, mib]), flush=True)
 
     with tempfile.TemporaryDirectory() as name:
-        _WAYS[sys.argv[1]](int(sys.argv[2]), Path(name), print_some)
+        WAYS[sys.argv[1]](int(sys.argv[2]), Path(name), print_some)

@@ -7,7 +7,6 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from shared import started
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 _PATIENCE_S = 300.0
@@ -112,12 +112,7 @@ def soak_rows(
 def _run(case: Case, end: tuple[float, signal.Signals] | None) -> float:
     """Runs a command, to its end or for so many seconds, and returns the seconds that it took."""
     began = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "softpool3d", *case.command],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = started(["-m", "softpool3d", *case.command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     if end is not None:
         try:
             process.wait(end[0])

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -23,6 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+from shared import started
 
 SILENCE_S = 30.0  # after which a server counts as gone
 _PATIENCE_S = 90.0
@@ -94,14 +93,19 @@ class _Watcher:
     def __init__(self, address: str, *options: str) -> None:
         self.windows: list[tuple[float, float]] = []  # (when it came, the time that it was printed with)
         self.said: list[str] = []
-        command = [sys.executable, "-m", "softpool3d", "classify", "--stream", address, "--weights", "motion"]
-        self.process = subprocess.Popen(
-            [*command, "--device", "cpu", "--json", *options],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+        command = [
+            "-m",
+            "softpool3d",
+            "classify",
+            "--stream",
+            address,
+            "--weights",
+            "motion",
+            "--device",
+            "cpu",
+            "--json",
+        ]
+        self.process = started([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._read, self._listen)]
         for thread in self._threads:
             thread.start()

@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from shared import started
 
 from softpool3d.runs.checkpoint import load_state, load_weights
 
@@ -115,19 +115,12 @@ def _run(
     Returns:
         The exit code, the seconds that it took, and what it printed on standard error.
     """
-    command = [sys.executable, "-m", "softpool3d", "train"]
+    command = ["-m", "softpool3d", "train", *_SMALL, *training.settings, f"output={output}"]
     if training.processes > 1:
         torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={training.processes}"]
-        command = [sys.executable, "-m", *torchrun, "-m", "softpool3d", "train"]
+        command = ["-m", *torchrun, *command]
     began = time.monotonic()
-    process = subprocess.Popen(
-        [*command, *_SMALL, *training.settings, f"output={output}"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # it and its processes are killed together
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    process = started(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
     mend = None
     if accident is not None:
         with suppress(subprocess.TimeoutExpired):

@@ -89,13 +89,13 @@ def test_memory_that_grows_is_found(tmp_path, monkeypatch):
         "    print(json.dumps([clips, 100 + (clips / 100 if sys.argv[1] == 'loader' else 0)]))\n"
     )
     monkeypatch.setattr(soak_memory, "__file__", str(script))
-    measured, faults = soak_memory.soak_memory(1000, never, lambda text: None)
-    assert measured["classify"] == "1,000 clips: 100 MiB, +0.0%"
-    assert faults == ["loader: 1,000 clips: 105 MiB, +4.8%"]
+    assert soak_memory.soak_memory("clips", 1000, never) == ("1,000 clips: 100 MiB, +0.0%", False)
+    assert soak_memory.soak_memory("loader", 1000, never) == ("1,000 clips: 105 MiB, +4.8%", True)
+    assert soak_memory.soak_memory("clips", 100, never) == ("ended after 100 clips", True)
 
 
 def test_memory_is_measured_as_clips_go_by():
-    for way in ("classify", "loader", "timeline"):
+    for way in soak_memory.WAYS:
         samples = list(soak_memory._samples(way, 100, never))
         assert [clips for clips, _ in samples] == [50, 100] and all(50 < mib < 4000 for _, mib in samples)
 
