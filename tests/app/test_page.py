@@ -121,7 +121,7 @@ def test_it_fits_a_phone_and_is_reached_by_keys(page, clip):
         assert control in order, order
     upload = page.locator("[aria-label='Drop a video file here to upload']")
     choosers = []
-    page.on("filechooser", choosers.append)
+    page.on("filechooser", lambda chooser: choosers.append(chooser))
     for _ in range(WAIT_MS // 500):  # a page that is still coming to life does not hear the first key
         upload.press("Enter")
         page.wait_for_timeout(500)
