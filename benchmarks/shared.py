@@ -7,9 +7,10 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 import typer
@@ -57,16 +58,18 @@ def begin(
     return about, say
 
 
-def started(arguments: list[str], **settings) -> subprocess.Popen:
+def started(arguments: list[str], env: Mapping[str, str] = MappingProxyType({}), **settings) -> subprocess.Popen:
     """Starts Python with these arguments, in one thread; it hears Ctrl-C.
 
     A shell ignores Ctrl-C for what it runs in the background, and so would all that is started from there.
+
+    Args:
+        env: what the environment has besides.
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    return subprocess.Popen(
-        [sys.executable, *arguments], text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, **settings
-    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **env}
+    return subprocess.Popen([sys.executable, *arguments], text=True, env=environment, **settings)
 
 
 def command() -> str:
