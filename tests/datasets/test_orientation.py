@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+
+import av
 import numpy as np
 import pytest
 from videos import with_display_matrix, write_numbered
@@ -79,3 +82,22 @@ def test_rotation_by_numbers_still_agrees(tmp_path):
         plain = video.frames([3])[0]
     with open_video(rotated(path, tmp_path / "b.mp4", 90)) as video:
         assert (video.frames([3])[0].int() - plain.rot90(1, (1, 2)).int()).abs().float().mean() < 1
+
+
+def test_frames_do_not_wait_for_the_collector(tmp_path):
+    """PyAV puts a frame whose side data are read into a reference cycle: of a file, only the first may be."""
+    path = write_numbered(tmp_path / "a.mp4", 40)
+    gc.collect()
+    gc.disable()
+    try:
+        with open_video(path) as video:
+            video.frames(range(40))
+        before = gc.get_debug()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        gc.set_debug(before)
+        kept = [thing for thing in gc.garbage if isinstance(thing, av.VideoFrame)]
+    finally:
+        gc.garbage.clear()
+        gc.enable()
+    assert len(kept) <= 2
