@@ -40,7 +40,7 @@ _GRIDS = ["train.multigrid.short_cycle=true", "train.multigrid.long_shapes=[[0.5
 _GRIDS += ["train.multigrid.long_cycles=[2]", "train.batch_size=2"]
 TRAININGS = {
     "all that a run keeps": Training(["train.ema=0.9", "train.precise_norm=2", "train.mixup=0.8", "train.repeats=2"]),
-    "multigrid": Training([*_GRIDS]),
+    "multigrid": Training(_GRIDS),
     "two processes": Training(["train.global_batch=16", "train.ema=0.9"], processes=2),
 }
 TIMES = ("seconds", "clips_per_second", "waiting_for_data")  # columns of metrics.csv that differ each time

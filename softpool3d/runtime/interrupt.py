@@ -50,9 +50,8 @@ class Interrupt:
     @property
     def requested(self) -> int:
         """The number of the signal that asked to stop, or 0. SIGTERM if torchrun, which would send it, is gone."""
-        if self._torchrun not in (None, os.getppid()):
-            self._number = self._number or signal.SIGTERM
-        return self._number
+        gone = self._torchrun not in (None, os.getppid())
+        return self._number or (signal.SIGTERM if gone else 0)
 
     def _request(self, number: int, _: object) -> None:
         self._number = number

@@ -8,6 +8,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any
@@ -95,17 +96,23 @@ def _written_to(folder: str | Path) -> Iterator[None]:
     Raises:
         WorkError: if its file cannot be written.
     """
-    threading.excepthook = _quiet_about_tensorboard
+    _quiet_about_tensorboard()
     try:
         yield
     except OSError as error:  # the thread's, too
         raise WorkError(f"cannot write TensorBoard's file in {folder}: {os_reason(error)}") from None
 
 
-def _quiet_about_tensorboard(failed: threading.ExceptHookArgs) -> None:
-    """The thread's error is raised at the next call; its traceback would come before the sentence."""
-    if not type(failed.thread).__module__.startswith("tensorboard."):
-        threading.__excepthook__(failed)
+@cache
+def _quiet_about_tensorboard() -> None:
+    """Drops the traceback of TensorBoard's thread: its error is raised at the next call, and that would come first."""
+    others = threading.excepthook
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        if not type(failed.thread).__module__.startswith("tensorboard."):
+            others(failed)
+
+    threading.excepthook = hook
 
 
 def _gif(frames: Any) -> bytes:

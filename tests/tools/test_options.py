@@ -310,6 +310,9 @@ def test_a_stream_that_comes_back_goes_on(run, weights, monkeypatch):
 
     monkeypatch.setattr(classify_live, "follow", follow)
     monkeypatch.setattr(classify_live, "_PAUSE_S", 0.05)
+    now = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: now[-1], sleep=lambda seconds: now.append(now[-1] + seconds))
+    monkeypatch.setattr(classify_live, "time", clock)
     watching = ("classify", "--stream", "rtsp://a", "--weights", weights, "--json")
     found = run(*watching, "--reconnect", "300ms")
     times = [json.loads(line)["time"] for line in found.stdout.splitlines()]
