@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
@@ -70,6 +71,20 @@ def started(arguments: list[str], env: Mapping[str, str] = MappingProxyType({}),
         signal.signal(signal.SIGINT, signal.default_int_handler)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **env}
     return subprocess.Popen([sys.executable, *arguments], text=True, env=environment, **settings)
+
+
+def family(pid: int) -> list[int]:
+    """Returns a process and all that it started and they did, in this order."""
+    found = [pid]
+    for parent in found:
+        with suppress(OSError):  # it has ended
+            found += map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())
+    return found
+
+
+def resident(pid: int | str = "self") -> float:
+    """Returns the resident memory of a process, in MiB."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
 
 
 def command() -> str:

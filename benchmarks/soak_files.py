@@ -18,6 +18,7 @@ from pathlib import Path
 from queue import Empty, Queue
 
 import numpy as np
+from shared import resident, started
 
 CODECS = {
     ".mp4": "libx264",
@@ -28,6 +29,7 @@ CODECS = {
     ".gif": "gif",
 }
 CODECS |= {".ts": "libx264", ".flv": "flv"}
+WAYS = ("reader", "stream", "prepare", "classify", "timeline")  # of reading a video
 DAMAGES = ("cut", "flipped", "zeroed", "swapped", "spliced")
 PATIENCE_S = 120.0  # for one file and one way to read it
 
@@ -92,7 +94,7 @@ def write_damaged(folder: Path, count: int, seed: int) -> list[Path]:
 
 
 def ways() -> dict[str, Callable[[str], object]]:
-    """Returns everything that reads a video, by name."""
+    """Returns what reads a video, in each of `WAYS`."""
     from softpool3d import Classifier
     from softpool3d.datasets.verify import decode_whole
     from softpool3d.datasets.video.decoder import open_video
@@ -110,13 +112,14 @@ def ways() -> dict[str, Callable[[str], object]]:
             for _ in frames:
                 pass
 
-    return {
-        "reader": read,
-        "stream": stream,
-        "prepare": lambda path: named_or_used(decode_whole(path)),
-        "classify": classifier,
-        "timeline": lambda path: watch(classifier, path, 1.0, 0.5),
-    }
+    every = (
+        read,
+        stream,
+        lambda path: named_or_used(decode_whole(path)),
+        classifier,
+        lambda path: watch(classifier, path, 1.0, 0.5),
+    )
+    return dict(zip(WAYS, every, strict=True))
 
 
 def named_or_used(checked: tuple[float, float, str]) -> None:
@@ -146,7 +149,7 @@ def _read_all() -> None:
             except BaseException:
                 found = {"outcome": "traceback", "why": traceback.format_exc()}
             found["open"] = len(os.listdir("/proc/self/fd"))
-            found["mib"] = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
+            found["mib"] = resident()
             found["left"] = sorted(set(os.listdir(os.environ["TMPDIR"])) - before)
             print(json.dumps(found), flush=True)
 
@@ -158,14 +161,8 @@ class Child:
     """A process that reads, and what it says."""
 
     def __init__(self, temporary: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=os.environ | {"TMPDIR": temporary, "OMP_NUM_THREADS": "1"},
-        )
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        self.process = started([__file__], {"TMPDIR": temporary}, **pipes)
         self._said: Queue[str] = Queue()
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -219,9 +216,6 @@ def findings(count: int, seed: int, ended: Callable[[], bool]) -> Iterator[dict]
         finally:
             child.process.kill()
             child.process.wait()
-
-
-WAYS = ("reader", "stream", "prepare", "classify", "timeline")
 
 
 def soak_files(count: int, seed: int, ended: Callable[[], bool], say: Callable[[str], None]) -> tuple[dict, list[dict]]:

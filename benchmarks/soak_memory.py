@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
-from shared import started
+from shared import family, resident, started
 
 WARM = 500  # clips after which memory has to stay
 ALLOWED = 0.02  # of it
@@ -25,11 +25,6 @@ _EVERY = 50
 # glibc keeps what is freed as it likes, 10% more or less of the process; so it has to give it back
 _GIVEN_BACK = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_MMAP_THRESHOLD_": "65536"}
 _RATE = 5  # frames a second of the videos that are written
-
-
-def resident(pid: int | str = "self") -> float:
-    """Returns the resident memory of a process, in MiB."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
 
 
 def soak_memory(way: str, count: int, ended: Callable[[], bool]) -> tuple[str, bool]:
@@ -86,7 +81,7 @@ def _load(count: int, folder: Path, tell: Tell) -> None:
     config = load_config("r3d_softpool", ["data.num_workers=1", "train.batch_size=10"])
     loader = train_loader(Manifest(("0",), list(_clips(count, folder))), config)
     for number, _ in enumerate(loader, 1):
-        (worker,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        _, worker = family(os.getpid())
         tell(10 * number, resident(worker))
 
 
@@ -96,13 +91,13 @@ def _timeline(count: int, folder: Path, tell: Tell) -> None:
     from softpool3d.inference.timeline import watch
 
     windows = itertools.count(1)
-    long = write_video(folder / "long.ts", WINDOW_S * count)
+    long = write_long_video(folder / "long.ts", WINDOW_S * count)
     watch(
         Classifier("motion", device="cpu"), long, WINDOW_S, WINDOW_S, 1, 0.5, lambda _: tell(next(windows), resident())
     )
 
 
-def write_video(path: Path, seconds: float, offset_s: float = 0.0) -> Path:
+def write_long_video(path: Path, seconds: float, offset_s: float = 0.0) -> Path:
     """Writes a video of any length, of which a second is encoded and comes again and again; its times begin at the
     offset."""
     import av

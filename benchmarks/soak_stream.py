@@ -240,9 +240,11 @@ def _clock_set(_: np.random.Generator) -> tuple[str, list[str]]:
 @contextmanager
 def _http(offsets_s: list[float], folder: Path):
     """Yields the address of a stream of an unknown length: parts of eight seconds, one after another."""
-    from soak_memory import write_video
+    from soak_memory import write_long_video
 
-    parts = [write_video(folder / f"{number}.ts", 8.0, offset).read_bytes() for number, offset in enumerate(offsets_s)]
+    parts = [
+        write_long_video(folder / f"{number}.ts", 8.0, offset).read_bytes() for number, offset in enumerate(offsets_s)
+    ]
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:  # noqa: N802 (the name that http.server calls)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from shared import started
+from shared import family, started
 
 from softpool3d.runs.checkpoint import load_state, load_weights
 
@@ -170,7 +170,7 @@ Accident = Callable[[subprocess.Popen], Callable[[], None] | None]  # returns wh
 
 
 def _killed(process: subprocess.Popen, _: Path) -> None:
-    for number in _family(process.pid):
+    for number in family(process.pid):  # torchrun puts what it starts into sessions of their own
         with suppress(ProcessLookupError):
             os.kill(number, signal.SIGKILL)
 
@@ -191,16 +191,7 @@ def _ctrl_c(process: subprocess.Popen, _: Path) -> None:
 def _lost_one(process: subprocess.Popen, _: Path) -> None:
     """Kills the last process that it started: of several trainings one, of a single one the training itself."""
     with suppress(ProcessLookupError):
-        os.kill(_family(process.pid)[-1], signal.SIGKILL)
-
-
-def _family(pid: int) -> list[int]:
-    """Returns a process and all that it started, which torchrun puts into sessions of their own."""
-    found = [pid]
-    for parent in found:
-        with suppress(OSError):
-            found += map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())
-    return found
+        os.kill(family(process.pid)[-1], signal.SIGKILL)
 
 
 def _full_disk(process: subprocess.Popen, disk: Path) -> Callable[[], None]:

@@ -22,7 +22,7 @@ from softpool3d.datasets.video.damage import MAX_MISSING
 from softpool3d.datasets.video.decoder import Video, open_video
 from softpool3d.datasets.video.encoder import ToBT601, h264_stream
 from softpool3d.datasets.video.frame_index import DecodeError, errors_of
-from softpool3d.datasets.video.orientation import UPRIGHT, orientation_of
+from softpool3d.datasets.video.orientation import UPRIGHT, Orientations, orientation_of
 from softpool3d.datasets.video.pyav_reader import convert, scaled
 from softpool3d.datasets.video.stream import FrameStream
 from softpool3d.errors import UsageError, WorkError, os_reason
@@ -164,12 +164,13 @@ class _Upright:
         # Without the flags each conversion rounds down and moves the edges of colours.
         self._way = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
         self._size = width, height
+        self._orientation = Orientations()
         self._to_rgb, self._to_bt601 = VideoReformatter(), ToBT601(self._way)
 
     def __call__(self, frame):
         import av
 
-        orientation = orientation_of(frame)
+        orientation = self._orientation(frame)
         if orientation != UPRIGHT:
             stored = self._size[::-1] if orientation.swaps_sides else self._size
             rgb = convert(self._to_rgb, frame, *stored, format="rgb24", interpolation=self._way)

@@ -51,3 +51,18 @@ def orientation_of(frame) -> Orientation:
         a, c = -a, -c  # mirrored once more, what remains is a rotation
     turns = round(np.arctan2(-b, a) / (np.pi / 2)) % 4  # y points down: a positive angle here is counter-clockwise
     return Orientation(int(turns), mirrored)
+
+
+class Orientations:
+    """Returns the orientation of a video's frames, which is read once for each size that they are stored in.
+
+    PyAV puts a frame that is asked for it into a reference cycle, and it is kept until Python's collector comes.
+    """
+
+    def __init__(self) -> None:
+        self._size, self._orientation = (0, 0), UPRIGHT
+
+    def __call__(self, frame) -> Orientation:
+        if self._size != (frame.width, frame.height):
+            self._size, self._orientation = (frame.width, frame.height), orientation_of(frame)
+        return self._orientation

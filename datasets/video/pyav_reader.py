@@ -22,7 +22,7 @@ from softpool3d.datasets.video.frame_index import (
     open_container,
     video_stream,
 )
-from softpool3d.datasets.video.orientation import UPRIGHT, orientation_of
+from softpool3d.datasets.video.orientation import Orientations
 
 _GAP = 8  # a seek pays if the next key frame is more than so many frames ahead
 
@@ -187,17 +187,14 @@ class Scaler:
         self._short_side, self._name = short_side, name
         self._size: tuple[int, int] | None = None  # width, height, before it is turned
         self._reformatter = VideoReformatter()  # keeps its tables from picture to picture
-        self._orientation, self._stored = UPRIGHT, (0, 0)  # of frames that are stored in this size
+        self._orientation = Orientations()
 
     def __call__(self, frame) -> np.ndarray:
         if self._size is None:
             self._size = scaled(frame.width, frame.height, self._short_side)
-        if self._stored != (frame.width, frame.height):
-            # A frame that is asked for it is in a reference cycle then, and is kept until Python's collector comes.
-            self._orientation, self._stored = orientation_of(frame), (frame.width, frame.height)
         with errors_of(self._name):
             picture = convert(self._reformatter, frame, *self._size, format="rgb24", interpolation="BILINEAR")
-        return self._orientation.upright(picture.to_ndarray())
+        return self._orientation(frame).upright(picture.to_ndarray())
 
 
 def convert(reformatter, frame, width: int, height: int, **options):

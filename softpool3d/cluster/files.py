@@ -100,29 +100,31 @@ def _started(sent: _Sent, job: Job, gpus: int) -> tuple[Reader, dict[str, Any]]:
         work = sent.work(job)
         return work.reader, work.about()
 
-    resources = {"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": 0.5}
     with our_errors():
-        return ray.get(ray.remote(start).options(**resources).remote())
+        return ray.get(ray.remote(start).options(**_for_network(gpus)).remote())
+
+
+def _for_network(gpus: int) -> dict[str, float]:
+    """Returns what a process with the network asks of a machine; on CPUs, the tasks that decode get the rest."""
+    return {"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": 0.25}
 
 
 def _results(clips: list[Clip], sent: _Sent, job: Job, reader: Reader, cluster: Cluster) -> Iterator[Result]:
     """Yields a result for each clip, in the order in which they are known."""
-    # Ray would make one stage of two that ask for the same
-    cores, answers = (1, {"num_gpus": 1, "num_cpus": 0}) if cluster.gpus else (0.5, {"num_cpus": 0.25})
     data = shared_out([_absolute(clip) for clip in clips], _TASK, cluster.cpus)
     data = data.map_batches(
         _decode,
         batch_size=None,
         batch_format="pyarrow",
         fn_kwargs={"reader": reader, "wanted": identity()},
-        num_cpus=cores,
+        num_cpus=1 if cluster.gpus else 0.5,  # not as below: Ray would make one stage of two that ask for the same
     )
     data = data.map_batches(
         _Answer,
         batch_size=None,
         fn_constructor_kwargs={"sent": sent, "job": job},
         concurrency=(1, cluster.gpus or cluster.cpus),
-        **answers,
+        **_for_network(cluster.gpus),
     )
     with our_errors():
         for number, result, seen in results_of(data, "seen"):

@@ -83,7 +83,7 @@ def live(make_classifier: Callable[[], Classifier], source: Source, topk: int, a
             if not seen:
                 raise
             raise WorkError(f"{_broke_off(source, seconds, error)}; {seen} windows done") from None
-    raise WorkError(f"{source.name} ended after {seconds:.1f} s; {seen} windows classified")
+    raise WorkError(f"{_broke_off(source, seconds, None)}; {seen} windows classified")
 
 
 def _windows(classifier: Classifier, source: Source) -> Iterator[tuple[float, Tensor]]:

@@ -7,6 +7,7 @@ import subprocess
 from contextlib import closing
 from pathlib import Path
 
+from shared import family
 from watched import CLIPS, EPOCHS, SETTINGS, assert_each_clip_comes_once, batches, environment, last_start, until
 
 from softpool3d.runs.checkpoint import load_state
@@ -38,8 +39,7 @@ def test_an_update_keeps_its_clips_while_nodes_come_and_go(tmp_path):
 
     def kill(node):
         """A torchrun, and then the process that it started, which would go on without it."""
-        children = Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().split()
-        for pid in (node.pid, *map(int, children)):
+        for pid in family(node.pid):
             os.kill(pid, signal.SIGKILL)
         node.wait()
 
@@ -72,7 +72,7 @@ def test_a_training_whose_torchrun_is_killed_saves_and_ends(tmp_path):
     with log.open("w") as output:
         torchrun = subprocess.Popen(command, env=environ, stdout=output, stderr=output)
         until(lambda: len(batches(noted)) >= 3, log)
-        (training,) = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split()
+        training = family(torchrun.pid)[1]
         torchrun.kill()
         torchrun.wait()
         until(lambda: not Path(f"/proc/{training}").exists(), log)
