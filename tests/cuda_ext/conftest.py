@@ -1,4 +1,5 @@
-"""The sweeps of this folder compile the kernels several times over, which takes minutes, and depend on nothing else.
+"""The sweeps of this folder compile the kernels several times over or take the library apart, which takes minutes, and
+depend on nothing else.
 
 So they run where the sources are not those that swept.txt says they passed last. `pytest tests/cuda_ext --sweeps` runs
 them anyway, and writes swept.txt.
@@ -11,7 +12,7 @@ import pytest
 
 HERE = Path(__file__).parent
 RECORD = HERE / "swept.txt"
-SWEEPS = {"test_compilers.py", "test_cpu_under_sanitizers.py", "test_kernels_on_host.py"}
+SWEEPS = {"test_compilers.py", "test_cpu_under_sanitizers.py", "test_kernels_on_host.py", "test_machine_code.py"}
 
 
 def compiled() -> str:
@@ -19,6 +20,7 @@ def compiled() -> str:
     root = HERE.parents[1]
     found = hashlib.sha256()
     sources = [*(root / "cuda_ext").iterdir(), *HERE.glob("*.h"), *HERE.glob("*.cpp"), HERE / "cpu_sweep.py"]
+    sources.append(root / "benchmarks" / "issue_slots.py")
     for path in sorted([*sources, *(HERE / name for name in SWEEPS), root / "setup.py"]):
         found.update(path.name.encode() + path.read_bytes())
     pins = (root / "constraints.txt").read_text(encoding="utf-8").splitlines()

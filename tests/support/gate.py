@@ -29,6 +29,7 @@ _LONG |= {
     "test_slurm.py",
     "test_elastic.py",
 }
+_NEEDS = "needs"  # of a report's properties: a marker
 _LACKING = ("this processor has no", "this machine has no", "these sources passed already")
 
 
@@ -74,6 +75,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for fixture, marker in (("real_clips", "clips"), ("browser", "browser"), ("slurm", "slurm"), ("rtsp", "rtsp")):
             if fixture in getattr(item, "fixturenames", ()):
                 item.add_marker(marker)
+        # a report's own keywords hold the names of folders too
+        item.user_properties += [(_NEEDS, name) for name in MARKERS if item.get_closest_marker(name)]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -101,7 +104,7 @@ def _found(config: pytest.Config) -> tuple[Counter, list[str]]:
 
 
 def _markers(report) -> list[str]:
-    return [name for name in MARKERS if name in getattr(report, "keywords", {})]
+    return [value for name, value in getattr(report, "user_properties", ()) if name == _NEEDS]
 
 
 def _excused(report) -> bool:

@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[2]
 WEIGHTS = str(SHIPPED)
 
 
-def run(*arguments, prefix=()):
-    """`softpool3d ...` as the console script runs it."""
+def typed(*arguments, prefix=()):
+    """`softpool3d ...` as the console script runs it, in a process that loads torch: most tests do without (`run`)."""
     code = "from softpool3d.cli import run; run()"
     command = [*prefix, sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -56,8 +56,8 @@ def test_files_of_tools_are_scripts(script):
 
 
 def test_version():
-    assert run("--version").stdout.startswith("softpool3d 0.")
-    assert run("-V").stdout == run("--version").stdout
+    assert typed("--version").stdout.startswith("softpool3d 0.")
+    assert typed("-V").stdout == typed("--version").stdout
 
 
 def test_short_options(tmp_path):
@@ -67,8 +67,8 @@ def test_short_options(tmp_path):
     verbs = typer.main.get_command(cli.app()).commands
     with_out = {name: option.opts for name, verb in verbs.items() for option in verb.params if "--out" in option.opts}
     assert len(with_out) == 10 and all(opts == ["--out", "-o"] for opts in with_out.values())
-    assert "Usage" in run("classify", "-h").stdout
-    assert fails(run("ensemble", "a.npz", "b.npz", "-o", tmp_path), 2, "no file of scores a.npz")
+    assert "Usage" in typed("classify", "-h").stdout
+    assert fails(typed("ensemble", "a.npz", "b.npz", "-o", tmp_path), 2, "no file of scores a.npz")
 
 
 def test_help_is_readable_in_forty_columns():
@@ -86,9 +86,9 @@ def test_help_is_readable_in_forty_columns():
 def test_completion_of_the_shell(monkeypatch):
     # else typer asks which shell started the tests, and knows no `sh`
     monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
-    done = run("--show-completion", "bash")
+    done = typed("--show-completion", "bash")
     assert done.returncode == 0 and "complete" in done.stdout
-    assert "--install-completion" in run("--help").stdout
+    assert "--install-completion" in typed("--help").stdout
 
 
 def test_bars_where_the_terminal_has_no_blocks(tmp_path):
@@ -113,12 +113,12 @@ def test_no_color_and_a_closed_pipe():
 
 def test_no_arguments_is_help():
     for arguments in ((), ("train",), ("classify",)):
-        result = run(*arguments)
+        result = typed(*arguments)
         assert result.returncode == 2
         assert "Usage" in result.stdout + result.stderr
 
 
-def test_print_config(tmp_path):
+def test_print_config(run, tmp_path):
     result = run("train", "--cfg", "r3d_softpool", "--print-config", "optim.lr=0.5", "model.name=x3d_s")
     assert result.returncode == 0
     (tmp_path / "again.yaml").write_text(result.stdout)
@@ -131,7 +131,7 @@ def test_print_config(tmp_path):
     assert not list(tmp_path.glob("runs"))
 
 
-def test_training_requests_that_are_wrong(tmp_path):
+def test_training_requests_that_are_wrong(run, tmp_path):
     a_file = tmp_path / "file"
     a_file.write_text("")
     config = ["--cfg", "r3d_softpool", f"output={tmp_path}", "data.motion_clips=[8,8,8]"]
@@ -156,14 +156,14 @@ def test_a_read_only_folder(tmp_path):
     if prefix and not shutil.which("setpriv"):
         pytest.skip("root may write into a read-only folder, and there is no setpriv here to give that up")
     arguments = ["train", "--cfg", "r3d_softpool", f"output={tmp_path}", "data.motion_clips=[8,8,8]"]
-    result = run(*arguments, prefix=prefix)
+    result = typed(*arguments, prefix=prefix)
     assert fails(result, 1, "cannot write the run's folder", "permission denied", "output=")
 
 
-def test_resume_from_a_damaged_checkpoint(tmp_path):
+def test_resume_from_a_damaged_checkpoint(run, tmp_path):
     tiny = ["data.motion_clips=[8,8,8]", "model.width=4", "train.epochs=1", "data.num_workers=0", "train.batch_size=4"]
     tiny += ["optim.warmup_epochs=0"]
-    result = run("train", "--cfg", "r3d_softpool", f"output={tmp_path}", *tiny)
+    result = typed("train", "--cfg", "r3d_softpool", f"output={tmp_path}", *tiny)
     assert result.returncode == 0 and "Warning" not in result.stderr, result.stderr
     checkpoint = tmp_path / "r3d_softpool" / "last" / "checkpoint.pt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
@@ -175,14 +175,14 @@ def test_resume_from_a_damaged_checkpoint(tmp_path):
 def test_classify_prints_labels():
     clips = read_motion((8, 8, 8))["test"].clips[:2]
     paths = [clip.path for clip in clips]
-    result = run("classify", *paths, "--weights", WEIGHTS, "--topk", "3")
+    result = typed("classify", *paths, "--weights", WEIGHTS, "--topk", "3")
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert [line for line in lines if line in paths] == paths
     assert sum("%" in line for line in lines) == 6
 
 
-def test_classify_as_json_and_with_bad_files(tmp_path):
+def test_classify_as_json_and_with_bad_files(run, tmp_path):
     clip = read_motion((8, 8, 8))["test"].clips[0].path
     bad = damaged_files(tmp_path)
     files = [
@@ -204,7 +204,7 @@ def test_classify_as_json_and_with_bad_files(tmp_path):
     assert probabilities == sorted(probabilities, reverse=True) and sum(probabilities) <= 1.0001
 
 
-def test_classify_requests_that_are_wrong(tmp_path):
+def test_classify_requests_that_are_wrong(run, tmp_path):
     weights = ["--weights", WEIGHTS]
     assert fails(run("classify", tmp_path, "--weights", tmp_path / "absent"), 2, "no weights file")
     (tmp_path / "text").write_text("weights")
@@ -214,7 +214,7 @@ def test_classify_requests_that_are_wrong(tmp_path):
     assert fails(run("classify", tmp_path, *weights, "--device", "meta"), 2, "device: 'meta' does not work here")
 
 
-def test_doctor():
+def test_doctor(run):
     result = run("doctor")
     assert result.returncode == 0, result.stdout + result.stderr
     for text in ("torch ", "decord decodes", "pyav decodes", "soft_pool3d", "cpu"):
