@@ -39,8 +39,8 @@ class Part(str, Enum):
     timeline = "timeline"
     streams = "streams"
     rows = "rows"
-    trainings = "trainings"
     ray = "ray"
+    trainings = "trainings"
 
 
 @dataclass
@@ -67,8 +67,8 @@ def soak(parts: list[Part], seconds: float, seed: int, say) -> list[Found]:
 def _files(seed: int, ended, say) -> Found:
     counts, faults = soak_files(_FILES, seed, ended, say)
     used, named = counts.get("used", 0), counts.get("named", 0)
-    left = f"descriptors {counts['descriptors']:+d}, memory {counts['grown_mib']:+.0f} MiB"
-    tried = used + named + len(faults)
+    left = f"descriptors {counts['descriptors']:+d}, memory {counts['growth']:+.1%}"
+    tried = sum(counts[outcome] for outcome in counts if outcome not in ("descriptors", "growth"))
     return Found("damaged files, each in five ways", tried, len(faults), f"{used} used, {named} named; {left}")
 
 
@@ -92,7 +92,10 @@ def _rows(seed: int, ended, say) -> Found:
 
 
 def _trainings(seed: int, ended, say) -> Found:
-    return _counted("accidents of trainings that go on", *soak_trainings(_ACCIDENTS, seed, ended, say))
+    accidents, faults = soak_trainings(_ACCIDENTS, seed, ended, say)
+    measured = "; ".join(f"{of}: {_listed(happened)}" for of, happened in accidents.items())
+    count = sum(sum(happened.values()) for happened in accidents.values())
+    return Found("accidents of trainings that go on", count, len(faults), measured)
 
 
 def _ray(_: int, __: object, say) -> Found:
@@ -100,8 +103,11 @@ def _ray(_: int, __: object, say) -> Found:
 
 
 def _counted(what: str, happened: dict[str, int], faults: list[str], more: str = "") -> Found:
-    measured = ", ".join(f"{number} of {name}" for name, number in happened.items())
-    return Found(what, sum(happened.values()), len(faults), measured + more)
+    return Found(what, sum(happened.values()), len(faults), _listed(happened) + more)
+
+
+def _listed(happened: dict[str, int]) -> str:
+    return ", ".join(f"{number} of {name}" for name, number in happened.items())
 
 
 _PARTS = {
@@ -111,8 +117,8 @@ _PARTS = {
     Part.timeline: partial(_memory, "timeline"),
     Part.streams: _streams,
     Part.rows: _rows,
-    Part.trainings: _trainings,
     Part.ray: _ray,
+    Part.trainings: _trainings,
 }
 
 

@@ -32,6 +32,7 @@ CODECS |= {".ts": "libx264", ".flv": "flv"}
 WAYS = ("reader", "stream", "prepare", "classify", "timeline")  # of reading a video
 DAMAGES = ("cut", "flipped", "zeroed", "swapped", "spliced")
 PATIENCE_S = 120.0  # for one file and one way to read it
+GROWTH = 0.05  # of memory, which is allowed: damaged files ask for sizes of all kinds
 
 
 def whole_files(folder: Path) -> list[Path]:
@@ -219,7 +220,11 @@ def findings(count: int, seed: int, ended: Callable[[], bool]) -> Iterator[dict]
 
 
 def soak_files(count: int, seed: int, ended: Callable[[], bool], say: Callable[[str], None]) -> tuple[dict, list[dict]]:
-    """Returns counts and measures, and the faults, each of which is printed at once."""
+    """Returns counts and measures, and the faults, each of which is printed at once.
+
+    Descriptors and memory are compared between the first half of the readings and the second: the first time that a
+    library is used, it keeps some for itself.
+    """
     counts, faults, opened, sizes = Counter(), [], [], []
     for found in findings(count, seed, ended):
         outcome = found["outcome"] if not found.get("left") else "left"
@@ -230,10 +235,13 @@ def soak_files(count: int, seed: int, ended: Callable[[], bool], say: Callable[[
         else:
             opened.append(found["open"])
             sizes.append(found["mib"])
-    early = len(WAYS) * 20
-    grown = max(sizes[early:], default=0) - max(sizes[:early], default=0)
-    measures = {"descriptors": max(opened) - min(opened[: len(WAYS)]) if opened else 0, "grown_mib": grown}
-    return {**counts, **measures}, faults
+    half = len(opened) // 2
+    more_open = max(opened[half:], default=0) - max(opened[:half], default=0)
+    growth = float(np.median(sizes[half:]) / np.median(sizes[:half]) - 1) if half else 0.0
+    if more_open > 0 or growth > GROWTH:
+        faults.append({"outcome": "grown", "descriptors": more_open, "memory": growth})
+        say(f"grown: {more_open:+d} descriptors, memory {growth:+.1%}")
+    return {**counts, "descriptors": more_open, "growth": growth}, faults
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,25 +27,47 @@ class Case:
     """A command that goes on where it was.
 
     command: after `softpool3d`.
+    out: what it writes: a file or a folder.
     names: returns the names of the files that are done, each as often as it is done.
     """
 
     command: list[str]
+    out: Path
     names: Callable[[], list[str]]
+
+    def clear(self) -> None:
+        """Removes what it wrote, and what is left beside it."""
+        for place in self.out.parent.iterdir():
+            shutil.rmtree(place) if place.is_dir() else place.unlink()
 
 
 def cases(videos: Path, out: Path) -> dict[str, Case]:
-    """Returns the commands, by name. Each reads `videos`, folders of classes, and writes to a place of its own."""
-    classify = ["classify", str(videos), "--weights", "motion", "--device", "cpu", "--jobs", "2", "--resume"]
-    embed = ["embed", str(videos), "--weights", "motion", "--device", "cpu", "--jobs", "2", "--resume"]
-    copies = out / "copies"
-    prepare = ["prepare", "folder", "--root", str(videos), "--reencode", "--short-side", "32", "--workers", "2"]
-    return {
-        "classify, .csv": Case([*classify, str(out / "labels.csv")], lambda: _of_csv(out / "labels.csv")),
-        "classify, .jsonl": Case([*classify, str(out / "labels.jsonl")], lambda: _of_lines(out / "labels.jsonl")),
-        "embed, .npz": Case([*embed, str(out / "features.npz")], lambda: _of_arrays(out / "features.npz")),
-        "prepare": Case([*prepare, "--out", str(copies)], lambda: _of_copies(copies, videos)),
+    """Returns the commands, by name. Each reads `videos`, folders of classes, and writes to a folder of its own."""
+    own = [str(videos), "--weights", "motion", "--device", "cpu", "--jobs", "2", "--resume"]
+    prepare = [
+        "prepare",
+        "folder",
+        "--root",
+        str(videos),
+        "--reencode",
+        "--short-side",
+        "32",
+        "--workers",
+        "2",
+        "--out",
+    ]
+    commands = {
+        "classify, .csv": (["classify", *own], "labels.csv", _of_csv),
+        "classify, .jsonl": (["classify", *own], "labels.jsonl", _of_lines),
+        "embed, .npz": (["embed", *own], "features.npz", _of_arrays),
+        "prepare": (prepare, "copies", partial(_of_copies, videos)),
     }
+    found = {}
+    for number, (name, (command, file, names)) in enumerate(commands.items()):
+        place = out / str(number) / file
+        place.parent.mkdir(parents=True)
+        found[name] = Case([*command, str(place)], place, partial(names, place))
+    return found
 
 
 def _of_csv(path: Path) -> list[str]:
@@ -61,7 +84,7 @@ def _of_arrays(path: Path) -> list[str]:
         return [*file["file"].tolist(), *file["failed"].tolist()]
 
 
-def _of_copies(copies: Path, videos: Path) -> list[str]:
+def _of_copies(videos: Path, copies: Path) -> list[str]:
     """Returns the originals whose copies are there, and whatever else lies among the copies."""
     found = [path for path in copies.rglob("*") if path.is_file() and "manifest" not in path.parts]
     originals = [str(videos / path.relative_to(copies)) for path in found if path.name not in _OWN]
@@ -74,7 +97,7 @@ _OWN = ("reencoding.json", ".lock")
 def soak_rows(
     files: list[Path], kills: int, seed: int, ended: Callable[[], bool], say: Callable[[str], None]
 ) -> tuple[dict[str, int], list[str]]:
-    """Kills each command so often, lets it end, and compares what it wrote with the files.
+    """Kills each command so often, in turns, and compares what it wrote with the files whenever it came to its end.
 
     Args:
         files: videos, which are copied into folders of classes.
@@ -90,27 +113,39 @@ def soak_rows(
             (videos / split / label).mkdir(parents=True, exist_ok=True)
             shutil.copy(file, videos / split / label / f"{number}{file.suffix}")
         expected = sorted(str(path) for path in videos.rglob("*") if path.is_file())
-        for case_name, case in cases(videos, Path(name)).items():
-            longest = _run(case, None)
-            for place in Path(name).iterdir():
-                if place != videos:
-                    shutil.rmtree(place) if place.is_dir() else place.unlink()
-            for number in range(kills):
-                if ended():
-                    break
-                _run(case, (float(rng.uniform(0.5, 1.1) * longest), SIGNALS[number % len(SIGNALS)]))
-                done[case_name] += 1
-            _run(case, None)
+        every = cases(videos, Path(name) / "out")
+        longest = {}
+
+        def compare(case_name: str, case: Case) -> None:
             found = sorted(case.names())
             if found != expected:
                 lost, more = Counter(expected) - Counter(found), Counter(found) - Counter(expected)
                 faults.append(f"{case_name}: lost {sorted(lost)}, twice or strange {sorted(more)}")
                 say(faults[-1])
+            left = [path.name for path in case.out.parent.iterdir() if path != case.out and path.suffix != ".lock"]
+            if left:
+                faults.append(f"{case_name}: left over {left}")
+                say(faults[-1])
+            case.clear()
+
+        for case_name, case in every.items():
+            longest[case_name], _ = _run(case, None)
+            compare(case_name, case)
+        while not ended() and (left := [one for one in every if done[one] < kills]):
+            for case_name in left:
+                case, sign = every[case_name], SIGNALS[done[case_name] % len(SIGNALS)]
+                _, killed = _run(case, (float(rng.uniform(0.5, 1.1) * longest[case_name]), sign))
+                done[case_name] += killed
+                if not killed:
+                    compare(case_name, case)
+        for case_name, case in every.items():
+            _run(case, None)
+            compare(case_name, case)
     return dict(done), faults
 
 
-def _run(case: Case, end: tuple[float, signal.Signals] | None) -> float:
-    """Runs a command, to its end or for so many seconds, and returns the seconds that it took."""
+def _run(case: Case, end: tuple[float, signal.Signals] | None) -> tuple[float, bool]:
+    """Runs a command, to its end or for so many seconds; returns the seconds, and whether it was killed."""
     began = time.monotonic()
     process = started(["-m", "softpool3d", *case.command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     if end is not None:
@@ -121,4 +156,4 @@ def _run(case: Case, end: tuple[float, signal.Signals] | None) -> float:
     _, told = process.communicate(timeout=_PATIENCE_S)
     if "Traceback" in told:
         raise AssertionError(told)
-    return time.monotonic() - began
+    return time.monotonic() - began, process.returncode != 0

@@ -153,8 +153,8 @@ def soak_streams(
     """
     rng, done, faults = np.random.default_rng(seed), Counter(), []
     kinds = {"cut": _cut, "silence": _silent, "end": _end} if not lacking_for_rtsp() else {}
-    for kind in (kinds | {"clock set": _clock_set}).values():
-        for _ in range(rounds):
+    for _ in range(rounds):
+        for kind in (kinds | {"clock set": _clock_set}).values():
             if ended():
                 break
             name, wrong = kind(rng)

@@ -36,6 +36,20 @@ class Training:
     processes: int = 1
 
 
+@dataclass(frozen=True)
+class _End:
+    """How a process ended.
+
+    told: what it printed on standard error.
+    struck: whether the accident came before the end.
+    """
+
+    code: int
+    seconds: float
+    told: str
+    struck: bool
+
+
 _GRIDS = ["train.multigrid.short_cycle=true", "train.multigrid.long_shapes=[[0.5,0.7071],[1,1]]"]
 _GRIDS += ["train.multigrid.long_cycles=[2]", "train.batch_size=2"]
 TRAININGS = {
@@ -78,55 +92,62 @@ def _same(one: object, other: object) -> bool:
 
 def soak_trainings(
     accidents: int, seed: int, ended: Callable[[], bool], say: Callable[[str], None]
-) -> tuple[dict[str, int], list[str]]:
-    """Makes so many accidents happen to trainings of each kind, goes on with each, and compares how they end.
+) -> tuple[dict[str, dict[str, int]], list[str]]:
+    """Makes so many accidents happen to trainings of each kind, in turns, and compares each that comes to its end with
+    one that was left alone.
 
     Returns:
-        How often each accident happened, and what went wrong, as sentences.
+        How often each accident happened to each kind, and what went wrong, as sentences.
     """
-    rng, done, faults = np.random.default_rng(seed), Counter(), []
+    rng, done, faults = np.random.default_rng(seed), {of: Counter() for of in TRAININGS}, []
     with tempfile.TemporaryDirectory() as name, _disk(Path(name) / "disk") as (disk, is_small):
-        kinds = {**ACCIDENTS, **(_ON_A_SMALL_DISK if is_small else {})}
+        seconds = {}
         for of, training in TRAININGS.items():
-            whole = Path(name) / of
-            code, seconds, told = _run(training, whole)
-            if code != 0:
-                raise AssertionError(told)
-            for number in range(accidents):
-                if ended():
-                    break
-                kind = list(kinds)[number % len(kinds)]
-                moment = float(rng.uniform(0.4, 1.1)) * seconds
-                code, _, told = _run(training, disk, lambda process, kind=kind: kinds[kind](process, disk), moment)
-                done[kind] += 1
-                faults += [f"{of}, {kind} after {moment:.1f} s: {what}" for what in _wrong(training, code, told)]
-                if code == 0 or number == accidents - 1:
-                    faults += [f"{of}: {what}" for what in _unlike(training, disk, whole)]
-            for what in faults:
-                say(what)
-    return dict(done), faults
+            whole = _run(training, Path(name) / of)
+            if whole.code != 0:
+                raise AssertionError(whole.told)
+            seconds[of] = whole.seconds
+
+        def compare(of: str) -> None:
+            note(of, _unlike(TRAININGS[of], disk / of, Path(name) / of))
+
+        def note(where: str, wrong: list[str]) -> None:
+            for what in wrong:
+                faults.append(f"{where}: {what}")
+                say(faults[-1])
+
+        while not ended() and (left := [of for of, happened in done.items() if happened.total() < accidents]):
+            for of in left:
+                training = TRAININGS[of]
+                kinds = {**ACCIDENTS, **(_OF_SEVERAL if training.processes > 1 else {})}
+                kinds |= _ON_A_SMALL_DISK if is_small else {}
+                kind = list(kinds)[done[of].total() % len(kinds)]
+                moment = float(rng.uniform(0.4, 1.1)) * seconds[of]
+                end = _run(training, disk / of, kinds[kind], moment)
+                done[of][kind] += end.struck
+                note(f"{of}, {kind} after {moment:.1f} s", _wrong(training, end))
+                if end.code == 0:
+                    compare(of)
+        for of in TRAININGS:
+            compare(of)
+    return {of: dict(happened) for of, happened in done.items()}, faults
 
 
-def _run(
-    training: Training, output: Path, accident: Accident | None = None, moment: float = 0.0
-) -> tuple[int, float, str]:
-    """Begins a training or goes on with it, lets an accident happen after so many seconds, and waits for the end.
-
-    Returns:
-        The exit code, the seconds that it took, and what it printed on standard error.
-    """
+def _run(training: Training, output: Path, accident: Accident | None = None, moment: float = 0.0) -> _End:
+    """Begins a training or goes on with it, lets an accident happen after so many seconds, and waits for the end."""
     command = ["-m", "softpool3d", "train", *_SMALL, *training.settings, f"output={output}"]
     if training.processes > 1:
         torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={training.processes}"]
         command = ["-m", *torchrun, *command]
+    output.mkdir(exist_ok=True)
     began = time.monotonic()
     process = started(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
-    mend = None
+    mend, struck = None, False
     if accident is not None:
         with suppress(subprocess.TimeoutExpired):
             process.wait(moment)
         if process.poll() is None:
-            mend = accident(process)
+            mend, struck = accident(process, output), True
     try:
         _, told = process.communicate(timeout=_PATIENCE_S)
     except subprocess.TimeoutExpired:
@@ -136,37 +157,39 @@ def _run(
     finally:
         if mend is not None:
             mend()
-    return process.returncode, time.monotonic() - began, told
+    return _End(process.returncode, time.monotonic() - began, told, struck)
 
 
-def _wrong(training: Training, code: int, told: str) -> list[str]:
+def _wrong(training: Training, end: _End) -> list[str]:
     """Returns what a training said that it should not have said, or should have."""
     # torchrun shows a traceback of its own where a process failed
     trace = "Traceback" if training.processes == 1 else f'File "{ROOT}/(softpool3d|datasets|models|tools)/|it hung'
-    if re.search(trace, told):
-        return [told]
-    if code == 1 and not re.search("error: |SignalException|SIGKILL", told):  # the last two are torchrun's words
-        return [f"no word of why it ended: {told}"]
+    if re.search(trace, end.told):
+        return [end.told]
+    # the last two are torchrun's words
+    if end.code == 1 and not re.search("error: |SignalException|SIGKILL", end.told):
+        return [f"no word of why it ended: {end.told}"]
     return []
 
 
-def _unlike(training: Training, disk: Path, whole: Path) -> list[str]:
-    """Lets the training in `disk` end, and returns how it differs from the whole one. Then it is removed."""
-    code, _, told = _run(training, disk)
-    runs = [summary.parent for summary in disk.glob("*/summary.json")]
-    if code != 0 or len(runs) != 1:
-        return [f"exit code {code}, {len(runs)} runs: {told}"]
+def _unlike(training: Training, output: Path, whole: Path) -> list[str]:
+    """Lets the training in `output` end, and returns how it differs from the whole one. Then it is removed."""
+    end = _run(training, output)
+    runs = [summary.parent for summary in output.glob("*/summary.json")]
+    if end.code != 0 or len(runs) != 1:
+        return [f"exit code {end.code}, {len(runs)} runs: {end.told}"]
     (reference,) = [summary.parent for summary in whole.glob("*/summary.json")]
     wrong = [f"not the bits of a whole run: {name}" for name in differences(runs[0], reference)[:3]]
-    wrong += [f"left over: {path}" for path in disk.rglob(".*") if path.name != ".lock"]
-    for run in disk.iterdir():
+    wrong += [f"left over: {path}" for path in output.rglob(".*") if path.name != ".lock"]
+    for run in output.iterdir():
         shutil.rmtree(run)
     return wrong
 
 
 # --- accidents --------------------------------------------------------------------------------------------------------
 
-Accident = Callable[[subprocess.Popen], Callable[[], None] | None]  # returns what mends it after the process's end
+# is given the process and the folder of its runs; returns what mends it after the process's end
+Accident = Callable[[subprocess.Popen, Path], Callable[[], None] | None]
 
 
 def _killed(process: subprocess.Popen, _: Path) -> None:
@@ -176,7 +199,7 @@ def _killed(process: subprocess.Popen, _: Path) -> None:
 
 
 def _lost_first(process: subprocess.Popen, _: Path) -> None:
-    """Kills the process that was started: of several trainings torchrun, of a single one the training itself."""
+    """Kills torchrun, which was started."""
     process.kill()
 
 
@@ -189,13 +212,13 @@ def _ctrl_c(process: subprocess.Popen, _: Path) -> None:
 
 
 def _lost_one(process: subprocess.Popen, _: Path) -> None:
-    """Kills the last process that it started: of several trainings one, of a single one the training itself."""
+    """Kills the last process that torchrun started."""
     with suppress(ProcessLookupError):
         os.kill(family(process.pid)[-1], signal.SIGKILL)
 
 
-def _full_disk(process: subprocess.Popen, disk: Path) -> Callable[[], None]:
-    filler = disk.parent / "filler"
+def _full_disk(process: subprocess.Popen, output: Path) -> Callable[[], None]:
+    filler = output.parent / "filler"
     with filler.open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(bytes(2**16))
@@ -205,9 +228,9 @@ def _full_disk(process: subprocess.Popen, disk: Path) -> Callable[[], None]:
     return filler.unlink
 
 
-def _read_only(process: subprocess.Popen, disk: Path) -> Callable[[], None]:
+def _read_only(process: subprocess.Popen, output: Path) -> Callable[[], None]:
     """Nothing can be created or renamed in the folders, which for root needs more than their permissions."""
-    folders = [path for path in [disk, *disk.rglob("*")] if path.is_dir()]
+    folders = [path for path in [output, *output.rglob("*")] if path.is_dir()]
     _allow(folders, writing=False)
     return lambda: _allow(folders, writing=True)
 
@@ -224,10 +247,9 @@ ACCIDENTS = {
     "SIGKILL": _killed,
     "SIGTERM": _told_to_stop,
     "Ctrl-C": _ctrl_c,
-    "one process lost": _lost_one,
-    "torchrun lost": _lost_first,
     "read-only folder": _read_only,
 }
+_OF_SEVERAL = {"one process lost": _lost_one, "torchrun lost": _lost_first}
 _ON_A_SMALL_DISK = {"full disk": _full_disk}
 
 

@@ -47,6 +47,14 @@ def test_what_ends_the_reader_is_a_fault_and_the_next_file_is_read(tmp_path, mon
     assert faults[0]["way"] == "2" and "00001-" in said[0] and "exit code 7" in said[0]
 
 
+@pytest.mark.parametrize(("opened", "mib"), [(1, 0.0), (0, 0.1)])
+def test_what_stays_open_or_in_memory_is_a_fault(opened, mib, monkeypatch):
+    readings = [{"outcome": "used", "open": 4 + opened * n, "mib": 100 + mib * n, "left": []} for n in range(200)]
+    monkeypatch.setattr(soak_files, "findings", lambda *_: iter(readings))
+    counts, faults = soak_files.soak_files(40, 3, never, print)
+    assert counts["used"] == 200 and [fault["outcome"] for fault in faults] == ["grown"]
+
+
 def test_every_damage_changes_a_file(tmp_path):
     rng, contents = np.random.default_rng(0), [path.read_bytes() for path in whole_files(tmp_path)]
     for damage in DAMAGES:
@@ -77,7 +85,7 @@ def test_killed_commands_lose_nothing_and_what_is_lost_is_found(tmp_path, monkey
     monkeypatch.setattr(subprocess, "Popen", Lossy)
     monkeypatch.setattr(soak_rows, "_of_csv", lambda path: [])
     _, faults = soak_rows.soak_rows(files, 0, 3, never, lambda text: None)
-    assert len(faults) == 1 and faults[0].startswith("classify, .csv: lost [")
+    assert faults and all(fault.startswith("classify, .csv: lost [") for fault in faults)
     assert Path(files[0]).exists() and signal.SIGKILL in soak_rows.SIGNALS
 
 
@@ -104,9 +112,9 @@ def test_trainings_end_with_the_same_bits_and_what_differs_is_found(tmp_path, mo
     monkeypatch.setattr(soak_trainings, "TRAININGS", {"usual": soak_trainings.Training([*SHORT])})
     monkeypatch.setattr(soak_trainings, "ACCIDENTS", {"read-only folder": soak_trainings.ACCIDENTS["read-only folder"]})
     done, faults = soak_trainings.soak_trainings(1, 3, never, print)
-    assert done == {"read-only folder": 1} and not faults
+    assert done == {"usual": {"read-only folder": 1}} and not faults
 
-    assert soak_trainings._run(soak_trainings.Training(SHORT), tmp_path)[0] == 0
+    assert soak_trainings._run(soak_trainings.Training(SHORT), tmp_path).code == 0
     (run,) = tmp_path.iterdir()
     copy = shutil.copytree(run, tmp_path / "copy")
     assert soak_trainings.differences(run, copy) == []
@@ -126,12 +134,16 @@ def test_trainings_end_with_the_same_bits_and_what_differs_is_found(tmp_path, mo
 def test_what_a_training_says_of_its_end(tmp_path):
     one, two = soak_trainings.Training([]), soak_trainings.Training([], processes=2)
     trace = 'Traceback (most recent call last):\n  File "/usr/lib/torch/distributed/run.py", line 1\n'
-    assert soak_trainings._wrong(one, 1, "error: cannot write a: no space left on device\n") == []
-    assert soak_trainings._wrong(one, -9, "") == [] and soak_trainings._wrong(one, 1, "") != []
-    assert soak_trainings._wrong(one, 1, trace) != []
-    assert soak_trainings._wrong(two, 1, trace + "error: stopped") == []
+
+    def wrong(training, code, told):
+        return soak_trainings._wrong(training, soak_trainings._End(code, 1.0, told, struck=True))
+
+    assert wrong(one, 1, "error: cannot write a: no space left on device\n") == []
+    assert wrong(one, -9, "") == [] and wrong(one, 1, "") != []
+    assert wrong(one, 1, trace) != []
+    assert wrong(two, 1, trace + "error: stopped") == []
     ours = f'  File "{soak_trainings.ROOT}/softpool3d/cli.py", line 1\n'
-    assert soak_trainings._wrong(two, 1, trace + ours + "error: stopped") != []
+    assert wrong(two, 1, trace + ours + "error: stopped") != []
 
 
 @pytest.fixture
