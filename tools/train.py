@@ -109,6 +109,7 @@ def _chosen(videos: str | None, overrides: list[str], quiet: bool) -> Config:
     fixed = _as_settings(videos) if videos is not None else []
     if not any(setting.startswith(("data.root=", "data.dataset=")) for setting in [*fixed, *overrides]):
         raise UsageError("give VIDEOS, a folder of them; or --cfg FILE, to start a run by a file; or --resume FOLDER")
+    _check_weights(next((o.partition("=")[2] for o in overrides if o.startswith("model.weights=")), None))
     from softpool3d.choosing import choose_for
 
     chosen = choose_for(fixed, overrides)
@@ -121,11 +122,15 @@ def _check_paths(config: Config) -> None:
     """Checks that the folder of the data set, and a file of weights, are there, before torch is loaded."""
     from softpool3d.datasets.sources.folder import list_at
     from softpool3d.datasets.video.find import data_root
-    from softpool3d.naming import check_weights
 
     if config.data.root is not None and not list_at(config.data.root):
         data_root(config.data.root, config.data.dataset)
-    weights = config.model.weights
+    _check_weights(config.model.weights)
+
+
+def _check_weights(weights: str | None) -> None:
+    from softpool3d.naming import check_weights
+
     if weights is not None and ("." in weights or "/" in weights):  # else it may be the name of public ones
         check_weights(weights)
 

@@ -11,10 +11,13 @@ from videos import write_numbered
 
 from softpool3d.choosing import choose_for
 from softpool3d.choosing.look import Machine, Span, Videos
-from softpool3d.choosing.recipe import asked_for, choose, configure, weights_for
+from softpool3d.choosing.recipe import asked_for, choose, configure
+from softpool3d.choosing.start import start_for
 from softpool3d.config_file import load_config
 from softpool3d.datasets.video.encoder import write_video
 from softpool3d.errors import UsageError
+from softpool3d.runs.checkpoint import load_weights
+from softpool3d.runs.published import SHIPPED
 from softpool3d.runs.run import stored_config
 
 CPU = Machine("cpu", 2, 24.0)
@@ -36,8 +39,7 @@ SHORT = Videos(
 
 def chosen(videos=SHORT, machine=CPU, why="no network", *overrides):
     asked = asked_for(overrides)
-    weights = weights_for(machine, asked)
-    choices = choose(videos, machine, weights, why if weights else "", asked)
+    choices = choose(videos, machine, start_for(machine, asked, lambda published: why), asked)
     return configure(choices, ["data.dataset=folder", "data.root=videos"], overrides), choices
 
 
@@ -75,10 +77,43 @@ def test_what_the_user_sets_wins_and_the_rest_goes_with_it():
     assert config.optim.lr == 0.01 and "optim.lr" not in "".join(map(str, choices))
     config, choices = chosen(SHORT, GPU, "", "model.name=x3d_s")
     assert (config.model.name, config.model.width, config.model.weights) == ("x3d_s", None, None)
+    assert str(choices[0]) == "It learns from nothing: torchvision has no weights of x3d_s for Kinetics-400."
+    config, choices = chosen(SHORT, CPU, "no network", "model.pool.kind=max", "data.sampling=dense", "optim.name=sgd")
+    assert "beta" not in config.model.pool.model_fields_set and "with max pooling" in str(choices[0])
+    assert (config.data.target_fps, config.test.num_clips) == (6, 5) and "one stretch" in "".join(map(str, choices))
+    assert not {"lr", "weight_decay"} & config.optim.model_fields_set  # those of AdamW
+    config, _ = chosen(SHORT, CPU, "", "train.epochs=1")
+    assert (config.optim.head_epochs, config.optim.warmup_epochs) == (0, 0)
+    uniform, choices = chosen(replace(SHORT, seconds=Span(20, 60, 300)), CPU, "no network", "data.sampling=uniform")
+    assert uniform.test.num_clips == 1 and "as you say" in "".join(map(str, choices))
     with pytest.raises(UsageError, match=r"override data.crop_size=wide: data.crop_size = 'wide'"):
         chosen(SHORT, CPU, "no network", "data.crop_size=wide")
     with pytest.raises(UsageError, match="unknown key optim.learning"):
         chosen(SHORT, CPU, "no network", "optim.learning=1")
+
+
+def test_weights_that_the_user_names_are_tuned_as_those_that_are_chosen(tmp_path):
+    own, _ = chosen(SHORT, CPU, "")
+    for overrides in (["model.weights=r3d_18:kinetics400"], ["model.name=r3d_18"]):
+        config, choices = chosen(SHORT, CPU, "", *overrides)
+        assert config.flat() == own.flat() and str(choices[0]).startswith("It starts from "), overrides
+    assert chosen(SHORT, GPU, "", "model.name=r3d_18")[0].model.weights == "r3d_18:kinetics400"
+    assert chosen(SHORT, CPU, "", "model.width=16")[0].model.weights is None
+    assert chosen(SHORT, CPU, "", "model.weights=null")[0].model.width == 16
+    config, choices = chosen(SHORT, CPU, "no network", f"model.weights={SHIPPED}")  # those of a run
+    theirs = load_weights(SHIPPED).config
+    assert config.model.name == theirs.model.name and config.model.pool == theirs.model.pool
+    assert (config.data.num_frames, config.data.crop_size) == (theirs.data.num_frames, theirs.data.crop_size)
+    assert config.optim.head_epochs == 1 and f"It starts from {SHIPPED}, as you say" in str(choices[0])
+    assert "dropout" not in str(choices[0])  # as it is anyway
+    with pytest.raises(UsageError, match="no weights file .*absent"):
+        chosen(SHORT, CPU, "", f"model.weights={tmp_path}/absent.safetensors")
+
+
+def test_large_updates_where_few_clips_fit():
+    config, _ = chosen(SHORT, replace(GPU, memory_gb=11.5), "")
+    assert (config.model.name, config.train.batch_size, config.train.accumulate) == ("mvit_v2_s", 6, 2)
+    assert chosen(SHORT, GPU, "")[0].train.accumulate == 1
 
 
 def test_long_videos_are_seen_in_stretches():
@@ -138,7 +173,7 @@ def test_a_folder_is_all_that_training_needs(videos, tmp_path, run, monkeypatch)
     dry = run("train", "videos/", "--dry-run", *SMALL)
     assert dry.returncode == 0 and not (tmp_path / "runs").exists()
     assert re.search(r"^13 videos of 2 classes, .*\n1 of these could not be read: .*x.mp4.*\n\d+ cores?, ", dry.stdout)
-    assert "model.name=r3d_18" not in dry.stdout or "model.width=4" not in dry.stdout  # what is set is not chosen
+    assert "model.width=" not in dry.stdout and "model.name=r3d_18" in dry.stdout  # what is set is not chosen
     (videos / "wave" / "x.mp4").unlink()
     done = run("train", "videos/", *SMALL)
     assert done.returncode == 0, done.stderr
