@@ -7,15 +7,20 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
+from torch.nn.functional import adaptive_max_pool2d
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _NAMED, _COUNTED = 60, 20  # up to so many classes, axes have names, and cells numbers
+DRAWN = 1000  # up to so many classes, each has a cell: a picture has no more pixels
 
 
 def confusion_figure(confusion: Tensor, classes: Sequence[str], title: str = "") -> Figure:
-    """Draws a confusion matrix, int64 (C, C): rows are labels, columns predictions, colours shares of the row."""
+    """Draws a confusion matrix, int64 (C, C): rows are labels, columns predictions, colours shares of the row.
+
+    Of more than `DRAWN` classes, a cell stands for several, and shows the greatest share of them.
+    """
     from matplotlib.figure import Figure
 
     count = len(classes)
@@ -26,6 +31,9 @@ def confusion_figure(confusion: Tensor, classes: Sequence[str], title: str = "")
     axes = figure.add_subplot()
     clips = confusion.sum(1, keepdim=True)
     shares = confusion / clips.clamp_min(1)
+    if count > DRAWN:
+        shares = adaptive_max_pool2d(shares[None], DRAWN)[0]
+        title = f"{title}; {count} classes, {count / DRAWN:.1f} in a row".lstrip("; ")
     picture = axes.imshow(shares.numpy(), vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
     figure.colorbar(picture, ax=axes, label="share of the class's clips", shrink=0.8)
     axes.set(xlabel="taken for", ylabel="is", title=title)

@@ -4,7 +4,8 @@ scores.npz      the scores, from which everything else is made (scores.py)
 results.json    the numbers
 per_class.csv   the numbers of each class
 videos.csv      label, prediction and the label's probability of each video, the most suspicious first
-confusion.csv   rows are labels, columns predictions; confusion.png: the same as a picture
+confusion.csv   rows are labels, columns predictions; of more than 1,000 classes, a row for each pair that occurs;
+confusion.png   the same as a picture
 bad_files.csv   videos that could not be read, if there are any
 """
 
@@ -19,11 +20,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from torch import Tensor
 
 from softpool3d.errors import WorkError
 from softpool3d.evaluation import scores
 from softpool3d.evaluation.metrics import Metrics, measure, most_confused
-from softpool3d.evaluation.plots import confusion_figure, png
+from softpool3d.evaluation.plots import DRAWN, confusion_figure, png
 from softpool3d.evaluation.scores import FILE, VideoScores
 from softpool3d.files import write_atomically, write_csv
 
@@ -67,13 +69,23 @@ def write_results(
     result = metrics.summary | video_scores.about | (extra or {})
     if metrics.confusion is not None:
         classes = video_scores.classes
-        rows = ([name, *row] for name, row in zip(classes, metrics.confusion.tolist(), strict=True))
-        write_csv(folder / "confusion.csv", [["label \\ prediction", *classes], *rows])
+        write_csv(folder / "confusion.csv", _confusion(metrics.confusion, classes))
         title = f"top-1 {metrics.summary['top1']:.1%} of {metrics.summary['videos']} videos"
         write_atomically(folder / "confusion.png", png(confusion_figure(metrics.confusion, classes, title)))
         result["most_confused"] = [asdict(pair) for pair in most_confused(metrics.confusion, classes)]
     write_atomically(folder / RESULTS, json.dumps(result, indent=2, ensure_ascii=False).encode())
     return metrics
+
+
+def _confusion(confusion: Tensor, classes: Sequence[str]) -> Iterator[list[Any]]:
+    """Yields the matrix; of more classes than a picture can show, a row for each pair that occurs."""
+    if len(classes) <= DRAWN:
+        yield ["label \\ prediction", *classes]
+        yield from ([name, *row] for name, row in zip(classes, confusion.tolist(), strict=True))
+        return
+    yield ["label", "prediction", "videos"]
+    for label, prediction in confusion.nonzero().tolist():
+        yield [classes[label], classes[prediction], int(confusion[label, prediction])]
 
 
 def _videos(found: VideoScores, paths: Sequence[str]) -> Iterator[list[Any]]:

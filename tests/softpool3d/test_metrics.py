@@ -6,6 +6,7 @@ import torch
 
 from softpool3d.evaluation.metrics import bootstrap_interval, measure, most_confused
 from softpool3d.evaluation.plots import confusion_figure, png
+from softpool3d.evaluation.results import _confusion
 from softpool3d.evaluation.scores import Scores
 
 CLASSES = ("a", "b", "c", "never")
@@ -73,3 +74,15 @@ def test_pictures_of_few_and_many_classes(count):
     figure = confusion_figure(confusion, [f"$class {n}" for n in range(count)], "title")
     assert len(figure.axes[0].get_yticklabels()) == count or count == 400
     assert png(figure, dpi=40).startswith(b"\x89PNG")
+
+
+def test_thousands_of_classes_share_the_cells_of_a_picture_and_the_file_has_the_pairs_that_occur():
+    classes = [f"class {n}" for n in range(3000)]
+    confusion = torch.zeros(3000, 3000, dtype=torch.int64)
+    confusion[4, 4], confusion[4, 2999] = 3, 1
+    figure = confusion_figure(confusion, classes, "title")
+    drawn = figure.axes[0].images[0].get_array()
+    assert drawn.shape == (1000, 1000) and (drawn[1, 1], drawn[1, 999], drawn.sum()) == (0.75, 0.25, 1)
+    assert "3000 classes, 3.0 in a row" in figure.axes[0].get_title()
+    rows = list(_confusion(confusion, classes))
+    assert rows[1:] == [["class 4", "class 4", 3], ["class 4", "class 2999", 1]]
