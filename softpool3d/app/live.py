@@ -57,31 +57,16 @@ def stands(run: RunRecord) -> str:
 
 
 def _mistakes(folder: Path) -> tuple[str, str]:
-    """Returns confusion and worst clips in the test of the best weights; before that, the last validation's confusion,
-    and when the clips will be there."""
+    """Returns confusion and worst clips of the best weights, in the test, or, until that is done, in validation."""
     try:
         found = VideoScores.load(folder / FILE)
     except UsageError:
-        later = markup.notes(["They come with the scores of the test, at the end of the training."])
-        return _validated(folder), markup.section("Worst clips", later)
+        return "", ""
     metrics = measure(found.scores, found.classes)
     if metrics.confusion is None:
         return markup.notes(["Clips have several labels, and none is taken for another."]), ""
+    where = "in validation" if found.about.get("split") == "val" else "in the test"
     drawn = png(confusion_figure(metrics.confusion, found.classes))
-    return _confusion("in the test", drawn), markup.section("Worst clips", markup.worst(found.worst()))
-
-
-def _validated(folder: Path) -> str:
-    """Returns the confusion of the last validation, which training draws for TensorBoard; "" if there is none yet."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(folder), size_guidance={"images": 1})
-    events.Reload()
-    if "confusion" not in events.Tags()["images"]:
-        return ""
-    return _confusion("in the last validation", events.Images("confusion")[-1].encoded_image_string)
-
-
-def _confusion(where: str, drawn: bytes) -> str:
     picture = markup.picture(drawn, "Confusion matrix: counts of clips by label and prediction", broad=False)
-    return markup.section(f"What is taken for what, {where}", picture)
+    worst = markup.section(f"Worst clips, {where}", markup.worst(found.worst()))
+    return markup.section(f"What is taken for what, {where}", picture), worst

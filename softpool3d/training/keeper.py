@@ -67,13 +67,15 @@ class Keeper:
         self._state = {"best": ranked, "without": 0 if better else self._state["without"] + 1}
         return better
 
-    def write_scores(self, scores: Scores, manifest: Manifest, split: str) -> None:
-        """Writes the best weights' scores of a split, for each of its clips."""
-        test = self._config.test
-        data = self._config.data
-        views = {"num_clips": test.num_clips, "num_crops": test.num_crops, "average": test.average}
-        views["spacing"] = data.test_spacing
-        about = {"dataset": data.dataset, "split": split, "weights": str(self.best), **views}
+    def write_scores(self, scores: Scores, manifest: Manifest, split: str, views: tuple[int, int]) -> None:
+        """Writes the best weights' scores of a split, for each of its clips.
+
+        Args:
+            views: how many clips of each video, and crops of each clip, were averaged.
+        """
+        data, (num_clips, num_crops) = self._config.data, views
+        about = {"dataset": data.dataset, "split": split, "weights": str(self.best), "num_clips": num_clips}
+        about |= {"num_crops": num_crops, "average": self._config.test.average, "spacing": data.test_spacing}
         VideoScores.of(scores, manifest.clips, self._classes, about).save(self._scores)
 
     def _keep(self, weights: dict[str, Tensor], name: str, names: list[str]) -> None:

@@ -294,7 +294,10 @@ class Training(Setup):
             scores, file = self.evaluate(), f"epoch{epoch:04}-step{state.steps:07}"
             for suffix, keeper in self.keepers.items():
                 weights = self.layout.state(self.networks[suffix])
-                better |= keeper.offer(weights, scores[suffix], file, self.processes.is_first)
+                is_best = keeper.offer(weights, scores[suffix], file, self.processes.is_first)
+                if is_best and self.processes.is_first:
+                    keeper.write_scores(scores[suffix], self.manifests["val"], "val", views=(1, 1))
+                better |= is_best
             if better:
                 self.judged["val"] = scores[""]
         if self.processes.is_first:
@@ -336,7 +339,9 @@ class Training(Setup):
                 scores[suffix] = evaluate(
                     self.network, clips, self.config, self.accelerator, self.stop_if_asked, self.bad[split].add
                 )
-            self.processes.first(lambda s=suffix: self.keepers[s].write_scores(scores[s], self.manifests[split], split))
+            self.processes.first(
+                lambda s=suffix: self.keepers[s].write_scores(scores[s], self.manifests[split], split, views)
+            )
         self.judged[split] = scores[""]
         return summary_of(self, split, num_views(self.config.data, *views), scores)
 

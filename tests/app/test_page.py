@@ -218,10 +218,13 @@ def test_a_run_is_watched_while_it_trains(page, runs):
     run.log({"epoch": 2, "step": 20, "train_loss": 1.5, "val_top1": 0.5})
     page.get_by_text("2 of 9 epochs, top-1 50.0% best in validation").wait_for()
     assert curves.get_attribute("src") != before
-    page.get_by_text("at the end of the training").wait_for()
     given = torch.tensor([[0.7, 0.2, 0.1], [0.8, 0.15, 0.05], [0.3, 0.3, 0.4]])
     scores = Scores(given, torch.tensor([0, 1, 2]), torch.arange(3))
-    VideoScores(scores, ("a.mp4", "<i>b.mp4", "c.mp4"), CLASSES, {}).save(run.folder / "scores.npz")
+    names, about = ("a.mp4", "<i>b.mp4", "c.mp4"), {"split": "val"}
+    VideoScores(scores, names, CLASSES, about).save(run.folder / "scores.npz")
+    page.get_by_text("What is taken for what, in validation").wait_for()
+    assert page.locator(".clips td").count() == 3
+    VideoScores(scores, names, CLASSES, {"split": "test"}).save(run.folder / "scores.npz")
     page.get_by_text("What is taken for what, in the test").wait_for()
     cells = page.locator(".clips td").all_inner_texts()
     assert cells == ["<i>b.mp4", "jumping <b>high</b>, 15.0%", "clapping, 80.0%"]

@@ -23,6 +23,7 @@ from softpool3d.config_file import load_config
 from softpool3d.datasets.sources.motion import CLASSES
 from softpool3d.errors import UsageError, WorkError
 from softpool3d.evaluation.evaluator import Scores
+from softpool3d.evaluation.scores import VideoScores
 from softpool3d.runs.checkpoint import load_state, load_weights
 from softpool3d.runs.run import Run
 from softpool3d.runtime.interrupt import Interrupted
@@ -120,6 +121,7 @@ def test_an_interrupted_run_goes_on_as_if_it_never_stopped(tmp_path):
         [sys.executable, str(script), str(tmp_path / "config.yaml")], capture_output=True, text=True, timeout=120
     )
     folder = tmp_path / "runs" / "stopped"
+    assert VideoScores.load(folder / "scores.npz").about["split"] == "val"  # of the first epoch
     assert f"softpool3d train --resume {folder}" in stopped.stderr
     assert len(rows(folder)) == 1  # the second of three epochs was under way
     run, config = Run.open(folder)
