@@ -38,8 +38,8 @@ FILES = 12  # of each set
 LEGEND = (
     f"One clip is {FRAMES} frames, every {RATE}th one, from a random place of a file that is opened for it, as uint8 "
     f"with a short side of {SHORT_SIDE}; one thread. Milliseconds a clip: the medians of each file, averaged over the "
-    "files; in brackets how many times as long as ours. decord, pyav: the library alone, seeking, and one resize; "
-    "pytorchvideo: `EncodedVideo.get_clip` of the same span, subsampled, and the same resize."
+    "files; in brackets how many times as long as ours. decord, pyav, torchcodec: the library alone, seeking, and one "
+    "resize; pytorchvideo: `EncodedVideo.get_clip` of the same span, subsampled, and the same resize."
 )
 HEADER = ["files", "ours", "decord", "pyav", "pytorchvideo decord", "pytorchvideo pyav", "torchcodec"]
 WORKERS_LEGEND = (

@@ -41,8 +41,8 @@ How many positions of a window weigh in its sum: 1 / sum of squared softmax weig
 pooling and 1 for max pooling. Median over channels and windows of test clips, and the 5th and 95th percentile,
 in networks trained with the beta of the column."""
 SWAPPED = """\
-Test top-1 of networks that were trained with max pooling or strided convolutions (first column: as trained), after
-SoftPool took their place without any training, by beta. It is what `replace_pooling` does to a trained network."""
+Test top-1 of networks that were trained without SoftPool (first column: as trained), after it took the place of their
+pooling without any training, by beta. It is what `replace_pooling` does to a trained network."""
 
 
 def measure(

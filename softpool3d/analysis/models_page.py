@@ -101,9 +101,10 @@ pooling counts two for each element of a window.
 - `attention`, of MViT: the pooling replaces the depthwise convolutions that pool queries, keys and values.
 
 Names and shapes of parameters do not change, so public weights load; only `attention` takes weights away.
-`softpool3d.replace_pooling` does `existing`, `downsample` and `head` to any `nn.Module`. Kinds with parameters for each
-channel, `beta="learnable"` among them, need the channels. They are found by a run on shapes alone, or from `example`,
-an input of the network, where such a run fails.
+`softpool3d.replace_pooling` does `existing`, `downsample` and `head` (`where=`) to any `nn.Module`, or only to layers
+of some `names=` (patterns) or `types=`; `beta=` and `p=` are those of the kinds `soft` and `lp`. Kinds with parameters
+for each channel, `beta="learnable"` among them, need the channels. They are found by a run on shapes alone, or from
+`example`, an input of the network, where such a run fails.
 
 A network that was trained with max pooling goes on as it was with `beta=16` or more. With beta 1 SoftPool is close to
 average pooling on most feature maps, and the network has to be trained again ([temperature.md](temperature.md)).
