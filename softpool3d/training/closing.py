@@ -73,11 +73,13 @@ def _advice(training: Training, metrics: Metrics) -> Iterator[str]:
     count = len(training.manifests["train"]) / len(training.classes)
     if accuracy >= 0.95:
         return
+    worst = min((row for row in metrics.classes if row.clips), key=lambda row: row.top1).name
     if learned - accuracy > 0.2:
         augment = "data.augment.policy=randaugment or optim.label_smoothing=0.1"
         yield (
             f"what may help: it knows {learned:.0%} of the clips it trained on and {accuracy:.0%} of others: more "
-            f"clips (there are {count:.0f} of a class), weights to start from (model.weights), or {augment}"
+            f"clips (there are {count:.0f} of a class; {worst} needs them most), weights to start from (model.weights), "
+            f"or {augment}"
         )
     elif learned < 0.6:
         frames = f"data.sampling={'uniform' if config.data.sampling == 'dense' else 'dense'}"
@@ -86,5 +88,4 @@ def _advice(training: Training, metrics: Metrics) -> Iterator[str]:
             f"more of each clip ({frames}, data.num_frames), larger (data.crop_size), or another optim.lr"
         )
     else:
-        worst = min((row for row in metrics.classes if row.clips), key=lambda row: row.top1)
-        yield f"what may help: more clips of {worst.name}; train longer (train.epochs); a larger data.crop_size"
+        yield f"what may help: more clips of {worst}; train longer (train.epochs); a larger data.crop_size"

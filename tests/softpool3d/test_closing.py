@@ -70,6 +70,7 @@ def test_labels_that_may_be_wrong_are_named_where_the_network_can_be_trusted():
     [
         (RIGHT, 0.9, None),
         ([(0, 1)] * 10 + RIGHT[:10], 0.98, "it knows 98% of the clips it trained on and 50% of others: more clips"),
+        ([(0, 1)] * 10 + RIGHT[:10], 0.98, "20 of a class; jump needs them most"),
         ([(0, 1)] * 10 + RIGHT[:10], 0.5, "it knows only 50% of the clips it trained on: train longer"),
         ([(0, 1)] * 3 + RIGHT[:17], 0.9, "what may help: more clips of jump; train longer"),
     ],
