@@ -77,9 +77,9 @@ def _advice(training: Training, metrics: Metrics) -> Iterator[str]:
     if learned - accuracy > 0.2:
         augment = "data.augment.policy=randaugment or optim.label_smoothing=0.1"
         yield (
-            f"what may help: it knows {learned:.0%} of the clips it trained on and {accuracy:.0%} of others: more clips "
-            f"(there are {count:.0f} of a class; {worst} needs them most), weights to start from (model.weights), or "
-            f"{augment}"
+            f"what may help: it knows {learned:.0%} of the clips it trained on and {accuracy:.0%} of others: more "
+            f"clips (there are {count:.0f} of a class; {worst} needs them most), weights to start from "
+            f"(model.weights), or {augment}"
         )
     elif learned < 0.6:
         frames = f"data.sampling={'uniform' if config.data.sampling == 'dense' else 'dense'}"
