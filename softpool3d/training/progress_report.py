@@ -167,10 +167,10 @@ def summary_lines(summary: dict[str, Any]) -> str:
     multi_label = "test_map" in summary
     maps = f"mAP {summary['test_map']:.1%}, " if multi_label else ""
     best = f"mAP {summary['val_map']:.1%}" if multi_label else f"top-1 {summary['val_top1']:.1%}"
+    views = "one view" if summary["views"] == 1 else f"{summary['views']} views"
     return (
         f"{summary['tested_on']} {maps}top-1 {summary['test_top1']:.1%}, top-5 {summary['test_top5']:.1%} "
-        f"({summary['test_clips']} clips, {summary['views']} views each); best val {best} "
-        f"(one view each); "
+        f"({summary['test_clips']} clips, {views} each); best val {best} (one view each); "
         f"{summary['seconds']:.0f} s, peak memory {summary['peak_memory_bytes'] / 2**30:.2f} GiB{skipped}\n"
         f"weights: {summary['weights']}"
     )
