@@ -16,6 +16,7 @@ from pathlib import Path
 QUICK = {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 STORE = {"object_store_memory": 100 * 2**20}
 _PATIENCE_S = 300.0
+_PARTS = "[0-9]*.parquet"  # a part that is being written has a name that begins with a dot
 _COMMAND = "import sys, softpool3d.inference.parts as parts; parts.BLOCK = int(sys.argv.pop(1)); "
 _COMMAND += "from softpool3d.cli import run; run()"
 
@@ -34,7 +35,7 @@ def rows(folder: Path) -> list[dict]:
     """Returns the rows of all parts, without what they took."""
     import pyarrow.parquet as pq
 
-    found = [row for path in sorted(folder.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+    found = [row for path in sorted(folder.glob(_PARTS)) for row in pq.read_table(path).to_pylist()]
     return [{name: value for name, value in row.items() if name != "seconds"} for row in found]
 
 
@@ -86,7 +87,7 @@ def label_in_spite_of_all(
         driver.kill()
         driver.communicate()
         faults += [f"{path.name} was written again" for path, written in kept.items() if _written(path) != written]
-        kept = {path: _written(path) for path in (folder / "labels").glob("*.parquet")}
+        kept = {path: _written(path) for path in (folder / "labels").glob(_PARTS)}
     last = subprocess.run(command, capture_output=True, text=True, timeout=10 * _PATIENCE_S)
     if last.returncode or f"{block * len(kept)} were done before" not in last.stderr or "Traceback" in last.stderr:
         faults.append(f"exit code {last.returncode}: {last.stderr}")
@@ -107,7 +108,7 @@ def _written(path: Path) -> int:
 def _wait(folder: Path, count: int, driver: subprocess.Popen) -> None:
     """Waits until so many parts are there."""
     end = time.monotonic() + _PATIENCE_S
-    while len(list(folder.glob("*.parquet"))) < count:
+    while len(list(folder.glob(_PARTS))) < count:
         if driver.poll() is not None or time.monotonic() > end:
             driver.send_signal(signal.SIGKILL)
             raise AssertionError(driver.communicate()[1])

@@ -29,7 +29,7 @@ from softpool3d.datasets.inputs import clip_name
 from softpool3d.datasets.manifest import Clip
 from softpool3d.errors import UsageError, WorkError, first_line
 from softpool3d.evaluation.features import difference
-from softpool3d.files import write_atomically
+from softpool3d.files import remove_abandoned, write_atomically
 from softpool3d.foreign import parse_json
 from softpool3d.inference.work import Result
 
@@ -61,6 +61,11 @@ class Folder:
             self._path = self._path.rstrip("/")
         except (OSError, ValueError) as error:
             raise UsageError(f"--out {out}: {first_line(error)}") from None
+
+    def tidy(self) -> None:
+        """Removes what killed commands left unfinished; in a bucket, an unfinished file does not exist."""
+        if self._here:
+            remove_abandoned(Path(self._path))
 
     def names(self) -> set[str]:
         """Returns the names of its files."""
@@ -129,6 +134,7 @@ class Parts:
     ) -> None:
         self._folder, self._about, self._schema, self._row = Folder(out), about, schema, row
         self.path, self.done = self._folder.name, 0
+        self._folder.tidy()
         there = self._folder.names()
         parts = {name for name in there if _PART.fullmatch(name)}
         if parts and not (resume or overwrite):

@@ -51,8 +51,11 @@ def test_it_goes_on_with_blocks_that_are_not_there(tmp_path):
         if clip.path != "d":
             first.write(Failure(clip.path, "broken"))
     first.close()
+    (tmp_path / ".3599.00000001-5d5b1068.parquet").touch()  # a command was killed while it wrote this
+    (tmp_path / ".mine").touch()
     again = opened(tmp_path, resume=True)
     assert [clip.path for clip in again.left(clips("abcde"))] == ["c", "d"] and again.done == 3
+    assert {path.name for path in tmp_path.glob(".*")} == {".mine"}
 
 
 def test_what_is_there_is_not_mixed_with_anything_else(tmp_path):
