@@ -1,4 +1,4 @@
-"""One run that really learns `motion`, in half of the recipe's epochs: one or two minutes of a core."""
+"""One run that really learns `motion`, in half of the recipe's epochs, of smaller clips: a minute of a core."""
 
 import pytest
 
@@ -12,12 +12,14 @@ from softpool3d.training.trainer import train
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> dict:
-    return train(load_config("r3d_softpool", [f"output={tmp_path_factory.mktemp('trained')}", "train.epochs=5"]))
+    small = ["model.width=12", "data.crop_size=48", "data.short_side=48", "data.train_short_side=[48,48]"]
+    small += ["train.epochs=5", "test.num_clips=1", f"output={tmp_path_factory.mktemp('trained')}"]
+    return train(load_config("r3d_softpool", small))
 
 
 def test_the_label_is_in_the_motion(trained):
     """Test clips are told apart, and one played backwards is answered with the opposite class."""
-    assert trained["test_top1"] >= 0.95
+    assert trained["test_top1"] >= 0.85  # of eight classes
     classifier = Classifier(trained["weights"])
     clips = read_manifests(classifier.config.data)["test"].clips
     right, opposed = 0, 0
@@ -27,5 +29,5 @@ def test_the_label_is_in_the_motion(trained):
         label = CLASSES.index(classifier.classes[clip.label])
         right += classifier(frames)[0].name == CLASSES[label]
         opposed += classifier(frames.flip(0))[0].name == CLASSES[opposite(label)]
-    assert right >= 0.95 * len(clips)
-    assert opposed >= 0.9 * len(clips)
+    assert right >= 0.85 * len(clips)
+    assert opposed >= 0.8 * len(clips)
