@@ -58,6 +58,10 @@ def test_out_of_reach(weights, tmp_path, run):
     result = run("classify", tmp_path / "a.mp4", "--device", "cpu")
     assert result.returncode == 0 and result.stderr.splitlines()[0] == why
     assert run("classify", tmp_path / "a.mp4", "--weights", "motion", "--device", "cpu").stderr == ""
+    explained = ("explain", tmp_path / "a.mp4", "--device", "cpu", "--overwrite", "--out", tmp_path / "a.png")
+    result = run(*explained)
+    assert result.returncode == 0 and result.stderr.splitlines()[0] == why
+    assert run(*explained, "--weights", "motion").stderr == ""
     with pytest.raises(WorkError, match="cannot fetch http://127.0.0.1:9/s3d-.* into .*checkpoints"):
         open_weights("kinetics400")
 
