@@ -245,7 +245,7 @@ def test_what_has_no_effect_is_said(key):
         "data.prefetch": ["data.num_workers=0"],
         "optim.cosine_from_start": ["optim.schedule=cosine"],
         **dict.fromkeys(
-            ["data.sampling", "data.sample_by", "data.decoder", "data.max_missing"],
+            ["data.sampling", "data.sample_by", "data.decoder", "data.decode_timeout_s", "data.max_missing"],
             ["data.dataset=pictures", "data.num_frames=1"],
         ),
     }
@@ -259,6 +259,22 @@ def test_what_has_no_effect_is_said(key):
     said = idle_keys(config)
     assert not belongs(config)
     assert [sentence for sentence in said if sentence.startswith(f"{key}=")] and what in "".join(said)
+
+
+@pytest.mark.parametrize(
+    "override", ["data.sampling_rate=2", "data.target_fps=12.5", "data.jitter=0.5", "data.short_clip=hold",
+                 "test.num_clips=10", "data.test_spacing=ends"]
+)  # fmt: skip
+def test_keys_of_clips_have_no_effect_on_pictures(override):
+    config = override_config(Config(), ["data.dataset=pictures", "data.num_frames=1", override])
+    assert [sentence.partition(" ")[0] for sentence in idle_keys(config)] == [override]
+
+
+def test_a_network_without_batch_norm():
+    config = override_config(Config(), ["model.name=mvit_v2_s", "train.norm=split", "train.precise_norm=5"])
+    assert not idle_keys(config)
+    none = "has no effect: it belongs to networks with batch norm, and mvit_v2_s has none"
+    assert idle_keys(config, has_norms=False) == [f"train.norm=split {none}", f"train.precise_norm=5 {none}"]
 
 
 def test_nothing_is_said_of_what_has_an_effect():
