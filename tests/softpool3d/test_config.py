@@ -193,6 +193,40 @@ def test_a_folder_for_a_data_set_that_has_none():
     load_config("r3d_softpool", ["data.root=videos", "data.dataset=folder"])
 
 
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("pool.kind=max", "model.pool.kind"),
+        ("pool=max", "model.pool.kind=max"),
+        ("lr=0.1", "optim.lr"),
+        ("learning_rate=0.1", "optim.lr"),
+        ("epochs=3", "train.epochs"),
+        ("batch_size=3", "train.batch_size"),
+        ("batchsize=3", "train.batch_size"),
+        ("data.class_weight=balanced", "optim.class_weights"),
+        ("trian.epochs=3", "train.epochs"),
+        ("optimizer.name=adamw", "optim.name"),
+        ("modle.name=r3d_18", "model.name"),
+        ("tests.batch_size=3", "test.batch_size"),
+        ("optim.learning_rate=3", "optim.lr"),
+        ("train.multigird.short_cycle=true", "train.multigrid.short_cycle"),
+        ("data.frames=8", "data.num_frames"),
+        ("dataset=folder", "data.dataset"),
+    ],
+)
+def test_a_key_that_is_not_there_leads_to_the_one_that_is_meant(override, meant):
+    with pytest.raises(UsageError, match="unknown key") as error:
+        load_config("r3d_softpool", [override])
+    assert str(error.value).endswith(f"; did you mean {meant}?")
+
+
+def test_a_key_like_no_other():
+    with pytest.raises(UsageError, match="unknown key checkpoint.zzzzzz; known here: every_minutes$"):
+        load_config("r3d_softpool", ["checkpoint.zzzzzz=1"])
+    with pytest.raises(UsageError, match="unknown key pretrained; known here: name, output, seed, "):
+        load_config("r3d_softpool", ["pretrained=true"])
+
+
 def test_a_key_of_another_section_and_a_section_in_place_of_a_key():
     with pytest.raises(UsageError, match=r"unknown key data.class_weights; did you mean optim.class_weights\?"):
         load_config("r3d_softpool", ["data.class_weights=balanced"])
