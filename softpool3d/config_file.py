@@ -271,7 +271,7 @@ def _nearest(names: list[str]) -> str | None:
     for name in names[::-1]:
         section, word = parts(name)
         near = {key: alike(parts(key)[1], word) for key in keys}
-        near = {key: much for key, much in near.items() if much >= (0.5 if parts(key)[0] == section else 0.75)}
+        near = {key: much for key, much in near.items() if much >= (0.5 if "" != section == parts(key)[0] else 0.75)}
         if near:
             return max(near, key=lambda key: (near[key], parts(key)[0] == section))
         initials = "".join(part[:1] for part in word.split("_"))

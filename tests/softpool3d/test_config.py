@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from softpool3d.config import Config
+from softpool3d.commented import comments_of
+from softpool3d.config import Config, Section
 from softpool3d.config_file import load_config, override_config
 from softpool3d.errors import UsageError
 from softpool3d.idle_keys import _BELONGS_TO, idle_keys
@@ -218,6 +219,23 @@ def test_a_key_that_is_not_there_leads_to_the_one_that_is_meant(override, meant)
     with pytest.raises(UsageError, match="unknown key") as error:
         load_config("r3d_softpool", [override])
     assert str(error.value).endswith(f"; did you mean {meant}?")
+
+
+def sections(model=Config):
+    yield model
+    for field in model.model_fields.values():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from sections(field.annotation)
+
+
+@pytest.mark.parametrize("section", list(sections()))
+def test_each_key_is_explained_in_one_or_two_sentences(section):
+    """--print-config prints them."""
+    assert section is Config or vars(section)["__doc__"]
+    notes = comments_of(section)
+    for key, field in section.model_fields.items():
+        if field.annotation not in list(sections()):
+            assert 5 < len(notes[key]) < 260, key
 
 
 def test_a_key_like_no_other():
