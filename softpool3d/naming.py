@@ -11,7 +11,9 @@ from softpool3d.errors import UsageError
 
 RUNS = Path("runs")  # where runs lie, unless `output` says otherwise
 BEST = "best.safetensors"
-SHORT_NAMES = ("motion", "kinetics400")  # of weights: runs/published.py
+SHIPPED = Path(__file__).parent / "weights" / "x3d_xs_motion.safetensors"
+KINETICS = "mvit_v2_s:kinetics400"
+SHORT_NAMES = {"motion": str(SHIPPED), "kinetics400": KINETICS}  # of weights -> what they stand for
 _WEIGHTS = (".safetensors", ".pth", ".pyth", ".pt", ".ckpt", ".bin", ".onnx", ".pt2")
 _LISTED = 5
 
@@ -77,6 +79,11 @@ def weights_named(name: str | Path) -> Path | None:
     if len(inside) > 1:
         raise UsageError(f"{len(inside)} runs with weights are in {name}; name one: {_few(inside)}")
     return inside[0] if inside else None
+
+
+def spelled_out(name: str | Path) -> str | Path:
+    """Returns what a short name of weights stands for; any other name as it is, and that of a file that is there."""
+    return name if Path(name).exists() else SHORT_NAMES.get(str(name), name)
 
 
 def no_weights(name: str | Path) -> str:
