@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 from softpool3d.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from softpool3d.config import DataConfig
     from softpool3d.datasets.manifest import Manifest
 
@@ -39,6 +41,8 @@ def read_manifests(data: DataConfig) -> dict[str, Manifest]:
 
             if data.path_prefix is not None:
                 raise UsageError(f"data.path_prefix: {prepared} is read, whose paths are complete; leave the key out")
+            if data.dataset in ("folder", "pictures"):
+                say_divided(prepared, data.split, data.split_seed)
             return read_manifests_in(prepared)
     return official_manifests(data)
 
@@ -69,6 +73,16 @@ def _found(manifests: dict[str, Manifest], prefix: str | None) -> dict[str, Mani
         f"{train.where(0)}: no file {train.clips[0].path}, and none of the others is there; relative paths begin "
         f"{begin}, and data.path_prefix=FOLDER sets another one"
     )
+
+
+def say_divided(where: Path, split: Iterable[float], seed: int) -> None:
+    """Prints a note on a division that was asked for, of a data set that is divided already."""
+    from softpool3d.config import DataConfig
+    from softpool3d.text import note
+
+    for key, value in (("split", list(split)), ("split_seed", seed)):
+        if value != DataConfig.model_fields[key].default:
+            note(f"data.{key}={value} has no effect: {where} is divided into train and val already")
 
 
 def unpack_archives(data: DataConfig) -> list[Path]:

@@ -23,7 +23,7 @@ from softpool3d.models.inflate import inflate_weight
 from softpool3d.models.layouts import State, fold_shortcut_norm, from_torchvision, layout_of
 from softpool3d.models.network import Staged
 from softpool3d.models.public import fetch
-from softpool3d.naming import no_weights, weights_named
+from softpool3d.naming import no_weights, spelled_out, weights_named
 
 
 @dataclass(frozen=True)
@@ -102,12 +102,13 @@ class WeightsReport:
 
 
 def read_weights(source: str | Path, name: str) -> Source:
-    """Reads weights for the network `name`: from a file of any layout, a run's folder, or by torchvision's name.
+    """Reads weights for the network `name`: from a file of any layout, a run's folder, or by a public name.
 
     Raises:
         UsageError: if there is no such file or name, or it holds no weights.
         WorkError: if torchvision could not fetch its file.
     """
+    source = spelled_out(source)
     if (file := weights_named(source)) is not None:
         return read_file(file)
     theirs, _, kind = str(source).partition(":")
@@ -116,7 +117,12 @@ def read_weights(source: str | Path, name: str) -> Source:
         public = ", ".join(sorted(TORCHVISION))
         raise UsageError(f"weights: {no_weights(source)}, and no public weights of that name (there are: {public})")
     if theirs != name:
-        raise UsageError(f"weights: {source} are the weights of another network; {name} cannot take them")
+        own = f"{name}:{kind}" if kind else name
+        instead = f", or model.weights={own}" if torchvision_weights(name, kind) is not None else ""
+        raise UsageError(
+            f"weights: {source} are the weights of another network; {name} cannot take them: set "
+            f"model.name={theirs}{instead}"
+        )
     return Source(from_torchvision(fetch(published)), str(source), "torchvision", **_meta(published))
 
 

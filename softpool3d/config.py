@@ -50,7 +50,8 @@ class Section(BaseModel):
 class PoolConfig(Section):
     """Which pooling, and where in the network it goes (see models/pooling.py)."""
 
-    kind: PoolKind = "soft"
+    kind: PoolKind = "soft"  # as `softpool3d models --pools` lists them
+    # the places that it is put into; existing: all poolings that the network has; []: the network as it was published
     where: Annotated[list[PoolPlace], Words] = ["existing"]
     head: PoolKind | None = None  # the kind in the head, where it is not `kind`
     beta: float | Literal["learnable"] = 1.0  # soft only: 0 is average pooling, large is max pooling
@@ -76,10 +77,12 @@ class PoolConfig(Section):
 
 
 class ModelConfig(Section):
-    name: str = "r3d_18"
+    """The network."""
+
+    name: str = "r3d_18"  # as `softpool3d models` lists them
     weights: str | None = None  # the initial weights: a weights file, a run, or a name (see docs/models.md)
     width: Annotated[int, Field(ge=4, le=512)] | None = None  # channels of the stem; the original's if not set
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # probability, before the last layer
     inflate: bool = False  # makes an image network a video network by repeating its weights over time
     # recompute activations in the backward: less memory, a third more time
     checkpointing: Annotated[bool, Effect.FREE] = False
@@ -93,15 +96,16 @@ class AugmentConfig(Section):
     # out, by area and aspect ratio, and resized (RandomResizedCrop)
     crop: Literal["scale", "area"] = "scale"
     inverse_scale: bool = False  # draw 1 / short side, as SlowFast does
-    area: Range = [0.08, 1.0]
-    ratio: Range = [0.75, 1.3333]
+    area: Range = [0.08, 1.0]  # crop: area; drawn from this range, as a share of the picture
+    ratio: Range = [0.75, 1.3333]  # crop: area; width by height, drawn from this range
+    # how much each may change, at most: brightness, contrast, saturation (as shares), hue (0 to 0.5); 0: not at all
     color_jitter: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=4, max_length=4)] = [
         0.0,
         0.0,
         0.0,
         0.0,
     ]
-    policy: Literal["none", "randaugment", "augmix"] = "none"
+    policy: Literal["none", "randaugment", "augmix"] = "none"  # operations on pictures, drawn at random
     operations: Annotated[int, Field(ge=1, le=10)] = 2  # randaugment: how many in a row; augmix: how many chains
     magnitude: Annotated[int, Field(ge=1, le=30)] = 9  # of randaugment; of augmix at most 10
     erase_probability: Fraction = 0.0  # probability of filling a box with the mean colour
@@ -122,11 +126,15 @@ class AugmentConfig(Section):
 
 
 class DataConfig(Section):
+    """The videos or pictures, and how clips are made of them."""
+
+    # motion, digits: generated here; folder: videos, pictures: pictures, in class folders or lists; or kinetics400,
+    # kinetics600, kinetics700, hmdb51, ucf101, ssv2
     dataset: str = "motion"
     root: Annotated[str | None, Effect.HOW] = None  # folder of the data set; `motion` is generated and has none
     # the folder that relative paths in lists start from; if not set, the list's own
     path_prefix: Annotated[str | None, Effect.HOW] = None
-    num_frames: Positive = 16
+    num_frames: Positive = 16  # frames of a clip
     sampling_rate: Positive = 4  # every n-th frame of the video
     # dense: num_frames at sampling_rate from a random place; centred: from the middle; uniform: one frame of each of
     # num_frames equal segments (TSN)
@@ -135,10 +143,11 @@ class DataConfig(Section):
     target_fps: Annotated[float, Field(gt=0)] | None = None  # sampling_rate counts frames of this rate, not the video's
     jitter: Fraction = 0.0  # in training, each frame moves by up to jitter * sampling_rate / 2 frames, at random
     short_clip: Literal["loop", "hold"] = "loop"  # for videos shorter than a clip: start again, or stay at the end
-    train_short_side: Annotated[list[Positive], Field(min_length=2, max_length=2)] = [128, 160]  # drawn from this range
-    short_side: Positive = 128  # in evaluation
-    crop_size: Positive = 112
-    test_crop_size: Positive | None = None  # in evaluation; crop_size if not set
+    # pixels, in training: each clip's is drawn from this range
+    train_short_side: Annotated[list[Positive], Field(min_length=2, max_length=2)] = [128, 160]
+    short_side: Positive = 128  # pixels, in evaluation
+    crop_size: Positive = 112  # pixels: the side of the square that the network sees
+    test_crop_size: Positive | None = None  # pixels, in evaluation; crop_size if not set
     # where a video's test.num_clips lie, of all places where a clip fits. centres: in the middle of equal parts;
     # ends: from the first place to the last; starts: where equal parts begin
     test_spacing: Annotated[Literal["centres", "ends", "starts"], Effect.REOPENS] = "centres"
@@ -147,26 +156,26 @@ class DataConfig(Section):
     no_flip_classes: list[str] | None = None
     augment: AugmentConfig = AugmentConfig()
     transforms_on_device: bool = False  # crops, flips and augmentation on the GPU instead of in the workers
-    # of each channel; if not set, a run takes those of model.weights where they are known
+    # taken from red, green and blue in [0, 1]; if not set, a run takes that of model.weights where it is known
     mean: Channels = [0.45, 0.45, 0.45]
-    std: Channels = [0.225, 0.225, 0.225]
-    num_workers: Annotated[int, Field(ge=0), Effect.HOW] = 2
+    std: Channels = [0.225, 0.225, 0.225]  # what is left is divided by it; if not set, as mean
+    num_workers: Annotated[int, Field(ge=0), Effect.HOW] = 2  # processes that decode, for each process that trains
     prefetch: Annotated[Positive, Effect.HOW] = 2  # batches that each worker has ready
     decoder: Literal["pyav", "decord"] = "pyav"  # decord reads what it is known to read exactly, PyAV the rest
     # copies of the files, made at their first reading: in memory that all workers share, or in a folder on a local
     # disk; up to cache_gb
     cache: Annotated[Literal["none", "memory", "folder"], Effect.HOW] = "none"
-    cache_gb: Annotated[float, Field(gt=0), Effect.HOW] = 8.0
-    cache_folder: Annotated[str | None, Effect.HOW] = None
-    decode_timeout_s: Annotated[float, Field(gt=0), Effect.HOW] = 30.0  # a decoder that takes longer counts as hung
+    cache_gb: Annotated[float, Field(gt=0), Effect.HOW] = 8.0  # GB that the copies may take
+    cache_folder: Annotated[str | None, Effect.HOW] = None  # cache: folder; where the copies lie
+    decode_timeout_s: Annotated[float, Field(gt=0), Effect.HOW] = 30.0  # seconds; a longer decoding counts as hung
     max_missing: Fraction = 0.1  # share of a file's duration that may be cut off or undecodable before it is bad
     # share of a split's files that may be unreadable before the run stops
     max_bad_fraction: Annotated[Fraction, Effect.HOW] = 0.1
     split: Parts = [0.8, 0.1, 0.1]  # of a folder that is not split on disk: train, val, test
-    split_seed: int = 0
+    split_seed: int = 0  # of that division
     official_split: Literal[1, 2, 3] = 1  # of HMDB51 and UCF101
     motion_clips: Counts = [400, 80, 80]  # train, val, test
-    motion_seed: Annotated[int, Field(ge=0)] = 0
+    motion_seed: Annotated[int, Field(ge=0)] = 0  # of the clips that are generated
 
     @field_validator("root", "path_prefix", "cache_folder")
     @classmethod
@@ -218,11 +227,13 @@ class DataConfig(Section):
 
 
 class OptimConfig(Section):
+    """The optimiser, its learning rate over the epochs, and the loss."""
+
     # any of torch.optim, in lower case: sgd, adamw, rmsprop, ...; or of timm: lamb, lion, ...
     name: Annotated[str, Effect.OPTIMIZER] = "sgd"
     # further keywords of the optimiser, as in betas: [0.9, 0.98]
     options: Annotated[dict[str, Any], Effect.OPTIMIZER] = {}
-    lr: Annotated[float, Field(gt=0)] = 0.1
+    lr: Annotated[float, Field(gt=0)] = 0.1  # the learning rate, at its highest
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # sgd only
     nesterov: bool = True  # sgd only
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4  # not applied to norms, biases and a learnable beta
@@ -235,14 +246,14 @@ class OptimConfig(Section):
     base_batch: Positive | None = None  # lr is for updates of that many clips, and is scaled to their number
     schedule: Literal["cosine", "multistep", "constant"] = "cosine"  # after the warm-up
     milestones: list[Annotated[float, Field(gt=0)]] = []  # multistep: the epochs after which lr is multiplied by gamma
-    gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1  # multistep: the factor at each milestone
     cosine_from_start: bool = False  # the cosine begins at epoch 0, not at the end of the warm-up
     final_lr: Fraction = 0.0  # cosine: the rate at the end, as a share of lr
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0  # the first epochs, in which the rate rises in a line to lr
     warmup_start: Fraction = 0.0  # the rate at the start of the warm-up, as a share of lr
     # binary: a sigmoid for each class; null: binary for clips with several labels, else cross_entropy
     loss: Literal["cross_entropy", "binary"] | None = None
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # the share of a label that goes to all classes evenly
     # one weight for each class; balanced: the rarer a class is in the training split, the larger its weight
     class_weights: Literal["balanced"] | list[Annotated[float, Field(ge=0)]] | None = None
     clip_grad_norm: Annotated[float, Field(ge=0)] = 0.0  # 0: no clipping
@@ -283,8 +294,10 @@ class MultigridConfig(Section):
 
 
 class TrainConfig(Section):
-    epochs: Positive = 30
-    batch_size: Annotated[Positive, Effect.FREE] = 16
+    """How the network is trained, and when it is evaluated."""
+
+    epochs: Positive = 30  # passes over the training clips
+    batch_size: Annotated[Positive, Effect.FREE] = 16  # clips that a process takes at once
     repeats: Positive = 1  # clips of each video in a batch, decoded together (repeated augmentation, arXiv 1901.09335)
     mixup: Annotated[float, Field(ge=0)] = 0.0  # alpha of arXiv 1710.09412; 0: off
     cutmix: Annotated[float, Field(ge=0)] = 0.0  # alpha of arXiv 1905.04899; with both, each batch draws one
@@ -304,7 +317,7 @@ class TrainConfig(Section):
     precise_norm: Annotated[int, Field(ge=0)] = 0  # batches that running statistics are computed from before evaluating
     # what happens at an update whose loss or gradient is NaN or infinite
     on_nonfinite: Annotated[Literal["stop", "skip"], Effect.FREE] = "stop"
-    memory_format: Literal["channels_last_3d", "contiguous"] = "channels_last_3d"
+    memory_format: Literal["channels_last_3d", "contiguous"] = "channels_last_3d"  # order of values; concerns speed
     # how long processes wait for each other before they give up
     timeout_minutes: Annotated[float, Field(gt=0), Effect.HOW] = 10.0
     eval_every: Annotated[Positive, Effect.FREE] = 1  # epochs; the last one is always evaluated
@@ -336,15 +349,19 @@ class TrainConfig(Section):
 
 
 class CheckpointConfig(Section):
+    """What a run that is killed goes on from."""
+
     every_minutes: Annotated[float, Field(ge=0), Effect.HOW] = 10.0  # and after each epoch; 0: only after each epoch
 
 
 class TestConfig(Section):
+    """What a test sees of each video."""
+
     num_clips: Annotated[Positive, Effect.REOPENS] = 5  # clips of each video, spaced as data.test_spacing says
     num_crops: Annotated[Literal[1, 3], Effect.REOPENS] = 1  # 1: the centre; 3: along the longer side
     # what is averaged over the views: the probabilities (softmax or sigmoid), or the logits
     average: Annotated[Literal["softmax", "logits"], Effect.REOPENS] = "softmax"
-    batch_size: Annotated[Positive, Effect.HOW] = 16
+    batch_size: Annotated[Positive, Effect.HOW] = 16  # clips, crops of one video included, that are computed at once
 
     __test__ = False  # not a test case, whatever pytest thinks of the name
 
@@ -353,8 +370,8 @@ class Config(Section):
     name: Annotated[str, Effect.WHERE] = Field(
         "run", pattern=r"^[^/\\]*[^/\\.][^/\\]*$"
     )  # the run's folder is <output>/<name>
-    output: Annotated[str, Effect.WHERE] = "runs"
-    seed: Annotated[int, Field(ge=0)] = 0
+    output: Annotated[str, Effect.WHERE] = "runs"  # the folder that runs lie in
+    seed: Annotated[int, Field(ge=0)] = 0  # of all that is random: new weights, the order of clips, augmentation
     device: Annotated[str, Effect.WHERE] = "auto"  # cpu, cuda, cuda:1, ...
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()

@@ -217,16 +217,7 @@ def _explain(errors: list, values: dict, origins: dict[tuple, str]) -> str:
     where = f"{origin}: " if origin else ""
     key = ".".join(path)
     if error["type"] == "extra_forbidden":
-        known = _known_keys(path[:-1])
-        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-        elsewhere = [k for k in _all_keys() if k.rpartition(".")[2] == path[-1]]
-        if elsewhere:
-            hint = f"did you mean {elsewhere[0]}?"
-        elif near:
-            hint = f"did you mean {'.'.join((*path[:-1], near[0]))}?"
-        else:
-            hint = f"known here: {', '.join(known)}"
-        return f"{where}unknown key {key}; {hint}"
+        return f"{where}unknown key {key}; {_hint(path, error['input'])}"
     message = " or ".join([alternatives[0], *(text.removeprefix("Input should be ") for text in alternatives[1:])])
     message = message.removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
@@ -237,6 +228,56 @@ def _explain(errors: list, values: dict, origins: dict[tuple, str]) -> str:
     if error["type"] == "value_error" or isinstance(given, dict):
         return f"{where}{key}: {message}"
     return f"{where}{key} = {given!r}: {message}"
+
+
+def _hint(path: tuple[str, ...], given: object) -> str:
+    """Returns which key may have been meant by an unknown one, whose value, or keys, are `given`."""
+    names, inner = [".".join(path)], given
+    while isinstance(inner, dict) and inner:
+        name, inner = next(iter(inner.items()))
+        names.insert(0, f"{names[0]}.{name}")
+    meant = _nearest(names)
+    if meant is None:
+        return f"known here: {', '.join(_known_keys(path[:-1]))}"
+    section = _model_at(tuple(meant.split(".")))
+    if section is None or isinstance(given, dict) or meant.rpartition(".")[2] != path[-1]:
+        return f"did you mean {meant}?"
+    return _meant(section, meant, given)
+
+
+def _nearest(names: list[str]) -> str | None:
+    """Returns the key, or the section, that one of these unknown keys is nearest to; None if none is near.
+
+    The end of a key goes before its last word alone, and that before words that are alike: in the section that was
+    named, or, much alike, in another one.
+    """
+    keys = _all_keys()
+    keys += dict.fromkeys(key.rpartition(".")[0] for key in keys if "." in key)
+    for name in names:
+        if ends := [key for key in keys if key.endswith(f".{name}")]:
+            return ends[0]
+
+    def alike(one: str, other: str) -> float:
+        return difflib.SequenceMatcher(None, one, other).ratio()
+
+    def parts(key: str) -> tuple[str, str]:
+        section, _, word = key.rpartition(".")
+        return section, word
+
+    for name in names:
+        section, word = parts(name)
+        if same := [key for key in keys if parts(key)[1] == word]:
+            return max(same, key=lambda key: alike(parts(key)[0], section))
+    for name in names[::-1]:
+        section, word = parts(name)
+        near = {key: alike(parts(key)[1], word) for key in keys}
+        near = {key: much for key, much in near.items() if much >= (0.5 if "" != section == parts(key)[0] else 0.75)}
+        if near:
+            return max(near, key=lambda key: (near[key], parts(key)[0] == section))
+        initials = "".join(part[:1] for part in word.split("_"))
+        if "_" in word and (short := [key for key in keys if parts(key)[1] == initials]):  # learning_rate: lr
+            return short[0]
+    return None
 
 
 def _meant(section: type[BaseModel], key: str, given: object) -> str:

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from softpool3d.config import Config
 
 _FOLDERS = ("folder", "pictures")
-_DIVIDED = (*_FOLDERS, "digits")  # by data.split
+_DIVIDED = (*_FOLDERS, "digits")  # by data.split, unless they are divided on disk: datasets/ says so
+_SPANS = "videos with data.sampling=dense or centred"
+_NORMS = ("train.norm", "train.precise_norm")
 
 # key -> what it belongs to, as an override says it, and whether that is so
 _BELONGS_TO: dict[str, tuple[str, Callable[[Config], bool]]] = {
@@ -22,17 +24,18 @@ _BELONGS_TO: dict[str, tuple[str, Callable[[Config], bool]]] = {
     "data.official_split": ("data.dataset=hmdb51 or ucf101", lambda c: c.data.dataset in ("hmdb51", "ucf101")),
     "data.motion_clips": ("data.dataset=motion", lambda c: c.data.dataset == "motion"),
     "data.motion_seed": ("data.dataset=motion", lambda c: c.data.dataset == "motion"),
-    "data.sampling_rate": ("data.sampling=dense or centred", lambda c: c.data.sampling != "uniform"),
-    "data.target_fps": ("data.sampling=dense or centred", lambda c: c.data.sampling != "uniform"),
-    "data.jitter": ("data.sampling=dense", lambda c: c.data.sampling == "dense"),
-    "data.short_clip": ("data.sampling=dense or centred", lambda c: c.data.sampling != "uniform"),
+    "data.sampling_rate": (_SPANS, lambda c: _spans(c) or _is_picture(c) and c.data.sampling_rate == 1),
+    "data.target_fps": (_SPANS, lambda c: _spans(c)),
+    "data.jitter": ("videos with data.sampling=dense", lambda c: _spans(c) and c.data.sampling == "dense"),
+    "data.short_clip": (_SPANS, lambda c: _spans(c)),
     "data.test_spacing": ("test.num_clips above 1", lambda c: _clips(c) > 1),
     "data.no_flip_classes": ("data.flip=true", lambda c: c.data.flip),
     "data.cache_gb": ("data.cache=memory or folder", lambda c: c.data.cache != "none"),
-    "data.sampling": ("videos", lambda c: not c.data.of_pictures),
-    "data.sample_by": ("videos", lambda c: not c.data.of_pictures),
-    "data.decoder": ("videos", lambda c: not c.data.of_pictures),
-    "data.max_missing": ("videos", lambda c: not c.data.of_pictures),
+    "data.sampling": ("videos", lambda c: not _is_picture(c)),
+    "data.sample_by": ("videos", lambda c: not _is_picture(c)),
+    "data.decoder": ("videos", lambda c: not _is_picture(c)),
+    "data.decode_timeout_s": ("videos", lambda c: not _is_picture(c)),
+    "data.max_missing": ("videos", lambda c: not _is_picture(c)),
     "data.prefetch": ("data.num_workers above 0", lambda c: c.data.num_workers > 0),
     "data.augment.inverse_scale": ("data.augment.crop=scale", lambda c: c.data.augment.crop == "scale"),
     "data.augment.area": ("data.augment.crop=area", lambda c: c.data.augment.crop == "area"),
@@ -45,7 +48,7 @@ _BELONGS_TO: dict[str, tuple[str, Callable[[Config], bool]]] = {
     "optim.final_lr": ("optim.schedule=cosine", lambda c: c.optim.schedule == "cosine"),
     "optim.cosine_from_start": ("optim.warmup_epochs", lambda c: c.optim.warmup_epochs > 0),
     "optim.warmup_start": ("optim.warmup_epochs", lambda c: c.optim.warmup_epochs > 0),
-    "test.num_clips": ("data.sampling=dense or centred", lambda c: _clips(c) == c.test.num_clips),
+    "test.num_clips": (_SPANS, lambda c: _clips(c) == c.test.num_clips),
     "test.average": ("several views, by test.num_clips or test.num_crops", lambda c: _clips(c) * c.test.num_crops > 1),
     "train.norm_clips": ("train.norm=split", lambda c: c.train.norm == "split"),
     "train.multigrid.short_crops": ("train.multigrid.short_cycle=true", lambda c: c.train.multigrid.short_cycle),
@@ -53,16 +56,32 @@ _BELONGS_TO: dict[str, tuple[str, Callable[[Config], bool]]] = {
 }
 
 
+def _is_picture(config: Config) -> bool:
+    return config.data.of_pictures
+
+
+def _spans(config: Config) -> bool:
+    """Whether a clip is a part of a video, so that there can be several."""
+    return not config.data.of_pictures and config.data.sampling != "uniform"
+
+
 def _clips(config: Config) -> int:
     """Returns the clips of a video in testing."""
-    return 1 if config.data.sampling == "uniform" else config.test.num_clips
+    return config.test.num_clips if _spans(config) else 1
 
 
-def idle_keys(config: Config) -> list[str]:
-    """Returns a sentence for each key that differs from its default and has no effect."""
+def idle_keys(config: Config, has_norms: bool = True) -> list[str]:
+    """Returns a sentence for each key that differs from its default and has no effect.
+
+    Args:
+        has_norms: whether the network has batch norms; a configuration does not tell.
+    """
     values, defaults = config.flat(), Config().flat()
+    idle = {key: what for key, (what, is_so) in _BELONGS_TO.items() if not is_so(config)}
+    if not has_norms:
+        idle |= dict.fromkeys(_NORMS, f"networks with batch norm, and {config.model.name} has none")
     return [
         f"{key}={values[key]} has no effect: it belongs to {what}"
-        for key, (what, is_so) in _BELONGS_TO.items()
-        if values[key] != defaults[key] and not is_so(config)
+        for key, what in idle.items()
+        if values[key] != defaults[key]
     ]

@@ -11,8 +11,11 @@ from softpool3d.errors import UsageError
 
 RUNS = Path("runs")  # where runs lie, unless `output` says otherwise
 BEST = "best.safetensors"
-SHORT_NAMES = ("motion", "kinetics400")  # of weights: runs/published.py
+SHIPPED = Path(__file__).parent / "weights" / "x3d_xs_motion.safetensors"
+KINETICS = "mvit_v2_s:kinetics400"
+SHORT_NAMES = {"motion": str(SHIPPED), "kinetics400": KINETICS}  # of weights -> what they stand for
 _WEIGHTS = (".safetensors", ".pth", ".pyth", ".pt", ".ckpt", ".bin", ".onnx", ".pt2")
+_TRAINED_ON = ("kinetics400", "imagenet1k")  # begin what stands behind the colon of public weights
 _LISTED = 5
 
 
@@ -79,24 +82,34 @@ def weights_named(name: str | Path) -> Path | None:
     return inside[0] if inside else None
 
 
+def spelled_out(name: str | Path) -> str | Path:
+    """Returns what a short name of weights stands for; any other name as it is, and that of a file that is there."""
+    return name if Path(name).exists() else SHORT_NAMES.get(str(name), name)
+
+
 def no_weights(name: str | Path) -> str:
     """Returns a sentence about weights that are not there, with what may have been meant."""
     return f"no weights file {name}{meant(Path(name).expanduser(), _WEIGHTS)}"
 
 
 def check_weights(name: str | Path | None) -> None:
-    """Checks weights that are named by a file or a run; names of public weights are checked where they are known.
+    """Checks weights that are named by a file or a run, and the kind of public ones; not whether the network has it.
 
     Raises:
         UsageError: if they are not there.
     """
     if name is None or str(name) in SHORT_NAMES or weights_named(name) is not None:
         return
-    _, colon, file = str(name).partition(":")
+    network, colon, file = str(name).partition(":")
     if not colon:
         raise UsageError(no_weights(name))
-    if ("." in file or "/" in file) and not Path(file).expanduser().is_file():
+    if Path(file).expanduser().is_file() or file.lower().startswith(_TRAINED_ON):
+        return
+    if "." in file or "/" in file:
         raise UsageError(no_weights(file))
+    near = difflib.get_close_matches(file.lower(), _TRAINED_ON, n=1)
+    hint = f"did you mean {network}:{near[0]}?" if near else "those are r3d_18:kinetics400, resnet50:imagenet1k, ..."
+    raise UsageError(f"{name}: there is no file {file!r}, and no public weights have such a name; {hint}")
 
 
 def check_files(names: Sequence[str | Path]) -> None:

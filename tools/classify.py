@@ -209,20 +209,25 @@ def engine_of(asked: Asked) -> Engine:
 
 def trained_of(asked: Asked) -> Trained:
     """Loads the network that the options of `classify`, or of `embed`, ask for, and says what is to be known of it."""
+    trained = load_and_tell(asked.weights, "cpu" if asked.engine == "ray" else asked.device, asked.trust)
+    if asked.views and trained.config.data.sampling == "uniform":
+        raise UsageError("--views: this network samples frames from the whole video (sampling: uniform), in one view")
+    return trained
+
+
+def load_and_tell(weights: str | None, device: str, trust: bool = False) -> Trained:
+    """Loads a network, and says on standard error which one answers where none is named, and what was assumed."""
     from softpool3d.inference.trained import default_weights, load_trained
     from softpool3d.runtime.devices import pick_device
 
-    device = pick_device("cpu" if asked.engine == "ray" else asked.device)
-    weights, first = asked.weights, os.environ.get("LOCAL_RANK", "0") == "0"
+    picked, first = pick_device(device), os.environ.get("LOCAL_RANK", "0") == "0"
     if weights is None:
         weights, why = default_weights()
         if first:
-            print(why, file=sys.stderr, flush=True)
-    trained = load_trained(weights, device, asked.trust)
+            print(why, file=sys.stderr, flush=True)  # before what may be fetched
+    trained = load_trained(weights, picked, trust)
     if trained.note and first:
         print(trained.note, file=sys.stderr)
-    if asked.views and trained.config.data.sampling == "uniform":
-        raise UsageError("--views: this network samples frames from the whole video (sampling: uniform), in one view")
     return trained
 
 

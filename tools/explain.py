@@ -1,6 +1,7 @@
 """Look into a trained network: what speaks for a class (Grad-CAM), and what its poolings do to feature maps.
 
-python tools/explain.py clip.mp4 --method gradcam --out cam.mp4      # with the network that ships with the package
+python tools/explain.py clip.mp4 --method gradcam --out cam.mp4                      # Kinetics-400, as classify
+python tools/explain.py clip.mp4 --weights motion                    # with the network that ships with the package
 python tools/explain.py clip.mp4 --weights best.safetensors --class "moving left" --out cam.gif
 python tools/explain.py clip.mp4 --weights best.safetensors --method features --out maps.png
 python tools/explain.py photo.jpg --weights resnet50:imagenet1k
@@ -15,16 +16,15 @@ import typer
 from softpool3d.command import Asked
 from softpool3d.errors import UsageError
 from softpool3d.naming import check_files, check_weights
+from softpool3d.tools.classify import load_and_tell
 
 METHODS = {"gradcam": ".mp4", "features": ".png"}
 
 
 def main(
     clip: Path = typer.Argument(help="A video file, a folder of frames, or for networks of pictures a picture."),
-    weights: str = typer.Option(
-        "motion",
-        help="A weights file, X3D_M.pyth, r3d_18:kinetics400, resnet50:imagenet1k, as for classify; motion: the "
-        "network that ships with us.",
+    weights: str | None = typer.Option(
+        None, help="As for classify, whose network answers if not given; exported networks have no layers."
     ),
     method: str = typer.Option("gradcam", help="gradcam, or features: maps before and after each pooling."),
     out: Path | None = typer.Option(
@@ -60,11 +60,10 @@ def main(
     from softpool3d.inference.exported import check_open
     from softpool3d.runs.lock import claim_files
 
-    check_open(weights)  # before anything in it is loaded
+    if weights is not None:
+        check_open(weights)  # before anything in it is loaded
     with claim_files([out], overwrite):
-        classifier = Classifier(weights, device)
-        if classifier.note:
-            print(classifier.note, file=sys.stderr)
+        classifier = Classifier(load_and_tell(weights, device), device)
         if method == "gradcam":
             _gradcam(classifier, clip, out, label, stage, seconds, short_side)
         else:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from softpool3d.command import Asked
 from softpool3d.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ def main(
     as_json: bool = typer.Option(False, "--json", help="One JSON object, with all classes."),
 ) -> None:
     """Ask what features are worth: a linear classifier and nearest neighbours on them, tested on other videos."""
+    asked = Asked(main, locals())
+    asked.needs("cross-validation, and --test takes its place", test is None, "folds")
     if test is not None and labels is None:
         raise UsageError("--test needs --labels: the list of the videos to train on")
     for path in (labels, test):

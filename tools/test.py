@@ -33,14 +33,17 @@ def main(
     if (weights is None) == (cfg is None):
         raise UsageError("give either --weights FILE of a run, or --cfg FILE with public weights in model.weights")
 
+    from softpool3d.config_file import load_config
     from softpool3d.naming import check_weights
 
+    overrides = overrides or []
     check_weights(weights)
-    _check_root(overrides or [])
+    if cfg is not None:
+        load_config(cfg, overrides)
+    _check_root(overrides)
     from softpool3d.evaluation.subject import subject_of_config, subject_of_weights
     from softpool3d.evaluation.tester import test
 
-    overrides = overrides or []
     subject = subject_of_weights(weights, overrides) if weights else subject_of_config(cfg, overrides)
     result = test(subject, split, out, overwrite)
     if result["unreadable"]:

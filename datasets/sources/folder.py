@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from softpool3d.datasets import say_divided
 from softpool3d.datasets.lists import read_table
 from softpool3d.datasets.manifest import LISTS, Clip, Manifest, read_classes, read_lists
 from softpool3d.datasets.video.find import data_root, find_pictures, find_videos, is_hidden, is_video
@@ -81,20 +82,29 @@ def read_folder(
     # without val, as much is split off from train as the other parts leave
     kept = train_part / (train_part + val_part) if val_part else 0.9
     off_train = (kept, 1 - kept, 0.0)
+
+    def validated(found: dict[str, Manifest]) -> dict[str, Manifest]:
+        if "val" not in found:
+            return found | _divided(found["train"], off_train, seed)
+        say_divided(root, split, seed)
+        return found
+
     ordered = read_classes(root / "classes.txt")
     lists = _named_as_splits([p for p in _entries(root) if p.suffix.lower() in LISTS and p.is_file()], root)
     if "train" in lists:
-        return _with_validation(read_lists(lists, ordered, prefix), off_train, seed)
+        return validated(read_lists(lists, ordered, prefix))
     if _is_table(root / _TABLE):
-        return _with_validation(_read_table_of_all(root, ordered, prefix), off_train, seed)
+        return validated(_read_table_of_all(root, ordered, prefix))
     folders = _split_folders(root, ordered or (), kind)
     tables = {name: folder / _TABLE for name, folder in folders.items() if _is_table(folder / _TABLE)}
     if tables:
-        return _with_validation(_read_tables(folders, tables, ordered, prefix), off_train, seed)
+        return validated(_read_tables(folders, tables, ordered, prefix))
     if folders:
         parts = {name: _videos(folder, kind) for name, folder in folders.items()}
         _check_split(folders, parts, kind)
-        if "val" not in parts:
+        if "val" in parts:
+            say_divided(root, split, seed)
+        else:
             parts["train"], parts["val"], _ = _divide(parts["train"], off_train, seed)
     else:
         train, val, test = _divide(_videos(root, kind), (train_part, val_part, test_part), seed)
@@ -259,13 +269,6 @@ def _read_table_of_all(root: Path, classes: tuple[str, ...] | None, prefix: str 
     return {
         split: Manifest(whole.classes, splits[split], source=whole.source) for split in SPLIT_NAMES if split in splits
     }
-
-
-def _with_validation(manifests: dict[str, Manifest], parts: Parts, seed: int) -> dict[str, Manifest]:
-    """Returns the manifests, with validation clips split off from the training clips if there are none."""
-    if "val" in manifests:
-        return manifests
-    return manifests | _divided(manifests["train"], parts, seed)
 
 
 def _divided(train: Manifest, parts: Parts, seed: int) -> dict[str, Manifest]:

@@ -20,8 +20,8 @@ from softpool3d.inference.exported import check_open
 from softpool3d.inference.labels_file import record
 from softpool3d.inference.timeline import VideoTimeline, watch
 from softpool3d.inference.timeline_files import as_record, draw_plot, rendered
-from softpool3d.inference.trained import SHIPPED, default_weights
-from softpool3d.naming import BEST, runs_in
+from softpool3d.inference.trained import default_weights
+from softpool3d.naming import BEST, SHIPPED, runs_in
 from softpool3d.visual.gradcam import explain, heat_sheet
 from softpool3d.visual.output import write_sheet
 from softpool3d.visual.pooled import check_size, pool_clip, poolings

@@ -9,6 +9,7 @@ from typing import Any
 from softpool3d.choosing.look import Machine
 from softpool3d.models import public
 from softpool3d.models.weights import preprocessing_of, torchvision_weights
+from softpool3d.naming import spelled_out
 from softpool3d.runs.published import open_weights
 
 LARGE, SMALL = "mvit_v2_s", "r3d_18"  # with Kinetics weights: on a GPU with room for it, and elsewhere
@@ -69,8 +70,8 @@ def _of_torchvision(weights: str, published: Any, why: str) -> Start:
 def _of_the_user(weights: Any) -> Start:
     if weights is None:
         return Start(None, "model.weights=null asks for none")
-    name, _, kind = str(weights).partition(":")
-    why = f"{weights}, as you say"
+    why, weights = f"{weights}, as you say", str(spelled_out(weights))
+    name, _, kind = weights.partition(":")
     if (published := torchvision_weights(name, kind)) is not None:
         return _of_torchvision(weights, published, why)
     config = open_weights(weights).config

@@ -158,7 +158,12 @@ def _read_parts(folder: Path) -> Iterator[tuple[str, Iterator[Row]]]:
 
     def rows() -> Iterator[Row]:
         for path in paths:
-            with _read_parquet(path) as (_, some):
+            with _read_parquet(path) as (made, some):
+                if made != about and (differs := difference(parse_json(about), parse_json(made))):
+                    raise UsageError(
+                        f"{folder}: its part {path.name} is of another kind than {paths[0].name}: {differs}; keep the "
+                        "parts of one kind in a folder"
+                    )
                 yield from some
 
     with _read_parquet(paths[0]) as (about, _):

@@ -84,8 +84,8 @@ class Classifier:
             - a name like r3d_18:kinetics400, for torchvision's public weights;
             - a file that others published, such as X3D_M.pyth. Its network and classes are recognised, and `note` says
               how. Where its layers do not tell the network, name it: x3d_m:FILE;
-            - None, for torchvision's network of Kinetics-400 where its weights can be had, else for the one that ships
-              with the package; `note` says which. Their names are kinetics400 and motion;
+            - motion, for the network that ships with the package. It knows the eight classes of that data set;
+            - None, for Kinetics-400's where they can be had, else `motion`; `note` says which;
             - a network that `load_trained` returned.
         device: auto, cpu, cuda, cuda:1.
         num_clips, num_crops: clips along the video, and crops of each, to average over; by default as in the run's own

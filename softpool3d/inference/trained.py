@@ -23,8 +23,9 @@ from softpool3d.inference.exported import is_exported, load_exported
 from softpool3d.models import build_model
 from softpool3d.models.public import kept_at, obstacle, size_mb
 from softpool3d.models.weights import torchvision_weights
+from softpool3d.naming import KINETICS, SHIPPED
 from softpool3d.runs.checkpoint import load_into
-from softpool3d.runs.published import KINETICS, SHIPPED, open_weights
+from softpool3d.runs.published import open_weights
 
 
 @dataclass(frozen=True)

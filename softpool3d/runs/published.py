@@ -12,7 +12,6 @@ resnet50_softpool:FILE        SoftPool's own, whose layers are those of torchvis
 from __future__ import annotations
 
 import re
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +36,9 @@ from softpool3d.models.weights import (
     read_weights,
     torchvision_weights,
 )
-from softpool3d.naming import SHORT_NAMES, weights_named
+from softpool3d.naming import spelled_out, weights_named
 from softpool3d.runs.checkpoint import Weights, load_weights
 
-SHIPPED = Path(str(files("softpool3d"))) / "weights" / "x3d_xs_motion.safetensors"
-KINETICS = "mvit_v2_s:kinetics400"
-_NAMED = dict(zip(SHORT_NAMES, (SHIPPED, KINETICS), strict=True))
 # Frames of a clip, and frames a second, with which torchvision measured its video-level accuracies (5 clips, 1 crop).
 _TORCHVISION = {
     "r3d_18": (16, 15.0),
@@ -85,8 +81,7 @@ def open_weights(weights: str | Path) -> Weights:
         UsageError: if there are none, they are damaged, or their network is not recognised, naming what to add.
         WorkError: if torchvision's weights cannot be fetched.
     """
-    if not Path(weights).exists():
-        weights = _NAMED.get(str(weights), weights)
+    weights = spelled_out(weights)
     text, path = str(weights), Path(weights).expanduser()
     name, colon, rest = text.partition(":")
     if colon and not path.exists():

@@ -75,6 +75,11 @@ def convert_norms(model: nn.Module, config: TrainConfig, device: torch.device) -
     return model
 
 
+def has_norms(model: nn.Module) -> bool:
+    """Whether a network has batch norms."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+
+
 def _like(norm: nn.modules.batchnorm._BatchNorm, config: TrainConfig) -> _AnyBatchNorm:
     kind = ProcessesBatchNorm if config.norm == "sync" else SplitBatchNorm
     made = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)

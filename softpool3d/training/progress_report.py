@@ -19,6 +19,7 @@ from softpool3d.evaluation.scores import Scores
 from softpool3d.idle_keys import idle_keys
 from softpool3d.runtime.devices import peak_memory_bytes
 from softpool3d.training.meter import PARTS
+from softpool3d.training.norms import has_norms
 
 if TYPE_CHECKING:
     from softpool3d.training.trainer import Training
@@ -47,7 +48,7 @@ def header(
     pool = config.model.pool
     pooling = f"{pool.kind} pooling at {', '.join(pool.where)}" if pool.where else "its own pooling"
     millions = sum(p.numel() for p in model.parameters()) / 1e6
-    idle = "".join(f"{sentence}\n" for sentence in idle_keys(config))
+    idle = "".join(f"{sentence}\n" for sentence in idle_keys(config, has_norms(model)))
     return (
         f"{idle}{config.model.name} with {pooling}, {millions:.2f} M parameters, on {device}\n"
         f"{_cycles(config, multigrid)}{_views(config)}writing to {folder}"

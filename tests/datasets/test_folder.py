@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 from videos import read_numbers, write_numbered
 
+from softpool3d.config import DataConfig
 from softpool3d.config_file import load_config
 from softpool3d.datasets import read_manifests
 from softpool3d.datasets.inputs import Inputs
@@ -44,6 +45,33 @@ def test_split_here_by_a_seed(tmp_path):
     assert splits != read_folder(tmp_path, seed=1)
     for manifest in splits.values():
         assert {clip.label for clip in manifest.clips} == {0, 1}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["train/a/1.mp4", "train/b/2.mp4", "val/a/3.mp4"],
+        ["train.csv", "val.csv", "1.mp4", "2.mp4"],
+        ["manifest/train.csv", "manifest/val.csv", "manifest/1.mp4", "manifest/2.mp4"],
+    ],
+)
+def test_a_division_of_what_is_divided_already_is_said_to_do_nothing(tmp_path, files, capsys):
+    make(tmp_path, *files)
+    for path in tmp_path.rglob("*.csv"):
+        path.write_text("path,label\n1.mp4,a\n2.mp4,b\n")
+    read_manifests(DataConfig(dataset="folder", root=str(tmp_path)))
+    assert capsys.readouterr().err == ""
+    read_manifests(DataConfig(dataset="folder", root=str(tmp_path), split=[0.5, 0.3, 0.2], split_seed=3))
+    where = tmp_path / "manifest" if files[0].startswith("manifest") else tmp_path
+    already = f"has no effect: {where} is divided into train and val already"
+    assert capsys.readouterr().err == f"note: data.split=[0.5, 0.3, 0.2] {already}\nnote: data.split_seed=3 {already}\n"
+
+
+def test_a_division_that_is_made_here_is_not_said_to_do_nothing(tmp_path, capsys):
+    make(tmp_path, *(f"train/{label}/{i}.mp4" for label in "ab" for i in range(9)))
+    splits = read_folder(tmp_path, (0.5, 0.5, 0.0), 1)
+    assert {name: len(manifest) for name, manifest in splits.items()} == {"train": 10, "val": 8}
+    assert capsys.readouterr().err == ""
 
 
 def test_validation_comes_out_of_training_where_there_is_none(tmp_path):

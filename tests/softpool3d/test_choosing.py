@@ -16,8 +16,8 @@ from softpool3d.choosing.start import start_for
 from softpool3d.config_file import load_config
 from softpool3d.datasets.video.encoder import write_video
 from softpool3d.errors import UsageError
+from softpool3d.naming import SHIPPED
 from softpool3d.runs.checkpoint import load_weights
-from softpool3d.runs.published import SHIPPED
 from softpool3d.runs.run import stored_config
 
 CPU = Machine("cpu", 2, 24.0)
@@ -94,6 +94,7 @@ def test_what_the_user_sets_wins_and_the_rest_goes_with_it():
 
 def test_weights_that_the_user_names_are_tuned_as_those_that_are_chosen(tmp_path):
     own, _ = chosen(SHORT, CPU, "")
+    assert chosen(SHORT, CPU, "", "model.weights=kinetics400")[0].model.name == "mvit_v2_s"
     for overrides in (["model.weights=r3d_18:kinetics400"], ["model.name=r3d_18"]):
         config, choices = chosen(SHORT, CPU, "", *overrides)
         assert config.flat() == own.flat() and str(choices[0]).startswith("It starts from "), overrides

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from softpool3d.config import Config
+from softpool3d.commented import comments_of
+from softpool3d.config import Config, Section
 from softpool3d.config_file import load_config, override_config
 from softpool3d.errors import UsageError
 from softpool3d.idle_keys import _BELONGS_TO, idle_keys
@@ -193,6 +194,57 @@ def test_a_folder_for_a_data_set_that_has_none():
     load_config("r3d_softpool", ["data.root=videos", "data.dataset=folder"])
 
 
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("pool.kind=max", "model.pool.kind"),
+        ("pool=max", "model.pool.kind=max"),
+        ("lr=0.1", "optim.lr"),
+        ("learning_rate=0.1", "optim.lr"),
+        ("epochs=3", "train.epochs"),
+        ("batch_size=3", "train.batch_size"),
+        ("batchsize=3", "train.batch_size"),
+        ("data.class_weight=balanced", "optim.class_weights"),
+        ("trian.epochs=3", "train.epochs"),
+        ("optimizer.name=adamw", "optim.name"),
+        ("modle.name=r3d_18", "model.name"),
+        ("tests.batch_size=3", "test.batch_size"),
+        ("optim.learning_rate=3", "optim.lr"),
+        ("train.multigird.short_cycle=true", "train.multigrid.short_cycle"),
+        ("data.frames=8", "data.num_frames"),
+        ("dataset=folder", "data.dataset"),
+    ],
+)
+def test_a_key_that_is_not_there_leads_to_the_one_that_is_meant(override, meant):
+    with pytest.raises(UsageError, match="unknown key") as error:
+        load_config("r3d_softpool", [override])
+    assert str(error.value).endswith(f"; did you mean {meant}?")
+
+
+def sections(model=Config):
+    yield model
+    for field in model.model_fields.values():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from sections(field.annotation)
+
+
+@pytest.mark.parametrize("section", list(sections()))
+def test_each_key_is_explained_in_one_or_two_sentences(section):
+    """--print-config prints them."""
+    assert section is Config or vars(section)["__doc__"]
+    notes = comments_of(section)
+    for key, field in section.model_fields.items():
+        if field.annotation not in list(sections()):
+            assert 5 < len(notes[key]) < 260, key
+
+
+def test_a_key_like_no_other():
+    with pytest.raises(UsageError, match="unknown key checkpoint.zzzzzz; known here: every_minutes$"):
+        load_config("r3d_softpool", ["checkpoint.zzzzzz=1"])
+    with pytest.raises(UsageError, match="unknown key pretrained; known here: name, output, seed, "):
+        load_config("r3d_softpool", ["pretrained=true"])
+
+
 def test_a_key_of_another_section_and_a_section_in_place_of_a_key():
     with pytest.raises(UsageError, match=r"unknown key data.class_weights; did you mean optim.class_weights\?"):
         load_config("r3d_softpool", ["data.class_weights=balanced"])
@@ -245,7 +297,7 @@ def test_what_has_no_effect_is_said(key):
         "data.prefetch": ["data.num_workers=0"],
         "optim.cosine_from_start": ["optim.schedule=cosine"],
         **dict.fromkeys(
-            ["data.sampling", "data.sample_by", "data.decoder", "data.max_missing"],
+            ["data.sampling", "data.sample_by", "data.decoder", "data.decode_timeout_s", "data.max_missing"],
             ["data.dataset=pictures", "data.num_frames=1"],
         ),
     }
@@ -259,6 +311,22 @@ def test_what_has_no_effect_is_said(key):
     said = idle_keys(config)
     assert not belongs(config)
     assert [sentence for sentence in said if sentence.startswith(f"{key}=")] and what in "".join(said)
+
+
+@pytest.mark.parametrize(
+    "override", ["data.sampling_rate=2", "data.target_fps=12.5", "data.jitter=0.5", "data.short_clip=hold",
+                 "test.num_clips=10", "data.test_spacing=ends"]
+)  # fmt: skip
+def test_keys_of_clips_have_no_effect_on_pictures(override):
+    config = override_config(Config(), ["data.dataset=pictures", "data.num_frames=1", override])
+    assert [sentence.partition(" ")[0] for sentence in idle_keys(config)] == [override]
+
+
+def test_a_network_without_batch_norm():
+    config = override_config(Config(), ["model.name=mvit_v2_s", "train.norm=split", "train.precise_norm=5"])
+    assert not idle_keys(config)
+    none = "has no effect: it belongs to networks with batch norm, and mvit_v2_s has none"
+    assert idle_keys(config, has_norms=False) == [f"train.norm=split {none}", f"train.precise_norm=5 {none}"]
 
 
 def test_nothing_is_said_of_what_has_an_effect():

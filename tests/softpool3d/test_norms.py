@@ -9,8 +9,10 @@ import torch.multiprocessing as mp
 from accelerate import Accelerator
 from torch import nn
 
-from softpool3d.config import TrainConfig
+from softpool3d.config import Config, TrainConfig
+from softpool3d.datasets.multigrid import Multigrid
 from softpool3d.training.norms import ProcessesBatchNorm, SplitBatchNorm, convert_norms, precise_statistics
+from softpool3d.training.progress_report import header
 
 CPU = torch.device("cpu")
 
@@ -30,6 +32,14 @@ def test_parts_of_a_batch_are_normalised_by_themselves():
     for (name, a), b in zip(plain.state_dict().items(), split.state_dict().values(), strict=True):
         assert torch.allclose(a.float(), b.float()), name
     assert torch.allclose(split.eval()(x), plain.eval()(x))
+
+
+@pytest.mark.parametrize(("model", "idle"), [(nn.LayerNorm(2), True), (network(), False)])
+def test_a_run_says_that_its_network_has_no_batch_norm(model, idle, tmp_path):
+    config = Config.model_validate({"train": {"norm": "split", "precise_norm": 5}})
+    said = header(config, tmp_path, convert_norms(model, config.train, CPU), CPU, Multigrid())
+    for key in ("train.norm=split", "train.precise_norm=5"):
+        assert (f"{key} has no effect: it belongs to networks with batch norm, and r3d_18 has none\n" in said) == idle
 
 
 def test_norms_of_pictures_are_split_too():

@@ -5,13 +5,15 @@ import torch
 from served import Server, make_weights, served, take_away
 from videos import write_numbered
 
-from softpool3d.errors import WorkError
+from softpool3d import naming
+from softpool3d.errors import UsageError, WorkError
 from softpool3d.inference import trained
 from softpool3d.inference.classifier import Classifier
 from softpool3d.inference.trained import default_weights
-from softpool3d.models import public
-from softpool3d.runs import published
-from softpool3d.runs.published import SHIPPED, open_weights
+from softpool3d.models import build_model, load_pretrained, public
+from softpool3d.models.weights import read_weights
+from softpool3d.naming import SHIPPED
+from softpool3d.runs.published import open_weights
 
 NAME = "s3d:kinetics400"
 
@@ -25,7 +27,7 @@ def file(tmp_path_factory):
 def weights(tmp_path, monkeypatch, file):
     """torchvision's weights of s3d, from a server of this test, and what answers where none are named."""
     monkeypatch.setattr(trained, "KINETICS", NAME)
-    monkeypatch.setitem(published._NAMED, "kinetics400", NAME)
+    monkeypatch.setitem(naming.SHORT_NAMES, "kinetics400", NAME)
     with served(file, "s3d", tmp_path / "torch", monkeypatch) as there:
         yield there
 
@@ -48,6 +50,22 @@ def test_what_can_be_had_is_the_default_and_is_fetched_once(weights, file):
     assert all(torch.equal(tensor, classifier.model.state_dict()[key]) for key, tensor in state.items())
 
 
+def test_the_names_of_classify_are_those_of_a_training(weights):
+    """--weights kinetics400, and model.weights=kinetics400: the same weights, or the sentence that says what to set."""
+    named = read_weights("kinetics400", "s3d")
+    assert named.origin == NAME and len(named.classes) == 400
+    other = "weights: s3d:kinetics400 are the weights of another network; r3d_18 cannot take them: set model.name=s3d"
+    with pytest.raises(UsageError, match=f"^{other}, or model.weights=r3d_18:kinetics400$"):
+        read_weights("kinetics400", "r3d_18")
+    with pytest.raises(UsageError, match=f"^{other.replace('r3d_18', 'x3d_xs')}$"):
+        read_weights("kinetics400", "x3d_xs")
+    shipped = open_weights("motion")
+    network = build_model(shipped.config, len(shipped.classes))
+    model = shipped.config.model.model_copy(update={"weights": "motion"})
+    load_pretrained(network, shipped.config.model_copy(update={"model": model}))
+    assert all(torch.equal(value, shipped.state[key]) for key, value in network.state_dict().items())
+
+
 def test_out_of_reach(weights, tmp_path, run):
     take_away(weights)
     name, why = default_weights()
@@ -58,6 +76,10 @@ def test_out_of_reach(weights, tmp_path, run):
     result = run("classify", tmp_path / "a.mp4", "--device", "cpu")
     assert result.returncode == 0 and result.stderr.splitlines()[0] == why
     assert run("classify", tmp_path / "a.mp4", "--weights", "motion", "--device", "cpu").stderr == ""
+    explained = ("explain", tmp_path / "a.mp4", "--device", "cpu", "--overwrite", "--out", tmp_path / "a.png")
+    result = run(*explained)
+    assert result.returncode == 0 and result.stderr.splitlines()[0] == why
+    assert run(*explained, "--weights", "motion").stderr == ""
     with pytest.raises(WorkError, match="cannot fetch http://127.0.0.1:9/s3d-.* into .*checkpoints"):
         open_weights("kinetics400")
 

@@ -53,6 +53,9 @@ def test_compare_takes_all_runs_of_a_folder(here):
         (check_weights, "runs/mien", "no weights file runs/mien; did you mean runs/mine?"),
         (check_weights, "other", "runs/other has no weights yet; softpool3d train --resume runs/other goes on"),
         (check_weights, "x3d_m:X3D_N.pyth", "no weights file X3D_N.pyth; did you mean X3D_M.pyth?"),
+        (check_weights, "r3d_18:kinetic400", "r3d_18:kinetic400: there is no file .* did you mean r3d_18:kinetics400?"),
+        (check_weights, "resnet50:imagenet", "did you mean resnet50:imagenet1k?"),
+        (check_weights, "r3d_18:", "no public weights have such a name; those are r3d_18:kinetics400"),
         (lambda name: check_files([name]), "clip.mp3", "no file clip.mp3; did you mean clip.mp4?"),
         (lambda name: check_files([name, "a"]), "*.mp3", "no file ..mp3, nor the other 1"),
     ],
@@ -65,7 +68,7 @@ def test_typos_are_answered_with_what_there_is(here, check, name, said):
 
 
 def test_what_is_there_is_let_through(here):
-    for name in (None, "motion", "kinetics400", "r3d_18:kinetics400", "mine", "runs/mine"):
+    for name in (None, "motion", "kinetics400", "r3d_18:kinetics400", "resnet50:IMAGENET1K_V2", "mine", "runs/mine"):
         check_weights(name)
     check_files(["absent.mp4", "runs"])
     check_files(["ru*"])
@@ -76,7 +79,14 @@ def test_what_is_there_is_let_through(here):
     [
         ["test", "--weights", "absent"],
         ["test", "--weights", "mine", "data.root=absent"],
+        ["test", "--cfg", "absent"],
+        ["test", "--cfg", "r3d_softpool", "model.absent=1"],
         ["classify", "absent.mp4"],
+        ["classify", "runs", "--weights", "r3d_18:absent"],
+        ["embed", "runs", "--out", "a.npz", "--weights", "r3d_18:absent"],
+        ["explain", "runs", "--out", "a.png", "--weights", "r3d_18:absent"],
+        ["test", "--weights", "r3d_18:absent"],
+        ["export", "--weights", "r3d_18:absent", "--out", "a.onnx"],
         ["classify", "runs", "--weights", "absent"],
         ["explain", "absent.mp4"],
         ["visualize", "absent.mp4"],

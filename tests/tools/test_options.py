@@ -478,6 +478,10 @@ def test_the_classifier_averages_views_as_its_weights_say(data, tmp_path, averag
         (["prepare", "ssv2", "--root", "x", "--path-prefix", "y"], "--path-prefix needs lists"),
         (["export", "--weights", "w", "--out", "a.onnx", "--plain"], "--plain needs a .pt2 file"),
         (["ensemble", "a", "b", "--overwrite"], "--overwrite needs --out"),
+        (
+            ["probe", "a.npz", "--labels", "a", "--test", "b", "--folds", 10],
+            "--folds needs cross-validation",
+        ),
         (["compare", "a", "--overwrite"], "--overwrite needs --out"),
         (["classify", "a.mp4", "--overwrite"], "--overwrite needs --out, --plot or --annotate"),
         (["classify", "a.mp4", "--resume", "a.csv", "--out", "a.csv", "--overwrite"], "give one of them"),

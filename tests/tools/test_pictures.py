@@ -117,7 +117,7 @@ def test_what_speaks_for_a_class_of_a_picture(learned, run, tmp_path, monkeypatc
     assert result.returncode == 0 and "layer2.0.conv1" in result.stdout, result.stderr
     result = run("explain", "photo.jpg", "--weights", learned[0], "--out", "cam.mp4")
     assert result.returncode == 2 and "'.mp4' (known for gradcam of a picture: .png, .jpg)" in result.stderr
-    result = run("explain", "photo.jpg", "--out", "cam.png")
+    result = run("explain", "photo.jpg", "--weights", "motion", "--out", "cam.png")
     assert result.returncode == 1 and "it is a single picture, and clips of 8 frames are wanted" in result.stderr
 
 

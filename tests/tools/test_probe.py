@@ -46,6 +46,22 @@ def write_lists(folder, persons=5, takes=3, grouped=True):
         (folder / f"{split}.csv").write_text("\n".join(["path,label", *lines]) + "\n")
 
 
+def test_a_folder_whose_parts_are_of_two_networks_is_refused(run, tmp_path):
+    (tmp_path / "parts").mkdir()
+    kinds = [ABOUT, ABOUT | {"weights": "the same elsewhere"}, ABOUT | {"layer": "stem"}, ABOUT | {"sha256": "other"}]
+    rows = rows_of(tmp_path / "videos")
+    for number, about in enumerate(kinds):
+        part = tmp_path / "parts" / f"{number:08d}-00000000.parquet"
+        write_features(part, ".parquet", about, lambda: rows)
+        found = run("probe", tmp_path / "parts")
+        if number < 2:
+            assert found.returncode == 0, found.stderr
+        else:
+            assert found.returncode == 2 and f"its part {part.name} is of another kind than 00000000-" in found.stderr
+            assert {2: f"layer {ABOUT['layer']} and stem", 3: "weights "}[number] in found.stderr
+            part.unlink()
+
+
 def test_folders_are_classes_and_a_list_says_the_same(run, tmp_path):
     features = write(tmp_path / "a.npz", [*rows_of(tmp_path), Row("x.mp4", None, None, None, "broken")])
     write_lists(tmp_path)
