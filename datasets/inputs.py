@@ -21,6 +21,14 @@ from softpool3d.errors import UsageError, WorkError
 from softpool3d.naming import check_files
 
 
+class ListChanged(WorkError):
+    """A list was changed while it was read. what: that, as the beginning of a sentence."""
+
+    def __init__(self, path: Path) -> None:
+        self.what = f"{path} changed while it was read"
+        super().__init__(f"{self.what}; the same command with --resume goes on with the new list")
+
+
 @dataclass(frozen=True)
 class Inputs:
     """Yields clips in the order in which they were named; their label is always 0.
@@ -114,14 +122,14 @@ def _listed(path: Path | None) -> Iterator[Clip]:
     """Yields the clips of a list, whose relative paths begin in its folder; with None those of standard input.
 
     Raises:
-        WorkError: at its end, if it changed meanwhile: reading may have taken hours.
+        ListChanged: at its end, if it changed meanwhile: reading may have taken hours.
     """
     folder, was = path.parent if path else Path(), _state(path)
     for row in read_rows(path, folder, labelled=False):
         name = row.path if is_address(row.path) or folder == Path() else os.path.join(folder, row.path)
         yield Clip(name, 0, row.start, row.end, row.line)
     if _state(path) != was:
-        raise WorkError(f"{path} changed while it was read; the same command with --resume goes on with the new list")
+        raise ListChanged(path)
 
 
 def _state(path: Path | None) -> tuple[int, int, int] | None:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from softpool3d.naming import address_of
 from softpool3d.yaml_text import dump
 
 PoolKind = Literal["soft", "avg", "max", "lp", "mixed", "stochastic", "blur", "lip", "edscw", "ada", "conv"]
@@ -45,6 +46,11 @@ class Section(BaseModel):
     """A part of the configuration: no unknown keys, no silent conversions of meaning, checked on assignment too."""
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
+
+
+def _check_here(folder: str | None) -> None:
+    if folder is not None and address_of(folder):
+        raise ValueError(f"{folder} is an address, and this has to be a folder of this machine")
 
 
 class PoolConfig(Section):
@@ -180,6 +186,7 @@ class DataConfig(Section):
     @field_validator("root", "path_prefix", "cache_folder")
     @classmethod
     def _absolute(cls, folder: str | None) -> str | None:
+        _check_here(folder)
         # so that a run can be resumed from another folder
         return None if folder is None else os.path.abspath(os.path.expanduser(folder))
 
@@ -379,6 +386,12 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     test: TestConfig = TestConfig()
+
+    @field_validator("output")
+    @classmethod
+    def _here(cls, folder: str) -> str:
+        _check_here(folder)
+        return folder
 
     def to_yaml(self) -> str:
         return dump(self.model_dump())

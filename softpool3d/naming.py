@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import glob
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,12 @@ SHORT_NAMES = {"motion": str(SHIPPED), "kinetics400": KINETICS}  # of weights ->
 _WEIGHTS = (".safetensors", ".pth", ".pyth", ".pt", ".ckpt", ".bin", ".onnx", ".pt2")
 _TRAINED_ON = ("kinetics400", "imagenet1k")  # begin what stands behind the colon of public weights
 _LISTED = 5
+
+
+def address_of(path: str | Path) -> str | None:
+    """Returns what a path is if it is no file but an address, as s3://bucket/folder; pathlib makes s3:/bucket of it."""
+    scheme = re.match(r"([a-z][a-z0-9+]+:)/+", str(path))
+    return f"{scheme[1]}//{str(path)[scheme.end() :]}" if scheme else None
 
 
 def is_run(folder: Path) -> bool:

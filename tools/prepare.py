@@ -19,6 +19,7 @@ import typer
 
 from softpool3d.command import Asked
 from softpool3d.errors import UsageError
+from softpool3d.naming import address_of
 from softpool3d.tools.classify import ADDRESS, ENGINE, EngineName, check_engine
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def main(
         raise UsageError("--engine ray does not go together with --workers: a task runs on each core of the cluster")
     asked.needs("official splits: hmdb51, ucf101", dataset.value in ("hmdb51", "ucf101"), "split")
     asked.needs("lists: folder, pictures", dataset.value in ("folder", "pictures"), "path_prefix")
+    _check_here({"--root": root, "--out": out, "--path-prefix": path_prefix})
     from softpool3d.datasets.video.find import data_root
 
     data_root(root, dataset.value)
@@ -115,6 +117,13 @@ def main(
     except KeyboardInterrupt as stop:
         raise Interrupted("stopped; the same command goes on where it was", number_of(stop)) from None
     _report(data, out, folder, manifests, bad, damaged, notes)
+
+
+def _check_here(folders: dict[str, Path | str | None]) -> None:
+    """Raises UsageError for an option that names an address: files are read and written on this machine."""
+    for option, folder in folders.items():
+        if folder is not None and (address := address_of(folder)):
+            raise UsageError(f"{option} {address} is an address, and this has to be a folder of this machine")
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from softpool3d.datasets.inputs import clip_name
+from softpool3d.datasets.inputs import ListChanged, clip_name
 from softpool3d.datasets.manifest import Clip
 from softpool3d.errors import UsageError, WorkError, first_line
 from softpool3d.evaluation.features import difference
@@ -153,7 +153,14 @@ class Parts:
 
         Raises:
             UsageError: if the folder was made from another list.
+            WorkError: if the list was changed while it was read.
         """
+        try:
+            yield from self._left(clips)
+        except ListChanged as error:
+            raise WorkError(f"{error.what}; {self.path} holds parts of the old list: name another folder") from None
+
+    def _left(self, clips: Iterable[Clip]) -> Iterator[Clip]:
         clips, number = iter(clips), 0
         while some := list(islice(clips, BLOCK)):
             names = [clip_name(clip) for clip in some]

@@ -17,6 +17,7 @@ from typing import IO
 
 from softpool3d.errors import UsageError
 from softpool3d.foreign import parse_json
+from softpool3d.naming import address_of
 
 try:
     import fcntl
@@ -56,8 +57,13 @@ def claim(path: Path, *, is_folder: bool, **about: object) -> Iterator[None]:
         about: further entries of the lock file, for whoever wants the lock too.
 
     Raises:
+        UsageError: for an address: it is no file or folder of this machine.
         Taken: if another process holds the lock, naming that process.
     """
+    if address := address_of(path):
+        raise UsageError(
+            f"{address} is an address, and this is written to this machine; name a place here, and copy it"
+        )
     path = Path(path).absolute()
     file = path / ".lock" if is_folder else path.with_name(f".{path.name}.lock")
     if is_folder:

@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("pyarrow", reason="no pyarrow: pip install 'softpool3d[parquet]'")
 
+from softpool3d.datasets.inputs import Inputs  # noqa: E402
 from softpool3d.datasets.manifest import Clip  # noqa: E402 (it needs pyarrow)
 from softpool3d.errors import UsageError, WorkError  # noqa: E402
 from softpool3d.inference import parts  # noqa: E402
@@ -69,6 +70,18 @@ def test_what_is_there_is_not_mixed_with_anything_else(tmp_path):
     with pytest.raises(UsageError, match="made from another list: its part 1 is not of the clips 3 to 4 of this one"):
         list(opened(tmp_path, resume=True).left(clips("abxy")))
     assert rows(tmp_path) == {"00000000": ["a", "b"], "00000001": ["c"]}
+
+
+def test_a_list_that_changes_while_it_is_read_is_for_another_folder(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text("a.mp4\nb.mp4\nc.mp4\n")
+    left = opened(tmp_path / "labels").left(Inputs((), path))
+    next(left)
+    path.write_text("a.mp4\nb.mp4\nc.mp4\nd.mp4\n")
+    with pytest.raises(WorkError) as error:
+        list(left)
+    old = f"{tmp_path / 'labels'} holds parts of the old list: name another folder"
+    assert str(error.value) == f"{path} changed while it was read; {old}"
 
 
 def test_it_is_replaced_with_the_first_block(tmp_path):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from videos import write_numbered
 
 from softpool3d.config_file import load_config
 from softpool3d.errors import UsageError
@@ -108,6 +109,27 @@ def test_a_path_that_is_not_there_is_said_before_torch_is_loaded(here, command):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and "absent" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("prepare folder --root videos --reencode --out s3://b/c", "--out s3://b/c is an address"),
+        ("prepare folder --root s3://b/c", "--root s3://b/c is an address"),
+        ("train --cfg r3d_softpool --print-config output=gs://b/c", "output: gs://b/c is an address"),
+        ("train --cfg r3d_softpool --print-config data.root=s3://b", "data.root: s3://b is an address"),
+        ("visualize videos/a/0.mp4 --out s3://b/c.mp4", "s3://b/c.mp4 is an address, and this is written to"),
+        ("export --weights motion --out s3://b/c.onnx", "s3://b/c.onnx is an address, and this is written to"),
+    ],
+)
+def test_what_is_written_here_is_not_written_to_an_address(tmp_path, monkeypatch, run, command, said):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a/0", "a/1", "b/0", "b/1"):
+        (tmp_path / "videos" / name).parent.mkdir(parents=True, exist_ok=True)
+        write_numbered(tmp_path / "videos" / f"{name}.mp4", 4)
+    done = run(*command.split())
+    assert done.returncode == 2 and said in done.stderr, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["videos"]
 
 
 def test_a_name_whose_run_is_not_finished_is_said_before_another_begins(here):
