@@ -131,7 +131,7 @@ def _check_paths(config: Config) -> None:
 def _check_weights(weights: str | None) -> None:
     from softpool3d.naming import check_weights
 
-    if weights is not None and ("." in weights or "/" in weights):  # else it may be the name of public ones
+    if weights is not None and any(sign in weights for sign in "./:"):  # else it may be the name of public ones
         check_weights(weights)
 
 
