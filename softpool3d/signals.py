@@ -22,6 +22,8 @@ from contextlib import contextmanager, suppress
 STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
 _HANGUP = getattr(signal, "SIGHUP", None)
 _LATER_S = 0.02  # by then Python has left what it drops errors of
+# torchrun, if it started this process: asked before torch is loaded, which takes seconds in which it may be killed
+_TORCHRUN = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
 
 class Stopped(KeyboardInterrupt):
@@ -39,6 +41,11 @@ class Stopped(KeyboardInterrupt):
 def number_of(stop: KeyboardInterrupt) -> int:
     """Returns the number of the signal that asked to stop: SIGINT for a plain KeyboardInterrupt."""
     return getattr(stop, "number", signal.SIGINT)
+
+
+def torchrun_is_gone() -> bool:
+    """Whether torchrun started this process, and has ended since."""
+    return _TORCHRUN not in (None, os.getppid())
 
 
 def is_ignored(number: int) -> bool:

@@ -5,11 +5,10 @@ The signals are those of signals.py. A second Ctrl-C stops at once.
 
 from __future__ import annotations
 
-import os
 import signal
 
 from softpool3d.errors import SoftPool3dError
-from softpool3d.signals import STOPPING, Stopped, forget_terminal, is_ignored
+from softpool3d.signals import STOPPING, Stopped, forget_terminal, is_ignored, torchrun_is_gone
 
 
 class Interrupted(SoftPool3dError):
@@ -31,7 +30,6 @@ class Interrupt:
 
     def __init__(self) -> None:
         self._number = 0
-        self._torchrun = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
         self.at_once: str | None = None
         self._previous: dict[int, object] = {}
 
@@ -50,8 +48,7 @@ class Interrupt:
     @property
     def requested(self) -> int:
         """The number of the signal that asked to stop, or 0. SIGTERM if torchrun, which would send it, is gone."""
-        gone = self._torchrun not in (None, os.getppid())
-        return self._number or (signal.SIGTERM if gone else 0)
+        return self._number or (signal.SIGTERM if torchrun_is_gone() else 0)
 
     def _request(self, number: int, _: object) -> None:
         self._number = number

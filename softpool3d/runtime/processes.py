@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from softpool3d.errors import SoftPool3dError, WorkError
+from softpool3d.signals import torchrun_is_gone
 
 T = TypeVar("T")
 
@@ -101,12 +104,33 @@ def join(device: torch.device, timeout: timedelta) -> None:
     """
     if "TORCHELASTIC_RESTART_COUNT" not in os.environ or os.environ["WORLD_SIZE"] == "1" or dist.is_initialized():
         return
-    store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
-    store = dist.PrefixStore(name_of_start(store, rank, world_size, timeout), store)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+    with _ended_with_torchrun():
+        store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
+        store = dist.PrefixStore(name_of_start(store, rank, world_size, timeout), store)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        if device.type == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+
+
+@contextmanager
+def _ended_with_torchrun() -> Iterator[None]:
+    """Ends this process if torchrun is killed while the body runs: torch would ask for its store until the timeout."""
+    joined = threading.Event()
+
+    def watch() -> None:
+        while not joined.wait(0.5):
+            if torchrun_is_gone():
+                print("error: torchrun ended before its processes had met; start it again", file=sys.stderr, flush=True)
+                os._exit(1)  # the process waits in torch, which hears no signal, and has done nothing yet
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        joined.set()
+        watcher.join()
 
 
 def name_of_start(store: dist.Store, rank: int, world_size: int, timeout: timedelta) -> str:

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -60,6 +61,31 @@ def test_an_update_keeps_its_clips_while_nodes_come_and_go(tmp_path):
     assert len({batch["start"] for batch in batches(noted)}) == 3
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["noted", "run"]
     assert_each_clip_comes_once(noted, EPOCHS)
+
+
+def test_a_process_whose_torchrun_is_killed_before_they_met_ends(tmp_path):
+    """It would ask for torchrun's store until the timeout."""
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = tmp_path / "process.py"
+    process.write_text(
+        "from datetime import timedelta\nimport torch\nfrom softpool3d.runtime.processes import join\n"
+        "print('meeting', flush=True)\njoin(torch.device('cpu'), timedelta(minutes=5))\n"
+    )
+    torchrun = "import subprocess, sys; subprocess.run(sys.argv[1:])"
+    elastic = {"TORCHELASTIC_RUN_ID": "x", "TORCHELASTIC_RESTART_COUNT": "0", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    elastic |= {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        command = [sys.executable, "-c", torchrun, sys.executable, process]
+        parent = subprocess.Popen(command, env=os.environ | elastic, stdout=output, stderr=output)
+        until(lambda: "meeting" in log.read_text(), log)
+        child = family(parent.pid)[1]
+        parent.kill()
+        parent.wait()
+        until(lambda: not Path(f"/proc/{child}").exists(), log)
+    assert log.read_text().endswith("error: torchrun ended before its processes had met; start it again\n")
 
 
 def test_a_training_whose_torchrun_is_killed_saves_and_ends(tmp_path):

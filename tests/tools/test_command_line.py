@@ -135,7 +135,9 @@ def test_training_requests_that_are_wrong(run, tmp_path):
     a_file.write_text("")
     config = ["--cfg", "r3d_softpool", f"output={tmp_path}", "data.motion_clips=[8,8,8]"]
     assert fails(run("train", "--cfg", "absent.yaml"), 2, "no config file absent.yaml")
-    assert fails(run("train", *config, "model.poool.kind=avg"), 2, "unknown key model.poool; did you mean model.pool.kind?")
+    assert fails(
+        run("train", *config, "model.poool.kind=avg"), 2, "unknown key model.poool; did you mean model.pool.kind?"
+    )
     assert fails(run("train", *config, "optim.lr=-1"), 2, "optim.lr = -1", "greater than 0")
     assert fails(run("train", *config, "model.name=r3d_19"), 2, "unknown network 'r3d_19'", "x3d_xs")
     assert fails(run("train", *config, "data.dataset=movies"), 2, "unknown data set 'movies'", "motion, folder")
