@@ -17,7 +17,7 @@ from statistics import median
 from typing import Annotated
 
 import typer
-from shared import begin, run
+from shared import begin, family, run
 
 from softpool3d.analysis.measuring import DOCUMENT, markdown_table, save_section
 from softpool3d.datasets.sources.motion import FPS, NUM_FRAMES
@@ -28,7 +28,7 @@ LEGEND = (
     "brackets the seconds that both take besides. Medians of rounds in which the engines take turns, each in a process "
     "of its own that may use so many cores. The files are copies of the clip, labelled by the network that ships with "
     "the package. Lists: seconds to the first result, and the command's peak memory then, for lists of small files "
-    "that repeat."
+    "that repeat. Memory: of all processes of the cluster, after the first 500 small files and the most later."
 )
 
 _CHILD = """
@@ -45,9 +45,11 @@ if engine == "ray":
     from softpool3d.cluster.files import on_ray
     here = partial(on_ray, "local")
 with here(load_trained("motion"), Labelling({"device": "cpu"}, 1)) as started:
-    for result in started.run(iter([Clip(clip, 0)] * count), cores):
+    for number, result in enumerate(started.run(iter([Clip(clip, 0)] * count), cores), 1):
         assert not isinstance(result, Failure), result
         ended = time.perf_counter()
+        if number % 500 == 0:
+            print("results", number, flush=True)
 print(ended - began)
 """
 
@@ -66,6 +68,26 @@ def rates(clip: Path, cores: int, count: int, rounds: int) -> dict[str, tuple[fl
         rate = (count - few) / (last - first)
         found[engine] = rate, last - count / rate
     return found
+
+
+def held_by(count: int, clip: Path) -> tuple[float, float]:
+    """Returns the memory of a whole cluster on two cores, in GiB, after 500 results, and the most later."""
+    command = [sys.executable, "-c", _CHILD, "ray", "2", str(count), str(clip)]
+    driver, held = subprocess.Popen(command, stdout=subprocess.PIPE, text=True), []
+    for line in driver.stdout:
+        if line.startswith("results"):
+            held.append(sum(map(_share, family(driver.pid))))
+    assert driver.wait() == 0
+    return held[0], max(held[1:])
+
+
+def _share(pid: int) -> float:
+    """Returns a process's memory in GiB; of what it shares with others, such as Ray's object store, its share."""
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:  # it has ended
+        return 0.0
+    return int(next(line for line in rollup.splitlines() if line.startswith("Pss:")).split()[1]) / 2**20
 
 
 def started_on(lines: int, folder: Path) -> tuple[float, float]:
@@ -102,6 +124,7 @@ def measure(
     count: Annotated[int, typer.Option(min=4, help="Files of each measurement of a rate.")] = 480,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of each measurement of a rate.")] = 3,
     longest: Annotated[int, typer.Option(min=1000, help="Lines of the longest list.")] = 10**6,
+    steady: Annotated[int, typer.Option(min=1000, help="Files over which the cluster's memory is watched.")] = 10_000,
 ) -> None:
     """Compare `classify --engine ray` with `classify --jobs`, and measure how it starts on long lists."""
     about, say = begin()
@@ -124,11 +147,14 @@ def measure(
             lists.append([f"{lines:,}", f"{seconds:.1f}", f"{peak:.2f}"])
             say("  ".join(lists[-1]))
             lines *= 10
+        first, most = held_by(steady, Path(name) / "0.mp4")
+        memory = f"{steady:,} files: {first:.2f} GiB after 500, at most {most:.2f} later ({most / first - 1:+.1%})"
+        say(memory)
     if save:
         document = DOCUMENT.with_name("benchmarks-bulk.md")
-        first = markdown_table(["cores", "--jobs, files/s", "--engine ray, files/s", "ratio"], table)
-        second = markdown_table(["lines", "first result, s", "its memory, GiB"], lists)
-        body = "\n".join([about, "", LEGEND, "", first, "", second])
+        table = markdown_table(["cores", "--jobs, files/s", "--engine ray, files/s", "ratio"], table)
+        lists = markdown_table(["lines", "first result, s", "its memory, GiB"], lists)
+        body = "\n".join([about, "", LEGEND, "", table, "", lists, "", f"Memory: {memory}."])
         say(f"Written to {save_section('Many files', body, document)}")
 
 
