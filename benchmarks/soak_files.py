@@ -32,6 +32,7 @@ CODECS |= {".ts": "libx264", ".flv": "flv"}
 WAYS = ("reader", "stream", "prepare", "classify", "timeline")  # of reading a video
 DAMAGES = ("cut", "flipped", "zeroed", "swapped", "spliced")
 PATIENCE_S = 120.0  # for one file and one way to read it
+WARM = 500  # readings after which neither should grow
 GROWTH = 0.05  # of memory, which is allowed: damaged files ask for sizes of all kinds
 
 
@@ -238,7 +239,7 @@ def soak_files(count: int, seed: int, ended: Callable[[], bool], say: Callable[[
     half = len(opened) // 2
     more_open = max(opened[half:], default=0) - max(opened[:half], default=0)
     growth = float(np.median(sizes[half:]) / np.median(sizes[:half]) - 1) if half else 0.0
-    if more_open > 0 or growth > GROWTH:
+    if half >= WARM and (more_open > 0 or growth > GROWTH):
         faults.append({"outcome": "grown", "descriptors": more_open, "memory": growth})
         say(f"grown: {more_open:+d} descriptors, memory {growth:+.1%}")
     return {**counts, "descriptors": more_open, "growth": growth}, faults

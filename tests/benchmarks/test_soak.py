@@ -49,10 +49,10 @@ def test_what_ends_the_reader_is_a_fault_and_the_next_file_is_read(tmp_path, mon
 
 @pytest.mark.parametrize(("opened", "mib"), [(1, 0.0), (0, 0.1)])
 def test_what_stays_open_or_in_memory_is_a_fault(opened, mib, monkeypatch):
-    readings = [{"outcome": "used", "open": 4 + opened * n, "mib": 100 + mib * n, "left": []} for n in range(200)]
+    readings = [{"outcome": "used", "open": 4 + opened * n, "mib": 100 + mib * n, "left": []} for n in range(1000)]
     monkeypatch.setattr(soak_files, "findings", lambda *_: iter(readings))
-    counts, faults = soak_files.soak_files(40, 3, never, print)
-    assert counts["used"] == 200 and [fault["outcome"] for fault in faults] == ["grown"]
+    counts, faults = soak_files.soak_files(200, 3, never, print)
+    assert counts["used"] == 1000 and [fault["outcome"] for fault in faults] == ["grown"]
 
 
 def test_every_damage_changes_a_file(tmp_path):
