@@ -28,7 +28,7 @@ LEGEND = (
     "brackets the seconds that both take besides. Medians of rounds in which the engines take turns, each in a process "
     "of its own that may use so many cores. The files are copies of the clip, labelled by the network that ships with "
     "the package. Lists: seconds to the first result, and the command's peak memory then, for lists of small files "
-    "that repeat. Memory: of all processes of the cluster, after the first 500 small files and the most later."
+    "that repeat. Memory: of all processes of the cluster, after the first 500 small files, the most, and later."
 )
 
 _CHILD = """
@@ -70,15 +70,15 @@ def rates(clip: Path, cores: int, count: int, rounds: int) -> dict[str, tuple[fl
     return found
 
 
-def held_by(count: int, clip: Path) -> tuple[float, float]:
-    """Returns the memory of a whole cluster on two cores, in GiB, after 500 results, and the most later."""
+def held_by(count: int, clip: Path) -> tuple[float, float, float]:
+    """Returns the memory of a whole cluster on two cores, in GiB: after 500 results, the most later, and at the end."""
     command = [sys.executable, "-c", _CHILD, "ray", "2", str(count), str(clip)]
     driver, held = subprocess.Popen(command, stdout=subprocess.PIPE, text=True), []
     for line in driver.stdout:
         if line.startswith("results"):
             held.append(sum(map(_share, family(driver.pid))))
     assert driver.wait() == 0
-    return held[0], max(held[1:])
+    return held[0], max(held[1:]), median(held[-len(held) // 4 :])
 
 
 def _share(pid: int) -> float:
@@ -124,7 +124,7 @@ def measure(
     count: Annotated[int, typer.Option(min=4, help="Files of each measurement of a rate.")] = 480,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of each measurement of a rate.")] = 3,
     longest: Annotated[int, typer.Option(min=1000, help="Lines of the longest list.")] = 10**6,
-    steady: Annotated[int, typer.Option(min=1000, help="Files over which the cluster's memory is watched.")] = 10_000,
+    steady: Annotated[int, typer.Option(min=2000, help="Files over which the cluster's memory is watched.")] = 10_000,
 ) -> None:
     """Compare `classify --engine ray` with `classify --jobs`, and measure how it starts on long lists."""
     about, say = begin()
@@ -147,8 +147,8 @@ def measure(
             lists.append([f"{lines:,}", f"{seconds:.1f}", f"{peak:.2f}"])
             say("  ".join(lists[-1]))
             lines *= 10
-        first, most = held_by(steady, Path(name) / "0.mp4")
-        memory = f"{steady:,} files: {first:.2f} GiB after 500, at most {most:.2f} later ({most / first - 1:+.1%})"
+        first, most, last = held_by(steady, Path(name) / "0.mp4")
+        memory = f"{steady:,} files: {first:.2f} GiB after 500, at most {most:.2f}, {last:.2f} in the last quarter"
         say(memory)
     if save:
         document = DOCUMENT.with_name("benchmarks-bulk.md")
