@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,7 +79,7 @@ def _of_the_user(weights: Any) -> Start:
     return Start(weights, why, dict(_flat("model", chosen)), config.data.num_frames, config.data.crop_size)
 
 
-def _flat(prefix: str, values: Mapping[str, Any]):
+def _flat(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         if isinstance(value, dict):
             yield from _flat(f"{prefix}.{key}", value)
