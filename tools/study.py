@@ -26,7 +26,8 @@ def main(
         None,
         "--out",
         "-o",
-        help="The page of results. [default: study.md in the study's output]",
+        help="The page of results; a .json beside it keeps what it is made of. [default: study.md in the study's "
+        "output]",
     ),
     jobs: int = typer.Option(1, min=1, help="Runs at a time; they share the cores."),
     dry_run: bool = typer.Option(
@@ -42,10 +43,10 @@ def main(
     find_config(cfg)
     from rich.console import Console
 
-    from softpool3d.analysis.folders import MEASURES, read_run
-    from softpool3d.analysis.measuring import machine
+    from softpool3d.analysis.folders import MEASURES
     from softpool3d.analysis.study import absent_sets, load_study
     from softpool3d.analysis.study_report import study_page
+    from softpool3d.analysis.study_results import Results
     from softpool3d.analysis.study_run import run_study
     from softpool3d.files import write_atomically
     from softpool3d.runs.lock import claim
@@ -61,24 +62,27 @@ def main(
 
     for name in absent_sets(study, trials):
         say(f"{name}: there is no folder {data / name}; the study goes on without it")
+    page = out or Path(trials[0].config.output) / "study.md"
+    kept = page.with_suffix(".json")
+    results = Results.read(kept)
     if dry_run:
+        results.gather(trials)
         for trial in trials:
-            record = read_run(trial.folder)
-            judged = MEASURES[record.measure]
-            state = f"test {judged} {record.test():.1%}" if record.finished else "to be trained"
+            result = results.runs.get(trial.config.name)
+            state = f"test {MEASURES[result.measure]} {result.test:.1%}" if result else "to be trained"
             say(f"{trial.folder}: {state}")
         return
-    page = out or Path(trials[0].config.output) / "study.md"
+    pick_device(trials[0].config.device)  # one that is not there is an error before the first run
     options = ["--cfg", cfg, *(["--data", str(data)] if data else []), *(["--out", str(out)] if out else [])]
     command = shlex.join(["softpool3d", "study", *options, *(overrides or [])])
-    device = pick_device(trials[0].config.device)
     failed: dict[str, str] = {}
     with claim(Path(trials[0].config.output), is_folder=True):
         try:
-            failed = run_study(trials, console, jobs)
+            failed = run_study(trials, results, console, jobs)
         finally:
-            write_atomically(page, study_page(study, trials, failed, command, machine(device)).encode())
-            say(f"\nwritten to {page}")
+            results.write(kept)
+            write_atomically(page, study_page(study, trials, results, failed, command).encode())
+            say(f"\nwritten to {page}, and the answers of each run to {kept}")
     if failed:
         raise WorkError(f"{len(failed)} of {len(trials)} runs failed; {page} names them")
 

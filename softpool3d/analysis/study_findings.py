@@ -4,53 +4,36 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from softpool3d.analysis.folders import RunRecord, read_run
 from softpool3d.analysis.groups import GROUPS, read_groups
 from softpool3d.analysis.statistics import Difference, grouped_interval, paired_difference
 from softpool3d.analysis.study import Study, Trial
+from softpool3d.analysis.study_results import Clips, Result, Results
 from softpool3d.config import Config
 from softpool3d.datasets import read_manifests
-from softpool3d.errors import SoftPool3dError, UsageError
-from softpool3d.evaluation.scores import FILE, VideoScores, video_names
+from softpool3d.errors import SoftPool3dError
+from softpool3d.evaluation.scores import video_names
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished run."""
+    """A finished run. clips: the test clips that its answers are about; None where it has none."""
 
     trial: Trial
-    record: RunRecord
-
-    @property
-    def score(self) -> float:
-        """Top-1 on the test split, or mAP where clips have several labels."""
-        return self.record.test()
-
-    @property
-    def val(self) -> float:
-        return self.record.summary[f"val_{self.record.measure}"]
-
-    @cached_property
-    def scores(self) -> VideoScores | None:
-        """The scores of the test clips; None if they cannot be read."""
-        with suppress(UsageError):
-            return VideoScores.load(self.record.folder / FILE)
-        return None
+    result: Result
+    clips: Clips | None
 
     @cached_property
     def right(self) -> dict[str, float]:
         """1 for each test clip whose likeliest class is its label, 0 for the others; {} for several labels."""
-        if self.scores is None or self.scores.scores.multi_label:
+        if self.clips is None:
             return {}
-        found = self.scores.scores
-        right = (found.probabilities.argmax(1) == found.label).tolist()
-        return dict(zip(self.scores.videos, map(float, right), strict=True))
+        both = zip(self.clips.videos, self.clips.labels, self.result.answers or (), strict=True)
+        return {video: float(label == answer) for video, label, answer in both}
 
 
 @dataclass(frozen=True)
@@ -88,7 +71,7 @@ class Findings:
 
     def _best(self, variants: Sequence[str], seed: int) -> Outcome | None:
         there = [self._of[variant, seed] for variant in variants if (variant, seed) in self._of]
-        return max(there, key=lambda one: one.val) if len(there) == len(variants) else None
+        return max(there, key=lambda one: one.result.val) if len(there) == len(variants) else None
 
     def compared(self, variant: str) -> Compared | None:
         """Returns the reference minus a variant, over the seeds that both have; None if there are none."""
@@ -97,7 +80,7 @@ class Findings:
         if not seeds:
             return None
         ours, theirs = ([self._of[name, seed] for seed in seeds] for name in (reference, variant))
-        by_seed = paired_difference([one.score for one in ours], [one.score for one in theirs])
+        by_seed = paired_difference([one.result.test for one in ours], [one.result.test for one in theirs])
         if not all(one.right for one in (*ours, *theirs)):
             return Compared(by_seed, None)
         clips = list(ours[0].right)
@@ -113,22 +96,22 @@ class Findings:
     def pairs(self, variant: str) -> list[tuple[float, float]]:
         """Returns for each of the data set's pairs, over all seeds: the share of its clips that are right, and the
         share that is taken for the other class of the pair."""
-        scores = [one.scores for one in self.of(variant) if one.scores is not None]
+        answered = [one for one in self.of(variant) if one.clips is not None]
         found = []
         for pair in self.study.pairs.get(self.outcomes[0].trial.data_set, []):
-            counts = [_pair_counts(one, pair) for one in scores]
+            counts = [_pair_counts(one, pair) for one in answered]
             clips = sum(count[0] for count in counts) or 1
             found.append((sum(count[1] for count in counts) / clips, sum(count[2] for count in counts) / clips))
         return found
 
 
-def _pair_counts(scores: VideoScores, pair: Sequence[str]) -> tuple[int, int, int]:
+def _pair_counts(outcome: Outcome, pair: Sequence[str]) -> tuple[int, int, int]:
     """Returns how many clips of a pair of classes there are, are right, and are taken for each other."""
-    first, second = (scores.classes.index(name) for name in pair)
-    label, answer = scores.scores.label, scores.scores.probabilities.argmax(1)
-    of_pair = (label == first) | (label == second)
-    other = (label == first) & (answer == second) | (label == second) & (answer == first)
-    return int(of_pair.sum()), int((of_pair & (label == answer)).sum()), int(other.sum())
+    first, second = (outcome.clips.classes.index(name) for name in pair)
+    both = zip(outcome.clips.labels, outcome.result.answers, strict=True)
+    of_pair = [(label, answer) for label, answer in both if label in (first, second)]
+    other = {(first, second), (second, first)}
+    return len(of_pair), sum(label == answer for label, answer in of_pair), sum(one in other for one in of_pair)
 
 
 def _groups(config: Config) -> Iterator[tuple[str, str]]:
@@ -144,11 +127,15 @@ def _groups(config: Config) -> Iterator[tuple[str, str]]:
             yield name, known[path]
 
 
-def findings(study: Study, trials: Sequence[Trial]) -> dict[tuple[str, str], Findings]:
-    """Returns the finished runs by data set and network."""
+def findings(
+    study: Study, trials: Sequence[Trial], results: Results, failed: Collection[str] = ()
+) -> dict[tuple[str, str], Findings]:
+    """Returns the finished runs by data set and network, without those whose folders are in `failed`."""
     places = dict.fromkeys((trial.data_set, trial.network) for trial in trials)
     found: dict[tuple[str, str], list[Outcome]] = {place: [] for place in places}
     for trial in trials:
-        if (record := read_run(trial.folder)).finished:
-            found[trial.data_set, trial.network].append(Outcome(trial, record))
+        result = results.runs.get(trial.config.name)
+        if result is not None and str(trial.folder) not in failed and not results.problem(trial):
+            clips = None if result.answers is None else results.clips.get(trial.data_set)
+            found[trial.data_set, trial.network].append(Outcome(trial, result, clips))
     return {place: Findings(study, outcomes) for place, outcomes in found.items()}

@@ -9,17 +9,18 @@ from softpool3d.analysis.folders import MEASURES
 from softpool3d.analysis.statistics import spread
 from softpool3d.analysis.study import Study, Trial, absent_sets
 from softpool3d.analysis.study_findings import Compared, Findings, Outcome, findings
+from softpool3d.analysis.study_results import Result, Results
 from softpool3d.config import DataConfig
 
 
-def study_page(study: Study, trials: list[Trial], failed: dict[str, str], command: str, machine: str) -> str:
+def study_page(study: Study, trials: list[Trial], results: Results, failed: dict[str, str], command: str) -> str:
     """Returns the page, made from the runs that are finished; it names the others."""
-    found = findings(study, trials)
+    found = findings(study, trials, results, failed)
     outcomes = [outcome for finding in found.values() for outcome in finding.outcomes]
     done = {outcome.trial.folder for outcome in outcomes}
-    seconds = sum(outcome.record.summary["seconds"] for outcome in outcomes)
+    took = _took([outcome.result for outcome in outcomes])
     lines = [f"# {study.title}", "", *_summary(found), f"Written by `{command}`."]
-    lines += [f"{len(outcomes)} of {len(trials)} runs are finished; they took {_minutes(seconds)} on {machine}.", ""]
+    lines += [f"{len(outcomes)} of {len(trials)} runs are finished{took}.", ""]
     lines += [*_setting(study, trials), ""]
     for (data_set, network), finding in found.items():
         lines += [f"## {', '.join(filter(None, (data_set, network)))}", "", *_about(finding)]
@@ -31,7 +32,7 @@ def study_page(study: Study, trials: list[Trial], failed: dict[str, str], comman
         lines += [f"- {name}: its folder was not there" for name in absent]
         lines += [f"- {trial.config.name}: {failed.get(str(trial.folder), 'not trained yet')}" for trial in missing]
         lines += [""]
-    lines += _how(study, found)
+    lines += _how(found)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -44,11 +45,11 @@ def _summary(found: dict[tuple[str, str], Findings]) -> list[str]:
         if study.reference not in whole or len(study.seeds) < 2 or len(whole) < 2:
             continue
         means = sorted(
-            ((statistics.fmean(one.score for one in finding.of(name)), name) for name in whole), reverse=True
+            ((statistics.fmean(one.result.test for one in finding.of(name)), name) for name in whole), reverse=True
         )
         scores = ", ".join(f"{name} {mean:.1%}" for mean, name in means)
         of_whom = finding.outcomes[0]
-        tested = int(of_whom.record.summary.get("test_clips", 0))
+        tested = of_whom.result.test_clips
         groups = len(set(finding.groups.values()))
         lines.append(
             f"**{', '.join(filter(None, (data_set, network)))}**: {scores} ({_judged(of_whom)} on {tested} test "
@@ -81,7 +82,7 @@ def _verdict(compared: Compared) -> str:
 
 
 def _judged(outcome: Outcome) -> str:
-    return MEASURES[outcome.record.measure]
+    return MEASURES[outcome.result.measure]
 
 
 def _setting(study: Study, trials: list[Trial]) -> list[str]:
@@ -133,7 +134,7 @@ def _count(number: int, what: str) -> str:
 
 
 def _about(finding: Findings) -> list[str]:
-    classes = {outcome.record.num_classes for outcome in finding.outcomes} - {None}
+    classes = {outcome.result.num_classes for outcome in finding.outcomes} - {None}
     if len(classes) != 1:
         return []
     count = classes.pop()
@@ -147,14 +148,14 @@ def _means(finding: Findings) -> list[str]:
     heads += ["peak memory"]
     lines = _head(heads)
     for variant in finding.variants:
-        mine = finding.of(variant)
+        mine = [outcome.result for outcome in finding.of(variant)]
         if not mine:
             lines.append(_row([variant, "not finished", *[""] * (len(heads) - 2)]))
             continue
-        values = [outcome.score for outcome in mine]
+        values = [result.test for result in mine]
         deviation = spread(values)
-        parameters = mine[0].record.parameters
-        memory = max(outcome.record.summary.get("peak_memory_bytes", 0) for outcome in mine)
+        parameters = mine[0].parameters
+        memory = max(result.peak_memory_bytes for result in mine)
         lines.append(
             _row(
                 [
@@ -162,10 +163,10 @@ def _means(finding: Findings) -> list[str]:
                     f"{statistics.fmean(values):.1%}",
                     "" if deviation is None else f"{100 * deviation:.1f}",
                     ", ".join(f"{100 * value:.1f}" for value in values),
-                    f"{statistics.fmean(outcome.val for outcome in mine):.1%}",
-                    f"{statistics.fmean(outcome.record.epochs[-1]['train_top1'] for outcome in mine):.1%}",
+                    f"{statistics.fmean(result.val for result in mine):.1%}",
+                    f"{statistics.fmean(result.train_top1 for result in mine):.1%}",
                     "" if parameters is None else f"{parameters / 1e6:.2f} M",
-                    f"{statistics.median(outcome.record.summary['seconds'] for outcome in mine):.0f}",
+                    f"{statistics.median(result.seconds for result in mine):.0f}",
                     _cpu_seconds(mine),
                     f"{memory / 2**30:.2f} GiB" if memory else "",
                 ]
@@ -174,8 +175,8 @@ def _means(finding: Findings) -> list[str]:
     return lines
 
 
-def _cpu_seconds(outcomes: list[Outcome]) -> str:
-    times = [outcome.record.summary.get("cpu_seconds") for outcome in outcomes]
+def _cpu_seconds(results: list[Result]) -> str:
+    times = [result.cpu_seconds for result in results]
     return "" if None in times else f"{statistics.median(times):.0f}"
 
 
@@ -222,18 +223,21 @@ def _pairs(finding: Findings) -> list[str]:
     return [*lines, ""]
 
 
-def _how(study: Study, found: dict[tuple[str, str], Findings]) -> list[str]:
+def _how(found: dict[tuple[str, str], Findings]) -> list[str]:
     groups = sorted({len(set(finding.groups.values())) for finding in found.values()} - {0})
+    compared = [finding.compared(name) for finding in found.values() for name in finding.variants]
+    pairs = sorted({len(one.by_seed.pairs) for one in compared if one} - {1})
+    wide = f"Of {_either(pairs)} pairs it is wide. " if pairs else ""
     whole, rough = "", ""
     if groups:
         whole = ", whole people or places at a time,"
-        rough = f"; of {' or '.join(map(str, groups))} people or places it is rough"
+        rough = f"; of {_either(groups)} people or places it is rough"
     return [
         "## How to read it",
         "",
         "Runs of one seed are a pair: the same clips in the same order, and the same initial weights wherever layers",
         "have the same shape. The first interval is Student's t over the pairs' differences: it covers what another",
-        f"seed would change, not other test clips. Of {len(study.seeds)} pairs it is wide. The second is a bootstrap",
+        f"seed would change, not other test clips. {wide}The second is a bootstrap",
         f"over the test clips{whole} of the seeds' mean: it covers other clips, not other seeds{rough}.",
         "A verdict needs both to exclude 0. Nothing is corrected for the number of comparisons. Where top-1 on the",
         "training clips is still low in the last epoch, a row says how fast the variant learns from these clips, not",
@@ -242,12 +246,26 @@ def _how(study: Study, found: dict[tuple[str, str], Findings]) -> list[str]:
     ]
 
 
+def _either(numbers: Sequence[int]) -> str:
+    """Returns 2, 3 or 5."""
+    *most, last = map(str, numbers)
+    return f"{', '.join(most)} or {last}" if most else last
+
+
 def _interval(interval: tuple[float, float] | None) -> str:
     return "" if interval is None else f"{_points(interval[0])} to {_points(interval[1])}"
 
 
 def _points(share: float) -> str:
     return f"{100 * share:+.1f}"
+
+
+def _took(results: list[Result]) -> str:
+    """Returns how long runs took, and on which machines; "" without any."""
+    if not results:
+        return ""
+    machines = dict.fromkeys(result.machine for result in results)
+    return f"; they took {_minutes(sum(result.seconds for result in results))} on {' and '.join(machines)}"
 
 
 def _minutes(seconds: float) -> str:

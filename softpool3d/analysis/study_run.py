@@ -20,6 +20,7 @@ from rich.console import Console
 from softpool3d import __version__
 from softpool3d.analysis.folders import MEASURES, RunRecord, read_run
 from softpool3d.analysis.study import Trial
+from softpool3d.analysis.study_results import Results
 from softpool3d.config import Effect, differing, has_effect
 from softpool3d.datasets import read_manifests
 from softpool3d.datasets.manifest import Manifest
@@ -55,22 +56,30 @@ class _Running:
 
 
 def run_study(
-    trials: list[Trial], console: Console, jobs: int = 1, start: Callable[[Trial, int], Process] | None = None
+    trials: list[Trial],
+    results: Results,
+    console: Console,
+    jobs: int = 1,
+    start: Callable[[Trial, int], Process] | None = None,
 ) -> dict[str, str]:
     """Trains the runs that are not finished, `jobs` of them at a time; returns folder -> why its run failed.
 
     Args:
+        results: what is known of finished runs, whose folders may be on another machine; takes up those of this one.
         start: starts a run, given how many run at a time; `start_training` if not given.
 
     Raises:
         Interrupted: after a signal; the runs that were under way have saved their state.
     """
     say = _line(console)
-    failed = {str(trial.folder): problem for trial in trials if (problem := _problem(trial))}
-    failed |= _of_other_data(trials)
+    problems = ((trial, _problem(trial) or results.problem(trial)) for trial in trials)
+    failed = {str(trial.folder): problem for trial, problem in problems if problem}
+    failed |= _of_other_data(trials, results)
     for folder, problem in failed.items():
         say(f"not trained: {folder}: {problem}")
-    left = [t for t in trials if str(t.folder) not in failed and not read_run(t.folder).finished]
+    sound = [trial for trial in trials if str(trial.folder) not in failed]
+    results.gather(sound)
+    left = [trial for trial in sound if trial.config.name not in results.runs]
     waiting, running, looked = list(enumerate(left, 1)), [], 0.0
     with Interrupt() as interrupt, console.status("") as status:
         try:
@@ -83,6 +92,8 @@ def run_study(
                     running.remove(run)
                     if problem := _outcome(run, say):
                         failed[str(run.trial.folder)] = problem
+                    else:
+                        results.gather([run.trial])
                 if console.is_terminal and time.monotonic() - looked > _LOOK_EVERY_S:
                     status.update("; ".join(_standing(run.trial) for run in running))
                     looked = time.monotonic()
@@ -180,7 +191,7 @@ def _version(record: RunRecord) -> str:
     return __version__
 
 
-def _of_other_data(trials: list[Trial]) -> dict[str, str]:
+def _of_other_data(trials: list[Trial], results: Results) -> dict[str, str]:
     """Returns folder -> problem of the runs whose data set is no longer what it was; notes what the new ones hold."""
     if not any(trial.data_set for trial in trials):
         return {}
@@ -188,6 +199,7 @@ def _of_other_data(trials: list[Trial]) -> dict[str, str]:
     known: dict[str, str] = {}
     with suppress(OSError, ValueError):
         known = parse_json(path.read_text(encoding="utf-8"))
+    known |= results.data
     problems = {}
     for name in dict.fromkeys(trial.data_set for trial in trials):
         mine = [trial for trial in trials if trial.data_set == name]
@@ -196,12 +208,13 @@ def _of_other_data(trials: list[Trial]) -> dict[str, str]:
         except SoftPool3dError as error:
             problems |= {str(trial.folder): str(error) for trial in mine}
             continue
-        if known.get(name, now) != now and any(trial.folder.exists() for trial in mine):
+        begun = any(trial.folder.exists() or trial.config.name in results.runs for trial in mine)
+        if known.get(name, now) != now and begun:
             root = mine[0].config.data.root
-            problem = f"{root} holds other clips than when this study began; give it another output=..."
+            problem = f"{root} holds other clips than when this study began; give it another output=... and --out"
             problems |= {str(trial.folder): problem for trial in mine}
         else:
-            known[name] = now
+            known[name] = results.data[name] = now
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(known, indent=2, ensure_ascii=False).encode())
     return problems

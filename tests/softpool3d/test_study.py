@@ -16,10 +16,12 @@ import softpool3d
 from softpool3d import cli
 from softpool3d.analysis.comparison import compare, curve, curves_figure, curves_text, names, picture
 from softpool3d.analysis.folders import read_run
+from softpool3d.analysis.measuring import machine
 from softpool3d.analysis.statistics import grouped_interval, paired_difference, spread, t_quantile
 from softpool3d.analysis.study import load_study
 from softpool3d.analysis.study_findings import Findings, findings
 from softpool3d.analysis.study_report import study_page
+from softpool3d.analysis.study_results import Results
 from softpool3d.analysis.study_run import run_study
 from softpool3d.errors import UsageError
 from softpool3d.evaluation.scores import Scores, VideoScores
@@ -99,8 +101,18 @@ def unexpected(trial):
     pytest.fail(f"{trial.folder} is not to be trained")
 
 
-def run(trials, work, jobs=1):
-    return run_study(trials, Console(file=io.StringIO()), jobs, StandIn(work))
+def run(trials, work, results=None):
+    return run_study(trials, results or Results(), Console(file=io.StringIO()), 1, StandIn(work))
+
+
+def results_of(trials):
+    results = Results()
+    results.gather(trials)
+    return results
+
+
+def page_of(study, trials, failed=()):
+    return study_page(study, trials, results_of(trials), dict(failed), "command")
 
 
 def test_a_study_trains_what_is_not_finished(study_file):
@@ -132,14 +144,14 @@ def test_a_study_trains_what_is_not_finished(study_file):
 
     with pytest.raises(Interrupted, match="the same command goes on where it was"):
         run(trials, stand_in)
-    assert "2 of 4 runs are finished" in study_page(study, trials, {}, "command", "a machine")
+    assert "2 of 4 runs are finished" in page_of(study, trials)
     failed = run(trials, stand_in)
     assert trained == [trials[n] for n in (0, 1, 2, 2, 3)]
-    page = study_page(study, trials, failed, "command", "a machine")
+    page = page_of(study, trials, failed)
     assert "3 of 4 runs are finished" in page and "- tiny-max-seed1: the loss is nan" in page
     assert run(trials, stand_in) == {}
-    page = study_page(study, trials, {}, "command", "a machine")
-    assert "4 of 4 runs are finished; they took 12 seconds on a machine" in page
+    page = page_of(study, trials)
+    assert f"4 of 4 runs are finished; they took 12 seconds on {machine(torch.device('cpu'))}." in page
     assert "| soft | 85.0% | 7.1 | 80.0, 90.0 | 60.0% | 80.0% | 0.00 M | 3 |  |" in page
     assert "| max | +10.0 | +10.0 to +10.0 |  | +10.0, +10.0 | soft is better |" in page
     assert "**tiny**: soft 85.0%, max 75.0% (top-1 on 0 test clips, mean of 2 seeds). soft is better than max." in page
@@ -192,8 +204,8 @@ def test_a_study_from_file_to_page(tmp_path, study_file):
     small = ["data.dataset=folder", f"data.root={root}", "data.num_frames=4", "data.sampling_rate=1"]
     small += ["data.short_side=32", "data.train_short_side=[32,32]", "data.crop_size=32", "data.num_workers=0"]
     study, trials = load_study(study_file, [*small, "train.epochs=1", "train.batch_size=4", "test.num_clips=1"])
-    assert run_study(trials, Console(file=io.StringIO()), jobs=2) == {}
-    page = study_page(study, trials, {}, "command", "a machine")
+    assert run_study(trials, Results(), Console(file=io.StringIO()), jobs=2) == {}
+    page = page_of(study, trials)
     assert "4 of 4 runs are finished" in page
     summary = json.loads((trials[0].folder / "summary.json").read_text())
     row = next(line for line in page.splitlines() if line.startswith("| soft | ") and "%" in line)
@@ -251,7 +263,7 @@ def test_a_study_of_several_data_sets(study_of_sets, tmp_path):
     assert trials[0].config.data.root == str(tmp_path / "data" / "first")
     top1 = {"soft": 0.5, "sharp": 0.75, "max": 0.625}
     assert run(trials, lambda t: write_run(t.folder, t.config, top1[t.variant]) or 0) == {}
-    page = study_page(study, trials, {}, "command", "a machine")
+    page = page_of(study, trials)
     assert "- third: its folder was not there" in page and "## first, tiny" in page and "## second, tiny" in page
     assert "With seed 0 alone: max." in page
     rows = [line for line in page.splitlines() if line.startswith("| best | ") and "%" in line]
@@ -271,6 +283,62 @@ def test_a_data_set_that_changed_is_not_mixed_with_what_it_was(study_of_sets, tm
     assert all("holds other clips than when this study began" in problem for problem in failed.values())
     clip.write_bytes(content)
     assert run(trials, done) == {}
+
+
+def test_a_study_goes_on_from_the_results_beside_its_page(study_of_sets, tmp_path):
+    """On a machine that has no folder of a run, or no more: nothing is trained twice, and the page is the same."""
+    study, trials = load_study(study_of_sets, None, tmp_path / "data")
+    done = lambda t: write_run(t.folder, t.config, 0.5) or write_scores(t.folder, {"a": (True, False)}) or 0  # noqa: E731
+    results = Results()
+    assert run(trials[:4], done, results) == {}
+    page = study_page(study, trials, results, {}, "command")
+    assert "4 of 10 runs are finished" in page and "| soft | 50%, 50% |" in page
+    results.write(tmp_path / "study.json")
+    shutil.rmtree(tmp_path / "runs")
+    there = Results.read(tmp_path / "study.json")
+    assert there == results and study_page(study, trials, there, {}, "command") == page
+    trained = []
+    assert run(trials, lambda t: trained.append(t) or done(t), there) == {}
+    assert trained == trials[4:] and len(there.runs) == 10
+    assert [len(line) < 600 for line in (tmp_path / "study.json").read_text().splitlines()].count(False) == 0
+
+
+def test_results_that_do_not_fit_are_not_used(study_of_sets, tmp_path):
+    study, trials = load_study(study_of_sets, None, tmp_path / "data")
+    results = Results()
+    assert run(trials[:1], lambda t: write_run(t.folder, t.config, 0.5) or 0, results) == {}
+    shutil.rmtree(tmp_path / "runs")
+    _, others = load_study(study_of_sets, ["optim.lr=0.5", "data.num_workers=3"], tmp_path / "data")
+    failed = run(others[:1], unexpected, results)
+    assert "was made with other settings; name another page with --out" in failed[str(others[0].folder)]
+    assert "0 of 10 runs are finished" in study_page(study, others, results, failed, "command")
+    _, elsewhere = load_study(study_of_sets, ["data.num_workers=3", f"output={tmp_path / 'r'}"], tmp_path / "data")
+    assert run(elsewhere[:1], unexpected, results) == {}  # neither matters to a result
+    (next((tmp_path / "data" / "first").rglob("*.mp4"))).write_bytes(b"another clip")
+    failed = run(trials[:1], unexpected, results)
+    assert "holds other clips than when this study began" in failed[str(trials[0].folder)]
+    assert "0 of 10 runs are finished" in study_page(study, trials, results, failed, "command")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text[:-20], "is no file of a study's results, or it is damaged"),
+        (lambda text: text.replace('"test":0.5', '"test":"high"'), r"\(runs.first-tiny-soft-seed0.test: Input should"),
+        (lambda text: text.replace('"labels":[0,', '"labels":[7,'), "labels of first fit neither its videos nor"),
+        (lambda text: text.replace('"answers":[0,', '"answers":['), "answers of first-tiny-soft-seed0 are not one for"),
+        (lambda text: text.replace(softpool3d.__version__, "0.0.1"), "holds runs of softpool3d 0.0.1, and this is"),
+    ],
+)
+def test_a_damaged_or_foreign_file_of_results(study_of_sets, tmp_path, change, message):
+    _, trials = load_study(study_of_sets, None, tmp_path / "data")
+    write_run(trials[0].folder, trials[0].config, 0.5)
+    write_scores(trials[0].folder, {"a": (True, False)})
+    path = tmp_path / "study.json"
+    results_of(trials).write(path)
+    path.write_text(change(path.read_text()))
+    with pytest.raises(UsageError, match=message):
+        Results.read(path)
 
 
 def test_any_folder_of_videos_may_stand_for_the_data_sets(study_of_sets, tmp_path):
@@ -317,11 +385,11 @@ def test_clips_of_one_person_count_as_one_and_pairs_are_told_apart(study_of_sets
         write_scores(trial.folder, people if trial.variant == "soft" else {name: (True, False) for name in people})
     names = [f"{label}/{name}.mp4" for name in people for label in ("jump", "run")]
     monkeypatch.setattr(Findings, "groups", {name: name.split("/")[1] for name in names})
-    finding = findings(study, trials)["first", "tiny"]
+    finding = findings(study, trials, results_of(trials))["first", "tiny"]
     compared = finding.compared("sharp")
     assert compared.by_seed.mean == pytest.approx(1 / 3) and compared.by_clip == (0.0, 0.5)
     assert finding.pairs("soft") == [(pytest.approx(5 / 6), pytest.approx(1 / 6))]
-    page = study_page(study, trials, {}, "command", "a machine")
+    page = page_of(study, trials)
     assert "| soft | 83%, 17% |" in page and "| sharp | 50%, 50% |" in page
     assert "| sharp | +33.3 | +33.3 to +33.3 | +0.0 to +50.0 | +33.3, +33.3 | not told apart |" in page
 
@@ -332,7 +400,7 @@ def test_the_groups_of_a_data_set_are_read(study_of_sets, tmp_path):
     rows = [f"video {number}.mp4,x,person {number}" for number in range(3)]
     (root / "groups.csv").write_text("\n".join(["path,label,group", *rows]) + "\n")
     write_run(trials[0].folder, trials[0].config, 0.5)
-    groups = findings(study, trials)["first", "tiny"].groups
+    groups = findings(study, trials, results_of(trials))["first", "tiny"].groups
     assert groups["video 1.mp4#0.05-0.55"] == "person 1" and len(groups) == 5 and len(set(groups.values())) == 3
 
 
@@ -394,7 +462,7 @@ def test_a_study_takes_up_runs_that_filled_in_what_was_left_open(tmp_path, study
     small += ["data.short_side=32", "data.train_short_side=[32,32]", "data.crop_size=32", "data.num_workers=0"]
     small += ["train.epochs=1", "train.batch_size=2", "test.num_clips=1", f"model.weights={weights}"]
     _, trials = load_study(study_file, small)
-    assert run_study(trials[:1], Console(file=io.StringIO())) == {}
+    assert run_study(trials[:1], Results(), Console(file=io.StringIO())) == {}
     folder = trials[0].folder
     config = read_run(folder).config
     assert config.data.mean == [0.5, 0.4, 0.3] != trials[0].config.data.mean
@@ -436,7 +504,7 @@ def test_runs_on_several_labels_are_compared_by_map(study_file, tmp_path):
     (trials[0].folder / "test" / "results.json").write_text(json.dumps(result))
     heads, rows = compare([read_run(trial.folder) for trial in trials[:2]]).table()
     assert [row[-1] for row in rows] == ["mAP 65.0% (10x3)", ""]
-    page = study_page(study, trials, {}, "command", "a machine")
+    page = page_of(study, trials)
     assert "| variant | test mAP, mean |" in page and "| best val mAP, mean |" in page
     assert "| soft | 62.5% | " in page and "| max | +12.5 |" in page
     write_run(tmp_path / "one_label", trials[0].config, 0.75)
@@ -465,6 +533,6 @@ def test_compare_sorts_by_what_runs_are_judged_by(study_file, tmp_path, monkeypa
 def test_the_study_of_digits_says_what_it_is_of_and_what_not():
     study, trials = load_study("study/digits")
     assert {trial.config.data.dataset for trial in trials} == {"digits"} and len(trials) == 12
-    page = study_page(study, trials, {}, "softpool3d study", "a machine")
+    page = page_of(study, trials)
     assert "scikit-learn's 1797 handwritten digits of 8x8 pixels" in page and ": pictures of 32x32;" in page
     assert "says nothing of ImageNet" in page.replace("\n", " ") and "of each video" not in page

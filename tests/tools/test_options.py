@@ -108,14 +108,14 @@ def test_study_says_what_there_is_and_writes_its_page(run, data, tmp_path, monke
         f"{tmp_path / 'mine'}/tiny-{kind}-seed0: to be trained" for kind in ("soft", "max")
     ]
     assert run(*base, "train.epochs=9", "--out", tmp_path / "page.md").returncode == 1
-    (trials, _, jobs), _ = told.last
+    (trials, _, _, jobs), _ = told.last
     assert [trial.config.train.epochs for trial in trials] == [9, 9] and jobs == 1
     assert "0 of 2 runs are finished" in (tmp_path / "page.md").read_text()
     assert not (tmp_path / "mine" / "study.md").exists()
     run(*base)
     assert "0 of 2 runs are finished" in (tmp_path / "mine" / "study.md").read_text()
     run(*base, "--data", data, "--jobs", 2)
-    (trials, _, jobs), _ = told.last
+    (trials, _, _, jobs), _ = told.last
     assert {trial.config.data.root for trial in trials} == {str(data)} and jobs == 2
     (tmp_path / "study.yaml").write_text(f"{text}sets:\n  {data.name}: []\n  absent: []\n")
     dry = run(*base, "--data", data.parent, "--dry-run")
