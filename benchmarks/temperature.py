@@ -84,9 +84,7 @@ def _learned(done: dict[str, RunRecord], save: bool) -> str:
     if save:
         with replacing(FIGURE) as path:
             _figure(betas).savefig(path, dpi=110, format="png")
-    layers = dict.fromkeys(layer for of_layer in betas.values() for layer in of_layer)
-    rows = [[layer, *(_range(of_layer[layer]) for of_layer in betas.values())] for layer in layers]
-    return markdown_table(["layer", *betas], rows)
+    return _by_layer(betas)
 
 
 def _betas(record: RunRecord) -> Iterator[tuple[str, Tensor]]:
@@ -120,9 +118,7 @@ def _weighing(done: dict[str, RunRecord]) -> str:
     counts = {name: of_layer for name, of_layer in counts.items() if of_layer}
     if not counts:
         return "No run with SoftPool in place of strides is finished."
-    layers = dict.fromkeys(layer for of_layer in counts.values() for layer in of_layer)
-    rows = [[layer, *(_range(of_layer[layer]) for of_layer in counts.values())] for layer in layers]
-    return markdown_table(["layer", *counts], rows)
+    return _by_layer(counts)
 
 
 @torch.inference_mode()
@@ -196,6 +192,16 @@ def _top1(record: RunRecord, beta: float) -> float:
     manifests = read_manifests(config.data)
     loader = eval_loader(manifests.get("test", manifests["val"]), config, config.test.num_clips, config.test.num_crops)
     return evaluate(network, loader, config, make_accelerator(config)).accuracy()
+
+
+def _by_layer(values: dict[str, dict[str, Tensor]]) -> str:
+    """Returns a table of run -> layer -> values."""
+    layers = list(dict.fromkeys(layer for of_layer in values.values() for layer in of_layer))
+    rows = [
+        [name, *(_range(of_layer[layer]) if layer in of_layer else "" for layer in layers)]
+        for name, of_layer in values.items()
+    ]
+    return markdown_table(["run", *layers], rows)
 
 
 def _range(values: Tensor) -> str:

@@ -62,7 +62,8 @@ def test_the_page_of_temperatures(runs, tmp_path, monkeypatch):
     result = invoke(temperature.measure, str(runs), "--save")
     assert result.exit_code == 0, result.output
     page = (tmp_path / "temperature.md").read_text()
-    assert "| layer2.0.conv1.0 | 1.0" in page and "| layer2.0.conv1.0, of 8 | " in page
+    assert " | layer2.0.conv1.0 | " in page and " | layer2.0.conv1.0, of 8 | " in page and page.count("| run | ") == 3
+    assert "| learned-seed0 | 1.0" in page
     assert "| max-seed0 | " in page and "beta 1024" in page
     assert (tmp_path / "betas.png").read_bytes().startswith(b"\x89PNG")
     assert "no finished run of seed 7" in str(invoke(temperature.measure, str(runs), "--seed", "7").exception)
