@@ -6,9 +6,11 @@ import hashlib
 import http.client
 import os
 import re
+import socket
 import sys
 import urllib.request
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +23,7 @@ from softpool3d.errors import WorkError
 
 OFFLINE = "SOFTPOOL3D_OFFLINE"
 _PATIENCE_S = 5.0  # for a server that does not answer, of which nobody asked for anything by name
+_STALLED_S = 60.0  # without a byte, while a file is fetched
 
 
 def is_offline() -> bool:
@@ -60,7 +63,8 @@ def fetch(published: Any) -> dict[str, Tensor]:
             f"({size_mb(published)} MB), or copy the file there"
         )
     try:
-        with redirect_stdout(sys.stderr):  # torch says there that it downloads; results go to the standard output
+        # torch says on stdout that it downloads, where results go
+        with redirect_stdout(sys.stderr), _impatient_sockets(_STALLED_S):
             return published.get_state_dict(progress=True, check_hash=True)
     except (OSError, http.client.HTTPException) as error:
         raise WorkError(
@@ -73,6 +77,17 @@ def fetch(published: Any) -> dict[str, Tensor]:
             f"weights: what {published.url} sent is not the file of that name ({error}): the transfer may have been "
             "cut off; nothing of it was kept, so try again"
         ) from None
+
+
+@contextmanager
+def _impatient_sockets(seconds: float) -> Iterator[None]:
+    """Has sockets time out that give none: torch opens its own, and waits for a silent server for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def size_mb(published: Any) -> int:

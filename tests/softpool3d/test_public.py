@@ -1,5 +1,8 @@
 """torchvision's public weights: kept, fetched, cut off on the way, damaged, or out of reach; and what answers then."""
 
+import socket
+import threading
+
 import pytest
 import torch
 from served import Server, make_weights, served, take_away
@@ -99,6 +102,16 @@ def test_a_transfer_that_is_cut_off_leaves_nothing(weights, monkeypatch):
     assert not list(public.kept_at(weights).parent.iterdir())
     monkeypatch.setattr(Server, "cut_off", False)
     assert open_weights(NAME).classes
+
+
+def test_a_server_that_falls_silent_is_not_waited_for_for_ever(weights, monkeypatch):
+    left, over = socket.getdefaulttimeout(), threading.Event()
+    monkeypatch.setattr(public, "_STALLED_S", 0.2)
+    monkeypatch.setattr(Server, "copyfile", lambda self, source, out: out.write(source.read(999)) and over.wait(30))
+    with pytest.raises(WorkError, match=r"cannot fetch http.* \(timed out\); give a file instead"):
+        open_weights(NAME)
+    over.set()
+    assert socket.getdefaulttimeout() == left and not list(public.kept_at(weights).parent.iterdir())
 
 
 def test_a_damaged_file_is_named(weights, file):
