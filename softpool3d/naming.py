@@ -96,7 +96,11 @@ def spelled_out(name: str | Path) -> str | Path:
 
 def no_weights(name: str | Path) -> str:
     """Returns a sentence about weights that are not there, with what may have been meant."""
-    return f"no weights file {name}{meant(Path(name).expanduser(), _WEIGHTS)}"
+    path = Path(name).expanduser()
+    near, is_word = meant(path, _WEIGHTS), path.name == str(name) and not path.suffix
+    if is_word and "did you mean" not in near:
+        near += "; a network's public weights are named as in r3d_18:kinetics400"
+    return f"no weights file {name}{near}"
 
 
 def check_weights(name: str | Path | None) -> None:

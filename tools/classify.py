@@ -74,7 +74,8 @@ _of_live = partial(typer.Option, rich_help_panel="Live")
 
 def main(
     videos: list[str] | None = typer.Argument(
-        None, help="Files, folders, globs in quotes, @list.txt, - for names on standard input, http(s) addresses."
+        None,
+        help="Files, folders, globs in quotes, @list.txt, - for names on standard input, addresses (http, s3, gs).",
     ),
     weights: str | None = typer.Option(
         None,

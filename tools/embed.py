@@ -40,7 +40,8 @@ from softpool3d.tools.classify import (
 
 def main(
     videos: list[str] | None = typer.Argument(
-        None, help="Files, folders, globs in quotes, @list.txt, - for names on standard input, http(s) addresses."
+        None,
+        help="Files, folders, globs in quotes, @list.txt, - for names on standard input, addresses (http, s3, gs).",
     ),
     weights: str | None = typer.Option(
         None, help="As for classify: a file, or kinetics400, ...; exported networks have no layers."

@@ -53,6 +53,7 @@ def test_compare_takes_all_runs_of_a_folder(here):
         (run_named, "xyz", "is not the folder of a run .*; there are runs/mine, runs/other"),
         (check_weights, "runs/mien", "no weights file runs/mien; did you mean runs/mine?"),
         (check_weights, "other", "runs/other has no weights yet; softpool3d train --resume runs/other goes on"),
+        (check_weights, "r3d_18", r"no weights file r3d_18; .*public weights are named as in r3d_18:kinetics400"),
         (check_weights, "x3d_m:X3D_N.pyth", "no weights file X3D_N.pyth; did you mean X3D_M.pyth?"),
         (check_weights, "r3d_18:kinetic400", "r3d_18:kinetic400: there is no file .* did you mean r3d_18:kinetics400?"),
         (check_weights, "resnet50:imagenet", "did you mean resnet50:imagenet1k?"),
