@@ -26,8 +26,7 @@ def main(
         None,
         "--out",
         "-o",
-        help="The page of results; a .json beside it keeps what it is made of. [default: study.md in the study's "
-        "output]",
+        help="The page of results, with a .png and a .json beside it. [default: study.md in the study's output]",
     ),
     jobs: int = typer.Option(1, min=1, help="Runs at a time; they share the cores."),
     dry_run: bool = typer.Option(
@@ -45,10 +44,9 @@ def main(
 
     from softpool3d.analysis.folders import MEASURES
     from softpool3d.analysis.study import absent_sets, load_study
-    from softpool3d.analysis.study_report import study_page
+    from softpool3d.analysis.study_report import write_study
     from softpool3d.analysis.study_results import Results
     from softpool3d.analysis.study_run import run_study
-    from softpool3d.files import write_atomically
     from softpool3d.runs.lock import claim
     from softpool3d.runtime.devices import pick_device
 
@@ -63,8 +61,7 @@ def main(
     for name in absent_sets(study, trials):
         say(f"{name}: there is no folder {data / name}; the study goes on without it")
     page = out or Path(trials[0].config.output) / "study.md"
-    kept = page.with_suffix(".json")
-    results = Results.read(kept)
+    results = Results.read(page.with_suffix(".json"))
     if dry_run:
         results.gather(trials)
         for trial in trials:
@@ -80,9 +77,8 @@ def main(
         try:
             failed = run_study(trials, results, console, jobs)
         finally:
-            results.write(kept)
-            write_atomically(page, study_page(study, trials, results, failed, command).encode())
-            say(f"\nwritten to {page}, and the answers of each run to {kept}")
+            write_study(page, study, trials, results, failed, command)
+            say(f"\nwritten to {page}, with its picture, and the answers of each run in {page.with_suffix('.json')}")
     if failed:
         raise WorkError(f"{len(failed)} of {len(trials)} runs failed; {page} names them")
 

@@ -4,24 +4,55 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 
+from softpool3d.analysis.comparison import picture
 from softpool3d.analysis.folders import MEASURES
 from softpool3d.analysis.statistics import spread
 from softpool3d.analysis.study import Study, Trial, absent_sets
+from softpool3d.analysis.study_figure import study_figure
 from softpool3d.analysis.study_findings import Compared, Findings, Outcome, findings
 from softpool3d.analysis.study_results import Result, Results
 from softpool3d.config import DataConfig
+from softpool3d.files import write_atomically
 
 
-def study_page(study: Study, trials: list[Trial], results: Results, failed: dict[str, str], command: str) -> str:
-    """Returns the page, made from the runs that are finished; it names the others."""
+def write_study(
+    page: Path, study: Study, trials: list[Trial], results: Results, failed: dict[str, str], command: str
+) -> None:
+    """Writes a study's page, and beside it its picture, if a run is finished, and what both are made of.
+
+    Args:
+        failed: folder -> why its run cannot be used.
+
+    Raises:
+        WorkError: if one of them cannot be written.
+    """
+    results.write(page.with_suffix(".json"))
     found = findings(study, trials, results, failed)
+    drawn = page.with_suffix(".png")
+    if any(finding.outcomes for finding in found.values()):
+        write_atomically(drawn, picture(study_figure(found), "png"))
+    write_atomically(page, study_page(study, trials, found, failed, command, drawn.name).encode())
+
+
+def study_page(
+    study: Study,
+    trials: list[Trial],
+    found: dict[tuple[str, str], Findings],
+    failed: dict[str, str],
+    command: str,
+    drawn: str,
+) -> str:
+    """Returns the page, made from the runs that are finished; it names the others. drawn: the picture's name."""
     outcomes = [outcome for finding in found.values() for outcome in finding.outcomes]
     done = {outcome.trial.folder for outcome in outcomes}
     took = _took([outcome.result for outcome in outcomes])
     lines = [f"# {study.title}", "", *_summary(found), f"Written by `{command}`."]
     lines += [f"{len(outcomes)} of {len(trials)} runs are finished{took}.", ""]
     lines += [*_setting(study, trials), ""]
+    if outcomes:
+        lines += [f"![Test scores: a dot for each run, a bar for the mean of each variant]({drawn})", ""]
     for (data_set, network), finding in found.items():
         lines += [f"## {', '.join(filter(None, (data_set, network)))}", "", *_about(finding)]
         lines += [*_means(finding), "", *_differences(finding), "", *_pairs(finding)]

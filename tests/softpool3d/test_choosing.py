@@ -52,10 +52,23 @@ def test_from_scratch_on_a_cpu_as_in_the_study_of_real_actions():
     assert [config.flat()[key] for key in same] == [study.flat()[key] for key in same]
     assert config.model.weights is None and config.model.pool.kind == "soft"
     assert "no network" in str(choices[0]) and "model.pool.kind=soft" in str(choices[0])
-    few = replace(SHORT, clips={"train": 48, "val": 12})
-    assert chosen(few)[0].train.epochs > config.train.epochs
-    many = replace(SHORT, clips={"train": 100_000, "val": 1000})
-    assert chosen(many)[0].train.epochs == 20
+
+
+@pytest.mark.parametrize(
+    ("clips", "classes", "why", "epochs"),
+    [
+        (323, 27, "no network", 21),  # depth_actions, lip_letters, interactions, motion: docs/own-videos.md
+        (468, 26, "no network", 17),
+        (48, 6, "no network", 40),
+        (400, 8, "no network", 10),
+        (100_000, 400, "no network", 10),
+        (300, 2, "", 10),  # with weights
+        (100_000, 400, "", 8),
+    ],
+)
+def test_the_more_clips_a_class_has_the_fewer_epochs(clips, classes, why, epochs):
+    videos = replace(SHORT, clips={"train": clips, "val": 9}, classes=tuple(f"class {n}" for n in range(classes)))
+    assert chosen(videos, CPU, why)[0].train.epochs == epochs
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from softpool3d.analysis.measuring import machine
 from softpool3d.analysis.statistics import grouped_interval, paired_difference, spread, t_quantile
 from softpool3d.analysis.study import load_study
 from softpool3d.analysis.study_findings import Findings, findings
-from softpool3d.analysis.study_report import study_page
+from softpool3d.analysis.study_report import study_page, write_study
 from softpool3d.analysis.study_results import Results
 from softpool3d.analysis.study_run import run_study
 from softpool3d.errors import UsageError
@@ -112,7 +112,12 @@ def results_of(trials):
 
 
 def page_of(study, trials, failed=()):
-    return study_page(study, trials, results_of(trials), dict(failed), "command")
+    return page_from(study, trials, results_of(trials), failed)
+
+
+def page_from(study, trials, results, failed=()):
+    failed = dict(failed)
+    return study_page(study, trials, findings(study, trials, results, failed), failed, "command", "study.png")
 
 
 def test_a_study_trains_what_is_not_finished(study_file):
@@ -291,12 +296,13 @@ def test_a_study_goes_on_from_the_results_beside_its_page(study_of_sets, tmp_pat
     done = lambda t: write_run(t.folder, t.config, 0.5) or write_scores(t.folder, {"a": (True, False)}) or 0  # noqa: E731
     results = Results()
     assert run(trials[:4], done, results) == {}
-    page = study_page(study, trials, results, {}, "command")
+    page = page_from(study, trials, results)
     assert "4 of 10 runs are finished" in page and "| soft | 50%, 50% |" in page
-    results.write(tmp_path / "study.json")
+    write_study(tmp_path / "study.md", study, trials, results, {}, "command")
+    assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG") and "](study.png)" in page
     shutil.rmtree(tmp_path / "runs")
     there = Results.read(tmp_path / "study.json")
-    assert there == results and study_page(study, trials, there, {}, "command") == page
+    assert there == results and page_from(study, trials, there) == page
     trained = []
     assert run(trials, lambda t: trained.append(t) or done(t), there) == {}
     assert trained == trials[4:] and len(there.runs) == 10
@@ -311,13 +317,13 @@ def test_results_that_do_not_fit_are_not_used(study_of_sets, tmp_path):
     _, others = load_study(study_of_sets, ["optim.lr=0.5", "data.num_workers=3"], tmp_path / "data")
     failed = run(others[:1], unexpected, results)
     assert "was made with other settings; name another page with --out" in failed[str(others[0].folder)]
-    assert "0 of 10 runs are finished" in study_page(study, others, results, failed, "command")
+    assert "0 of 10 runs are finished" in page_from(study, others, results, failed)
     _, elsewhere = load_study(study_of_sets, ["data.num_workers=3", f"output={tmp_path / 'r'}"], tmp_path / "data")
     assert run(elsewhere[:1], unexpected, results) == {}  # neither matters to a result
     (next((tmp_path / "data" / "first").rglob("*.mp4"))).write_bytes(b"another clip")
     failed = run(trials[:1], unexpected, results)
     assert "holds other clips than when this study began" in failed[str(trials[0].folder)]
-    assert "0 of 10 runs are finished" in study_page(study, trials, results, failed, "command")
+    assert "0 of 10 runs are finished" in page_from(study, trials, results, failed)
 
 
 @pytest.mark.parametrize(
