@@ -6,7 +6,6 @@ measured. Those with public weights are usual ones of fine-tuning; nobody measur
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +52,7 @@ def choose(videos: Videos, machine: Machine, start: Start, asked: Mapping[str, A
     epochs = _number(asked, "train.epochs", _epochs(videos, start))
     first, *choices = _fine_tuned(start, epochs, asked) if start.weights else _from_scratch(machine, start, asked)
     frames = next(choice.settings[_FRAMES] for choice in choices if _FRAMES in choice.settings)
-    choices += [_time(videos, _number(asked, _FRAMES, frames), asked), _flips(videos)]
+    choices += [_time(videos, _number(asked, _FRAMES, frames), asked), _flips(videos, machine, start)]
     choices += [*_balance(videos), _length(videos, epochs), _batch(videos, machine, start)]
     left = [Choice({k: v for k, v in c.settings.items() if k not in asked}, c.why) for c in (first, *choices)]
     return [choice for number, choice in enumerate(left) if choice.settings or number == 0]
@@ -136,7 +135,10 @@ def _time(videos: Videos, frames: int, asked: Mapping[str, Any]) -> Choice:
     return Choice(settings, f"{long}{stretch}")
 
 
-def _flips(videos: Videos) -> Choice:
+def _flips(videos: Videos, machine: Machine, start: Start) -> Choice:
+    if not start.weights and not machine.gpu:
+        why = "no clip is mirrored: on three sets of real actions a network this small, trained this briefly, was worse"
+        return Choice({"data.flip": False}, f"{why} with mirrored ones")
     directed = [name for name in videos.classes if tells_direction(name)]
     if not directed:
         return Choice({"data.flip": True}, "half of the clips are mirrored: no class is named after a direction")
@@ -152,12 +154,12 @@ def _balance(videos: Videos) -> Iterator[Choice]:
 
 
 def _epochs(videos: Videos, start: Start) -> int:
-    """Returns fewer epochs, the more clips a class has; from nothing by what docs/own-videos.md measured."""
+    """Returns fewer epochs, the more clips there are; from nothing by what docs/own-videos.md measured."""
     clips = videos.clips["train"]
     if start.weights:
         return max(8, min(20, round(3000 / clips)))
-    passes = max(72 / math.sqrt(clips / len(videos.classes)), 4000 / clips)  # 500 updates at the least
-    return max(10, min(40, round(passes)))
+    as_in_the_study = min(24, 480 * len(videos.classes) / clips)  # fewer where a class has more than 20 clips
+    return max(10, min(40, round(max(as_in_the_study, 4000 / clips))))  # 500 updates at the least
 
 
 def _length(videos: Videos, epochs: int) -> Choice:
