@@ -78,7 +78,7 @@ def main(
             failed = run_study(trials, results, console, jobs)
         finally:
             write_study(page, study, trials, results, failed, command)
-            say(f"\nwritten to {page}, with its picture, and the answers of each run in {page.with_suffix('.json')}")
+            say(f"\nwritten to {page}, and the answers of each run to {page.with_suffix('.json')}")
     if failed:
         raise WorkError(f"{len(failed)} of {len(trials)} runs failed; {page} names them")
 

@@ -73,13 +73,17 @@ class Findings:
         there = [self._of[variant, seed] for variant in variants if (variant, seed) in self._of]
         return max(there, key=lambda one: one.result.val) if len(there) == len(variants) else None
 
+    def paired_seeds(self, variant: str) -> list[int]:
+        """Returns the seeds that a variant and the reference both have."""
+        both = (variant, self.study.reference)
+        return [seed for seed in self.study.seeds if all((name, seed) in self._of for name in both)]
+
     def compared(self, variant: str) -> Compared | None:
         """Returns the reference minus a variant, over the seeds that both have; None if there are none."""
-        reference = self.study.reference
-        seeds = [s for s in self.study.seeds if (variant, s) in self._of and (reference, s) in self._of]
+        seeds = self.paired_seeds(variant)
         if not seeds:
             return None
-        ours, theirs = ([self._of[name, seed] for seed in seeds] for name in (reference, variant))
+        ours, theirs = ([self._of[name, seed] for seed in seeds] for name in (self.study.reference, variant))
         by_seed = paired_difference([one.result.test for one in ours], [one.result.test for one in theirs])
         if not all(one.right for one in (*ours, *theirs)):
             return Compared(by_seed, None)

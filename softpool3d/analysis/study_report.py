@@ -256,8 +256,8 @@ def _pairs(finding: Findings) -> list[str]:
 
 def _how(found: dict[tuple[str, str], Findings]) -> list[str]:
     groups = sorted({len(set(finding.groups.values())) for finding in found.values()} - {0})
-    compared = [finding.compared(name) for finding in found.values() for name in finding.variants]
-    pairs = sorted({len(one.by_seed.pairs) for one in compared if one} - {1})
+    counts = {len(finding.paired_seeds(name)) for finding in found.values() for name in finding.variants}
+    pairs = sorted(counts - {0, 1})
     wide = f"Of {_either(pairs)} pairs it is wide. " if pairs else ""
     whole, rough = "", ""
     if groups:

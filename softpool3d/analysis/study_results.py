@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -17,7 +17,7 @@ from softpool3d import __version__
 from softpool3d.analysis.folders import RunRecord, read_run
 from softpool3d.analysis.measuring import machine
 from softpool3d.analysis.study import Trial
-from softpool3d.config import Effect, has_effect
+from softpool3d.config import Config, Effect, has_effect
 from softpool3d.errors import UsageError
 from softpool3d.evaluation.scores import FILE, VideoScores
 from softpool3d.files import write_atomically
@@ -181,14 +181,14 @@ def _below(numbers: Sequence[int], end: int) -> bool:
     return all(0 <= number < end for number in numbers)
 
 
-def settings(trial: Trial) -> str:
-    """Returns a digest of what a run's result depends on: SHA-256, hexadecimal, of its first 16 characters."""
-    config = trial.config
+def deciding(keys: Iterable[str], config: Config) -> list[str]:
+    """Returns those of a configuration's dotted keys on which a run's result depends."""
     skipped = left_open(config)
-    values = {
-        key: value
-        for key, value in config.flat().items()
-        if not has_effect(key, Effect.WHERE, Effect.HOW) and key not in skipped
-    }
-    text = json.dumps(values, sort_keys=True, default=str)
+    return [key for key in keys if not has_effect(key, Effect.WHERE, Effect.HOW) and key not in skipped]
+
+
+def settings(trial: Trial) -> str:
+    """Returns a digest of what a run's result depends on: the first 16 characters of a SHA-256, hexadecimal."""
+    flat = trial.config.flat()
+    text = json.dumps({key: flat[key] for key in deciding(flat, trial.config)}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

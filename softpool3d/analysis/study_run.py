@@ -20,14 +20,13 @@ from rich.console import Console
 from softpool3d import __version__
 from softpool3d.analysis.folders import MEASURES, RunRecord, read_run
 from softpool3d.analysis.study import Trial
-from softpool3d.analysis.study_results import Results
-from softpool3d.config import Effect, differing, has_effect
+from softpool3d.analysis.study_results import Results, deciding
+from softpool3d.config import differing
 from softpool3d.datasets import read_manifests
 from softpool3d.datasets.manifest import Manifest
 from softpool3d.errors import SoftPool3dError
 from softpool3d.files import write_atomically
 from softpool3d.foreign import parse_json
-from softpool3d.runs.pretrained import left_open
 from softpool3d.runs.provenance import FILE as PROVENANCE
 from softpool3d.runtime.interrupt import Interrupt, Interrupted
 
@@ -175,9 +174,8 @@ def _problem(trial: Trial) -> str:
     record = read_run(trial.folder)
     if record.problem:
         return f"{record.problem}; move it away, and the study trains that run anew"
-    for key in differing([trial.config, record.config]):
-        if not has_effect(key, Effect.WHERE, Effect.HOW) and key not in left_open(trial.config):
-            return f"it is a run with another {key}; move it away, or give the study another output=..."
+    for key in deciding(differing([trial.config, record.config]), trial.config):
+        return f"it is a run with another {key}; move it away, or give the study another output=..."
     version = _version(record)
     if version != __version__:
         return f"softpool3d {version} made it, and this is {__version__}; move it away, or give another output=..."

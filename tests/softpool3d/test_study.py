@@ -306,7 +306,7 @@ def test_a_study_goes_on_from_the_results_beside_its_page(study_of_sets, tmp_pat
     trained = []
     assert run(trials, lambda t: trained.append(t) or done(t), there) == {}
     assert trained == trials[4:] and len(there.runs) == 10
-    assert [len(line) < 600 for line in (tmp_path / "study.json").read_text().splitlines()].count(False) == 0
+    assert all(len(line) < 600 for line in (tmp_path / "study.json").read_text().splitlines())
 
 
 def test_results_that_do_not_fit_are_not_used(study_of_sets, tmp_path):
@@ -320,7 +320,7 @@ def test_results_that_do_not_fit_are_not_used(study_of_sets, tmp_path):
     assert "0 of 10 runs are finished" in page_from(study, others, results, failed)
     _, elsewhere = load_study(study_of_sets, ["data.num_workers=3", f"output={tmp_path / 'r'}"], tmp_path / "data")
     assert run(elsewhere[:1], unexpected, results) == {}  # neither matters to a result
-    (next((tmp_path / "data" / "first").rglob("*.mp4"))).write_bytes(b"another clip")
+    next((tmp_path / "data" / "first").rglob("*.mp4")).write_bytes(b"another clip")
     failed = run(trials[:1], unexpected, results)
     assert "holds other clips than when this study began" in failed[str(trials[0].folder)]
     assert "0 of 10 runs are finished" in page_from(study, trials, results, failed)
