@@ -40,7 +40,8 @@ start_node() {
     $apart "$self" "$folder" inside "$1" > "$folder/node$1.log" 2>&1 < /dev/null &
     echo $! > "$folder/node$1.pid"
     until [ "$(readlink /proc/$!/ns/net)" != "$(readlink /proc/self/ns/net)" ]; do sleep 0.02; done
-    ip link add "node$1" type veth peer name eth0 netns $!
+    # a node that comes back has the address that the other nodes remember
+    ip link add "node$1" type veth peer name eth0 address "02:00:0a:07:07:0$1" netns $!
     ip link set "node$1" master bridge up
 }
 
