@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 from softpool3d.choosing.look import Machine, Videos
@@ -21,6 +22,7 @@ _FRAMES = "data.num_frames"
 # frames, side of the crop and width without public weights: those of the study, and, not measured here, larger ones
 _ON_CPUS, _ON_A_GPU = (12, 48, 16), (16, 112, 64)
 _UPDATE = 16  # clips of one update on a GPU
+_VALIDATING, _VALIDATIONS = 0.05, 5  # most of an epoch's time that validating may take, fewest times that it is done
 _SHORT_S, _LONG_S = 10, 30  # videos of one action: the median is below the first, and all are below the second
 
 
@@ -53,7 +55,7 @@ def choose(videos: Videos, machine: Machine, start: Start, asked: Mapping[str, A
     first, *choices = _fine_tuned(start, epochs, asked) if start.weights else _from_scratch(machine, start, asked)
     frames = next(choice.settings[_FRAMES] for choice in choices if _FRAMES in choice.settings)
     choices += [_time(videos, _number(asked, _FRAMES, frames), asked), _flips(videos, machine, start)]
-    choices += [*_balance(videos), _length(videos, epochs), _batch(videos, machine, start)]
+    choices += [*_balance(videos), *_length(videos, epochs), _batch(videos, machine, start)]
     left = [Choice({k: v for k, v in c.settings.items() if k not in asked}, c.why) for c in (first, *choices)]
     return [choice for number, choice in enumerate(left) if choice.settings or number == 0]
 
@@ -162,8 +164,16 @@ def _epochs(videos: Videos, start: Start) -> int:
     return max(10, min(40, round(max(as_in_the_study, 4000 / clips))))  # 500 updates at the least
 
 
-def _length(videos: Videos, epochs: int) -> Choice:
-    return Choice({"train.epochs": epochs}, f"{epochs} times through the {videos.clips['train']} training clips")
+def _length(videos: Videos, epochs: int) -> Iterator[Choice]:
+    train, val = videos.clips["train"], videos.clips["val"]
+    yield Choice({"train.epochs": epochs}, f"{epochs} times through the {train} training clips")
+    share = val / (3 * train)  # of an epoch's time: a clip costs a third of what it costs in training
+    every = min(ceil(share / _VALIDATING), epochs // _VALIDATIONS)
+    if every > 1:
+        why = (
+            f"validation after {every} epochs at a time: after each it would take {share / (1 + share):.0%} of the time"
+        )
+        yield Choice({"train.eval_every": every}, why)
 
 
 def _batch(videos: Videos, machine: Machine, start: Start) -> Choice:

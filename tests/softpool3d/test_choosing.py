@@ -72,6 +72,23 @@ def test_the_more_clips_a_class_has_the_fewer_epochs(clips, classes, why, epochs
 
 
 @pytest.mark.parametrize(
+    ("train", "val", "overrides", "every"),
+    [
+        (323, 108, ["train.epochs=24"], 3),
+        (468, 78, ["train.epochs=24"], 2),
+        (400, 40, ["train.epochs=24"], 1),
+        (323, 5000, ["train.epochs=20"], 4),  # five times at the least
+        (323, 5000, ["train.epochs=3"], 1),
+        (323, 108, ["train.eval_every=1"], 1),
+    ],
+)
+def test_validating_takes_a_twentieth_of_the_time(train, val, overrides, every):
+    config, choices = chosen(replace(SHORT, clips={"train": train, "val": val}), CPU, "no network", *overrides)
+    assert config.train.eval_every == every
+    assert ("train.eval_every" in " ".join(map(str, choices))) == (every > 1)
+
+
+@pytest.mark.parametrize(
     ("machine", "name", "crop", "precision"),
     [(CPU, "r3d_18", 112, "fp32"), (replace(GPU, memory_gb=8), "r3d_18", 112, "bf16"), (GPU, "mvit_v2_s", 224, "bf16")],
 )
