@@ -10,6 +10,7 @@ _FOLDERS = ("folder", "pictures")
 _DIVIDED = (*_FOLDERS, "digits")  # by data.split, unless they are divided on disk: datasets/ says so
 _SPANS = "videos with data.sampling=dense or centred"
 _NORMS = ("train.norm", "train.precise_norm")
+_SEVERAL = "a training of several processes, by torchrun"
 
 # key -> what it belongs to, as an override says it, and whether that is so
 _BELONGS_TO: dict[str, tuple[str, Callable[[Config], bool]]] = {
@@ -70,16 +71,21 @@ def _clips(config: Config) -> int:
     return config.test.num_clips if _spans(config) else 1
 
 
-def idle_keys(config: Config, has_norms: bool = True) -> list[str]:
+def idle_keys(config: Config, has_norms: bool = True, alone: bool = False) -> list[str]:
     """Returns a sentence for each key that differs from its default and has no effect.
 
     Args:
         has_norms: whether the network has batch norms; a configuration does not tell.
+        alone: whether one process trains; nor does it tell that.
     """
     values, defaults = config.flat(), Config().flat()
     idle = {key: what for key, (what, is_so) in _BELONGS_TO.items() if not is_so(config)}
     if not has_norms:
         idle |= dict.fromkeys(_NORMS, f"networks with batch norm, and {config.model.name} has none")
+    if alone:
+        idle["train.shard"] = _SEVERAL
+        if config.train.norm == "sync":
+            idle["train.norm"] = _SEVERAL
     return [
         f"{key}={values[key]} has no effect: it belongs to {what}"
         for key, what in idle.items()

@@ -46,7 +46,7 @@ def main(
     from softpool3d.analysis.study import absent_sets, load_study
     from softpool3d.analysis.study_report import write_study
     from softpool3d.analysis.study_results import Results
-    from softpool3d.analysis.study_run import run_study
+    from softpool3d.analysis.study_run import run_study, unusable
     from softpool3d.runs.lock import claim
     from softpool3d.runtime.devices import pick_device
 
@@ -63,11 +63,12 @@ def main(
     page = out or Path(trials[0].config.output) / "study.md"
     results = Results.read(page.with_suffix(".json"))
     if dry_run:
-        results.gather(trials)
+        problems = unusable(trials, results)
+        results.gather([trial for trial in trials if str(trial.folder) not in problems])
         for trial in trials:
             result = results.runs.get(trial.config.name)
             state = f"test {MEASURES[result.measure]} {result.test:.1%}" if result else "to be trained"
-            say(f"{trial.folder}: {state}")
+            say(f"{trial.folder}: {problems.get(str(trial.folder), state)}")
         return
     pick_device(trials[0].config.device)  # one that is not there is an error before the first run
     options = ["--cfg", cfg, *(["--data", str(data)] if data else []), *(["--out", str(out)] if out else [])]

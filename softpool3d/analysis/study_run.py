@@ -71,9 +71,7 @@ def run_study(
         Interrupted: after a signal; the runs that were under way have saved their state.
     """
     say = _line(console)
-    problems = ((trial, _problem(trial) or results.problem(trial)) for trial in trials)
-    failed = {str(trial.folder): problem for trial, problem in problems if problem}
-    failed |= _of_other_data(trials, results)
+    failed = unusable(trials, results) | _of_other_data(trials, results)
     for folder, problem in failed.items():
         say(f"not trained: {folder}: {problem}")
     sound = [trial for trial in trials if str(trial.folder) not in failed]
@@ -104,6 +102,12 @@ def run_study(
             for run in running:
                 run.process.kill()
     return failed
+
+
+def unusable(trials: list[Trial], results: Results) -> dict[str, str]:
+    """Returns folder -> why what is known of its run is not a run of this study."""
+    problems = ((trial, _problem(trial) or results.problem(trial)) for trial in trials)
+    return {str(trial.folder): problem for trial, problem in problems if problem}
 
 
 def start_training(trial: Trial, jobs: int) -> subprocess.Popen:

@@ -43,12 +43,13 @@ def header(
     model: nn.Module,
     device: torch.device,
     multigrid: Multigrid,
+    processes: int,
 ) -> str:
     """Returns the lines that a run begins with: network, pooling, parameters, device, clips, folder."""
     pool = config.model.pool
     pooling = f"{pool.kind} pooling at {', '.join(pool.where)}" if pool.where else "its own pooling"
     millions = sum(p.numel() for p in model.parameters()) / 1e6
-    idle = "".join(f"{sentence}\n" for sentence in idle_keys(config, has_norms(model)))
+    idle = "".join(f"{sentence}\n" for sentence in idle_keys(config, has_norms(model), alone=processes == 1))
     return (
         f"{idle}{config.model.name} with {pooling}, {millions:.2f} M parameters, on {device}\n"
         f"{_cycles(config, multigrid)}{_views(config)}writing to {folder}"

@@ -206,7 +206,8 @@ class Setup:
             name: BadFiles(name, len(manifest), limit, self._note_bad_file, state.bad.get(name))
             for name, manifest in self.manifests.items()
         }
-        self.display.line(header(config, self.disk.folder, self.network, self.device, batches.multigrid))
+        count = self.processes.count
+        self.display.line(header(config, self.disk.folder, self.network, self.device, batches.multigrid, count))
         trackers = Trackers(self.disk.folder, config, self.accelerator, self.display.line)
         self.processes.first(trackers.start)
         if is_first:  # before the board, whose thread does not report a full disk clearly

@@ -322,6 +322,14 @@ def test_keys_of_clips_have_no_effect_on_pictures(override):
     assert [sentence.partition(" ")[0] for sentence in idle_keys(config)] == [override]
 
 
+def test_keys_of_several_processes_have_no_effect_in_one():
+    config = override_config(Config(), ["train.norm=sync", "train.shard=true"])
+    several = "has no effect: it belongs to a training of several processes, by torchrun"
+    assert idle_keys(config, alone=True) == [f"train.shard=True {several}", f"train.norm=sync {several}"]
+    assert not idle_keys(config)
+    assert not idle_keys(override_config(Config(), ["train.norm=split"]), alone=True)
+
+
 def test_a_network_without_batch_norm():
     config = override_config(Config(), ["model.name=mvit_v2_s", "train.norm=split", "train.precise_norm=5"])
     assert not idle_keys(config)

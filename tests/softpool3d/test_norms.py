@@ -37,7 +37,7 @@ def test_parts_of_a_batch_are_normalised_by_themselves():
 @pytest.mark.parametrize(("model", "idle"), [(nn.LayerNorm(2), True), (network(), False)])
 def test_a_run_says_that_its_network_has_no_batch_norm(model, idle, tmp_path):
     config = Config.model_validate({"train": {"norm": "split", "precise_norm": 5}})
-    said = header(config, tmp_path, convert_norms(model, config.train, CPU), CPU, Multigrid())
+    said = header(config, tmp_path, convert_norms(model, config.train, CPU), CPU, Multigrid(), processes=1)
     for key in ("train.norm=split", "train.precise_norm=5"):
         assert (f"{key} has no effect: it belongs to networks with batch norm, and r3d_18 has none\n" in said) == idle
 

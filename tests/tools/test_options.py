@@ -107,6 +107,10 @@ def test_study_says_what_there_is_and_writes_its_page(run, data, tmp_path, monke
     assert dry.stdout.splitlines() == [
         f"{tmp_path / 'mine'}/tiny-{kind}-seed0: to be trained" for kind in ("soft", "max")
     ]
+    (tmp_path / "mine" / "tiny-soft-seed0").mkdir(parents=True)
+    first, second = run(*base, "--dry-run").stdout.splitlines()
+    assert "move it away, and the study trains that run anew" in first and second.endswith("to be trained")
+    (tmp_path / "mine" / "tiny-soft-seed0").rmdir()
     assert run(*base, "train.epochs=9", "--out", tmp_path / "page.md").returncode == 1
     (trials, _, _, jobs), _ = told.last
     assert [trial.config.train.epochs for trial in trials] == [9, 9] and jobs == 1
