@@ -43,7 +43,7 @@ weights  {best}
 
 what to type next:
   .venv/bin/softpool3d classify YOUR_VIDEO.mp4 --weights {best}
-  .venv/bin/softpool3d train --cfg configs/r3d_softpool.yaml data.dataset=folder data.root=YOUR_FOLDER data.flip=true"""
+  .venv/bin/softpool3d train YOUR_FOLDER"""
     )
 
 
