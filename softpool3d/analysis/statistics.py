@@ -36,7 +36,9 @@ def paired_difference(first: Sequence[float], second: Sequence[float], level: fl
 def grouped_interval(
     values: Sequence[float], groups: Sequence[str], level: float = 0.95, draws: int = 4000
 ) -> tuple[float, float] | None:
-    """Returns the bootstrap's percentile interval of the mean of `values`; None where there is one group.
+    """Returns the bootstrap's percentile interval of the mean of `values`.
+
+    None where it would be nonsense: with one group, and where all values are the same.
 
     Whole groups are drawn with replacement: the clips of one person are alike, and count as one observation.
 
@@ -44,7 +46,7 @@ def grouped_interval(
         values: a value for each clip. groups: whose clip each is.
     """
     names, index = np.unique(np.asarray(groups), return_inverse=True)
-    if len(names) < 2:
+    if len(names) < 2 or len(set(values)) == 1:
         return None
     sums, counts = np.bincount(index, np.asarray(values)), np.bincount(index)
     drawn = np.random.default_rng(0).integers(len(names), size=(draws, len(names)))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
+from statistics import NormalDist
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics.functional.classification import (
@@ -16,7 +17,6 @@ from torchmetrics.functional.classification import (
 from softpool3d.evaluation.scores import Scores
 
 CALIBRATION_BINS = 15  # as Guo et al., arXiv 1706.04599
-RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,13 @@ class Metrics:
     confusion: Tensor | None
 
 
-def measure(scores: Scores, classes: tuple[str, ...], seed: int = 0) -> Metrics:
-    """Returns the metrics of scores.
-
-    Args:
-        scores: of one clip at least.
-        seed: of the bootstrap.
-    """
+def measure(scores: Scores, classes: tuple[str, ...]) -> Metrics:
+    """Returns the metrics of scores, which are of one clip at least."""
     correct = round(scores.accuracy() * len(scores.label))
     summary = {
         "videos": len(scores.label),
         "top1": scores.accuracy(),
-        "top1_interval": list(bootstrap_interval(correct, len(scores.label), seed=seed)),
+        "top1_interval": list(share_interval(correct, len(scores.label))),
         "top5": scores.accuracy(5),
     }
     if scores.multi_label:
@@ -85,14 +80,15 @@ def measure(scores: Scores, classes: tuple[str, ...], seed: int = 0) -> Metrics:
     return Metrics(summary, rows, confusion)
 
 
-def bootstrap_interval(correct: int, total: int, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """Returns the percentile bootstrap interval of correct / total, over clips (Efron and Tibshirani 1993, chapter 13).
+def share_interval(correct: int, total: int, level: float = 0.95) -> tuple[float, float]:
+    """Returns Wilson's score interval of correct / total (JASA 22, 1927), where `total` is 1 or more.
 
-    The number of right clips in a resample is binomial, so that number is drawn, and not clips.
+    Unlike a bootstrap it has a width where all clips are right, or none.
     """
-    shares = np.random.default_rng(seed).binomial(total, correct / total, RESAMPLES) / total
-    low, high = np.quantile(shares, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    middle = (correct + z * z / 2) / (total + z * z)
+    half = z * sqrt(correct * (total - correct) / total + z * z / 4) / (total + z * z)
+    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def most_confused(confusion: Tensor, classes: tuple[str, ...], most: int = 10) -> list[Confusion]:

@@ -111,7 +111,7 @@ def show(console: Console, metrics: Metrics, folder: Path | None, result: dict[s
     summary, result = metrics.summary, result or {}
     published = result.get("published")
     low, high = summary["top1_interval"]
-    lines = [("top-1", f"{summary['top1']:.2%}", f"95% interval {low:.2%} to {high:.2%} (bootstrap)")]
+    lines = [("top-1", f"{summary['top1']:.2%}", f"95% interval {low:.2%} to {high:.2%}")]
     if published:
         lines.append(("top-1, published", f"{published['top1']:.2%}", published["of"]))
     if metrics.confusion is None:

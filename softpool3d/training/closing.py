@@ -33,7 +33,7 @@ def closing_lines(training: Training) -> list[str]:
 def _accuracy(metrics: Metrics) -> Iterator[str]:
     low, high = metrics.summary["top1_interval"]
     clips = metrics.summary["videos"]
-    yield f"with other clips top-1 would be {low:.1%} to {high:.1%} (95%, bootstrap over {clips} clips)"
+    yield f"with other clips like these top-1 would be {low:.1%} to {high:.1%} (95%, {clips} clips)"
     rows = sorted((row for row in metrics.classes if row.clips and row.top1 < 1), key=lambda row: row.top1)
     if rows:
         worst = ", ".join(f"{row.name} {row.top1:.0%} of {row.clips}" for row in rows[:_WORST])

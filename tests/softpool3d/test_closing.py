@@ -40,7 +40,7 @@ RIGHT = [(n % 3, n % 3) for n in range(27)]
 
 def test_what_is_wrong_and_how_sure_it_is():
     lines = closing_lines(ended([*RIGHT, (0, 1), (0, 1), (2, 1)]))
-    assert lines[0].startswith("with other clips top-1 would be 7") and "bootstrap over 30 clips" in lines[0]
+    assert lines[0].startswith("with other clips like these top-1 would be 7") and "95%, 30 clips" in lines[0]
     assert lines[1] == "worst classes: jump 82% of 11, wave 90% of 10"
     assert lines[2] == "most often taken for another: jump for run (2 of 11), wave for run (1 of 10)"
     assert lines[-4:] == [

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from softpool3d.evaluation.metrics import bootstrap_interval, measure, most_confused
+from softpool3d.evaluation.metrics import measure, most_confused, share_interval
 from softpool3d.evaluation.plots import confusion_figure, png
 from softpool3d.evaluation.results import _confusion
 from softpool3d.evaluation.scores import Scores
@@ -50,9 +50,14 @@ def test_the_interval_is_that_of_resampled_clips():
     rng = np.random.default_rng(1)
     resampled = right[rng.integers(0, 97, (20_000, 97))].mean(1)
     expected = np.quantile(resampled, [0.025, 0.975])
-    assert bootstrap_interval(60, 97) == pytest.approx(expected, abs=0.011)  # one clip of 97
-    assert bootstrap_interval(60, 97) == bootstrap_interval(60, 97)
-    assert bootstrap_interval(97, 97) == (1, 1)
+    assert share_interval(60, 97) == pytest.approx(expected, abs=0.011)  # one clip of 97
+
+
+def test_the_interval_has_a_width_where_all_or_none_are_right():
+    """Wilson's: the roots of |share - p| = z sqrt(p (1 - p) / n)."""
+    low, high = share_interval(0, 8)
+    assert low == 0 and high == pytest.approx(1.96**2 / (8 + 1.96**2), abs=1e-4)
+    assert share_interval(80, 80) == pytest.approx((0.9542, 1), abs=1e-4)
 
 
 def test_several_labels():

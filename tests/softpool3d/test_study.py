@@ -364,6 +364,7 @@ def test_any_folder_of_videos_may_stand_for_the_data_sets(study_of_sets, tmp_pat
 def test_intervals_over_groups_of_clips():
     values = [1.0, 1.0, 1.0, 0.0, 0.0, 0.5]
     assert grouped_interval(values, ["a"] * 6) is None
+    assert grouped_interval([1.0] * 6, list("aaabbb")) is None  # all right: no resample would differ
     assert grouped_interval(values, ["a", "a", "a", "b", "b", "b"]) == (pytest.approx(1 / 6), 1.0)
     low, high = grouped_interval([0.0, 1.0] * 50, list(range(100)))
     assert low == pytest.approx(0.5 - 1.96 * 0.05, abs=0.02) and high == pytest.approx(0.5 + 1.96 * 0.05, abs=0.02)
