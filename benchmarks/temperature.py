@@ -97,7 +97,7 @@ def _betas(record: RunRecord) -> Iterator[tuple[str, Tensor]]:
 def _figure(betas: dict[str, dict[str, Tensor]]):
     from matplotlib.figure import Figure
 
-    result = Figure((8, 1 + 2.2 * len(betas)), layout="constrained")
+    result = Figure((11, 1 + 2.2 * len(betas)), layout="constrained")
     for axes, (name, of_layer) in zip(result.subplots(len(betas), 1, squeeze=False)[:, 0], betas.items(), strict=True):
         for number, values in enumerate(of_layer.values()):
             spread = torch.linspace(-0.3, 0.3, len(values))
