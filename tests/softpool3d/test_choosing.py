@@ -214,7 +214,7 @@ def test_a_folder_is_all_that_training_needs(videos, tmp_path, run, monkeypatch)
     assert (config.name, config.data.root, config.data.crop_size) == ("videos", str(videos), 16)
     tail = done.stdout.splitlines()[-4:]
     assert tail == ["next:", *(f"  softpool3d {verb} --weights runs/videos" for verb in VERBS)]
-    assert "with other clips top-1 would be" in done.stdout
+    assert "with other clips like these top-1 would be" in done.stdout
     again = run("train", "--cfg", tmp_path / "runs" / "videos" / "config.yaml", "--print-config")
     assert load_config(_written(tmp_path / "again.yaml", again.stdout)) == config
 
