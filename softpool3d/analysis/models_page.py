@@ -107,9 +107,10 @@ for each channel, `beta="learnable"` among them, need the channels. They are fou
 `example`, an input of the network, where such a run fails.
 
 A network that was trained with max pooling goes on as it was with `beta=16` or more. With beta 1 SoftPool is close to
-average pooling on most feature maps, and the network has to be trained again ([temperature.md](temperature.md)). Where a
-network is trained from nothing, begin with `model.pool.beta=4`: on three sets of real actions it was within two points of
-the best kind, where beta 1 was up to four behind, and a learned beta no better than beta 1
+average pooling on most feature maps, and the network has to be trained again ([temperature.md](temperature.md)).
+
+A network that is trained from nothing begins with `model.pool.beta=4`: on three sets of real actions it was within two
+points of the best kind, where beta 1 was up to four behind, and a learned beta no better than beta 1
 ([study-actions.md](study-actions.md)).
 
 `torch.fx.symbolic_trace` and torchvision's `create_feature_extractor` take a network with SoftPool where they take it
