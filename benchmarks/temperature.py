@@ -39,7 +39,7 @@ percentile. Layers are in the order of the network; `downsample` is the shortcut
 WEIGHING = """\
 How many positions of a window weigh in its sum: 1 / sum of squared softmax weights, which is all of them for average
 pooling and 1 for max pooling. Median over channels and windows of test clips, and the 5th and 95th percentile,
-in networks trained with the beta of the column."""
+in networks trained with the beta of the row."""
 SWAPPED = """\
 Test top-1 of networks that were trained without SoftPool (first column: as trained), after it took the place of their
 pooling without any training, by beta. It is what `replace_pooling` does to a trained network."""
