@@ -5,7 +5,7 @@ for them, but are installed as `softpool3d.models` and so on: as top-level packa
 other people's (Hugging Face's `datasets` first of all).
 
 The libraries are built against PyTorch's stable ABI and know nothing of Python, so that one wheel serves every
-Python >= 3.10 and every torch >= 2.11. On Windows none is built: the kernels are written for g++ and clang.
+Python >= 3.11 and every torch >= 2.11. On Windows none is built: the kernels are written for g++ and clang.
 
 SOFTPOOL3D_CUDA=1 insists on the CUDA library, 0 forbids it; otherwise it is built where nvcc and a torch with
 CUDA are, whether there is a GPU or not. TORCH_CUDA_ARCH_LIST (like "8.0;9.0+PTX") chooses its architectures,

@@ -7,7 +7,7 @@ python benchmarks/op.py --device cuda --save
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import Annotated
 
 import torch
@@ -64,13 +64,13 @@ LEGEND = (
 )
 
 
-class Dtype(str, Enum):
+class Dtype(StrEnum):
     float32 = "float32"
     bfloat16 = "bfloat16"
     float16 = "float16"
 
 
-class Peer(str, Enum):
+class Peer(StrEnum):
     avg = "avg"
     max = "max"
     plain = "plain"

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from dataclasses import astuple, dataclass, fields
-from enum import Enum
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -32,7 +32,7 @@ _KILLS, _ACCIDENTS = 25, 36  # of each command; of each kind of training
 _ROUNDS = 5  # of each accident to a stream
 
 
-class Part(str, Enum):
+class Part(StrEnum):
     files = "files"
     clips = "clips"
     loader = "loader"

@@ -43,6 +43,7 @@ BASE = {
     "foreign",
     "idle_keys",
     "naming",
+    "requirements",
     "signals",
     "text",
     "yaml_text",

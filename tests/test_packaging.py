@@ -113,7 +113,7 @@ def another_python() -> str | None:
     """A Python of another minor version than this one."""
     pyenv = map(str, (Path.home() / ".pyenv/versions").glob("*/bin"))  # before the stand-ins that it has on PATH
     path = os.pathsep.join([*pyenv, os.environ["PATH"]])
-    for minor in {10, 11, 12, 13, 14} - {sys.version_info.minor}:
+    for minor in {11, 12, 13, 14} - {sys.version_info.minor}:
         found = shutil.which(f"python3.{minor}", path=path)
         if found and subprocess.run([found, "-c", "import ensurepip, venv"], capture_output=True).returncode == 0:
             return found
@@ -124,7 +124,7 @@ def test_the_same_file_works_with_the_oldest_torch_and_another_python(wheel, tmp
     if not request.config.getoption("--gate"):
         pytest.skip(f"fetches torch {OLDEST_TORCH} (half a GB): run by .ci/run, or with --gate")
     if another_python() is None:
-        pytest.skip("this machine has no second Python of 3.10 to 3.14")
+        pytest.skip("this machine has no second Python of 3.11 to 3.14")
     python = installed(wheel, tmp_path / "env", another_python())
     # NVIDIA's libraries, which are most of what torch needs, are those of this environment
     fetch = ["-m", "pip", "install", "-q"]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import sys
-from enum import Enum
+from enum import StrEnum
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from softpool3d.inference.trained import Trained
 
 
-class EngineName(str, Enum):
+class EngineName(StrEnum):
     local = "local"
     ray = "ray"
 
 
-class Precision(str, Enum):
+class Precision(StrEnum):
     fp32 = "fp32"
     bf16 = "bf16"
     fp16 = "fp16"

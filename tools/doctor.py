@@ -6,22 +6,10 @@ python tools/doctor.py
 import platform
 import sys
 import tempfile
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from softpool3d.errors import WorkError
-
-_PACKAGES = [
-    "torch",
-    "torchvision",
-    "pytorchvideo",
-    "decord",
-    "av",
-    "accelerate",
-    "torchmetrics",
-    "safetensors",
-    "tensorboard",
-]
+from softpool3d.requirements import remedy, required, version_of
 
 
 def main() -> None:
@@ -34,16 +22,18 @@ def main() -> None:
             problems.append(f"{name}: {remedy}")
 
     row("python", f"{platform.python_version()} on {platform.platform()}")
-    for name in ("softpool3d", *_PACKAGES):
-        try:
-            row(name, version(name))
-        except PackageNotFoundError:
-            row(name, "not installed", f"pip install {name}")
-    if any(problem.startswith("torch:") for problem in problems):
+    row("softpool3d", version_of("softpool3d") or "not installed: its files alone are here")
+    lacking = set()
+    for need in required():
+        row(need.name, version_of(need.name) or "not installed", remedy(need))
+        if remedy(need):
+            lacking.add(need.name)
+    if "torch" in lacking:
         raise WorkError("; ".join(problems))
     _check_operator(row)
     _check_devices(row)
-    _check_decoders(row)
+    if "av" not in lacking:
+        _check_decoders(row)
     if problems:
         print("\nto do:")
         for problem in problems:

@@ -6,7 +6,7 @@ python tools/export.py --weights best.safetensors --to aoti --plain --out model.
 """
 
 import sys
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 
 import typer
@@ -15,7 +15,7 @@ from softpool3d.command import Asked
 from softpool3d.errors import UsageError
 
 
-class Format(str, Enum):
+class Format(StrEnum):
     onnx = "onnx"
     torchexport = "torchexport"
     aoti = "aoti"

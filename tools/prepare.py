@@ -11,7 +11,7 @@ import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from softpool3d.datasets.parallel import Each
 
 
-class DatasetName(str, Enum):
+class DatasetName(StrEnum):
     kinetics400 = "kinetics400"
     kinetics600 = "kinetics600"
     kinetics700 = "kinetics700"

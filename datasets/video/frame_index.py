@@ -27,6 +27,7 @@ from softpool3d.datasets.video.h264 import key_frame_kind
 from softpool3d.datasets.video.packets import Packets
 from softpool3d.datasets.video.rate import PROBED, Rate, stream_rate
 from softpool3d.errors import DEBUG, SoftPool3dError, WorkError, os_reason
+from softpool3d.requirements import too_old
 
 _COUNTS = ("avi", "asf", "dv", "mxf", "nut", "ogg")  # their timestamps count frames in order, after a seek, too
 _KEPT = 4096  # indices of files read last; one of 300 frames takes 5 KB
@@ -161,7 +162,9 @@ def errors_of(path: str) -> Iterator[None]:
     except Exception as error:
         if os.environ.get(DEBUG):
             traceback.print_exc()
-        raise DecodeError(path, f"reading it fails with {type(error).__name__}: {error}") from error
+        old = too_old("av")
+        because = f"; {old}" if old else ""
+        raise DecodeError(path, f"reading it fails with {type(error).__name__}: {error}{because}") from error
 
 
 @contextmanager

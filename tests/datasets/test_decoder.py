@@ -3,6 +3,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from importlib import metadata
 
 import av
 import numpy as np
@@ -474,3 +475,14 @@ def test_a_file_that_asks_for_more_memory_than_there_is():
         raise av.error.MemoryError(12, "Cannot allocate memory")
     with pytest.raises(MemoryError), errors_of("a.mov"):
         raise MemoryError
+
+
+def test_a_reader_of_another_version_than_is_needed_is_named(monkeypatch):
+    """A PyAV without an attribute that is read of each file is not each file's fault."""
+    with pytest.raises(DecodeError) as usual, errors_of("a.mov"):
+        raise AttributeError("no attribute 'field_order'")
+    assert "installed" not in usual.value.reason
+    monkeypatch.setattr(metadata, "requires", lambda name: ["av>=99"])
+    said = "field_order'; av [0-9.]+ is installed, and softpool3d needs another: pip install 'av>=99'"
+    with pytest.raises(DecodeError, match=said), errors_of("a.mov"):
+        raise AttributeError("no attribute 'field_order'")

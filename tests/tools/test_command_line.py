@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -220,6 +221,17 @@ def test_doctor(run):
     assert result.returncode == 0, result.stdout + result.stderr
     for text in ("torch ", "decord decodes", "pyav decodes", "soft_pool3d", "cpu"):
         assert text in result.stdout
+
+
+def test_doctor_names_packages_of_other_versions(run, monkeypatch):
+    """As after `pip install --no-deps`: pip refuses them otherwise."""
+    installed = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "17.1.0" if name == "av" else installed(name))
+    monkeypatch.setattr(metadata, "requires", lambda name: ["av>=18.1", "typer>=0.1", 'ray>=99; extra == "ray"'])
+    result = run("doctor")
+    assert result.returncode == 1
+    assert "!!  av             17.1.0" in result.stdout and "av: pip install 'av>=18.1'" in result.stdout
+    assert "ok  typer" in result.stdout and "soft_pool3d" in result.stdout and "ray" not in result.stdout
 
 
 def test_head_of_the_output():
