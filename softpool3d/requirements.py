@@ -31,7 +31,7 @@ def remedy(need: Requirement) -> str | None:
     return f"pip install '{need.name}{need.specifier}'"
 
 
-def too_old(package: str) -> str | None:
+def wrong_version(package: str) -> str | None:
     """Returns a sentence if another version of a package is installed than softpool3d needs, or None."""
     for need in required():
         if need.name == package and remedy(need):

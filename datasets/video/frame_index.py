@@ -27,7 +27,7 @@ from softpool3d.datasets.video.h264 import key_frame_kind
 from softpool3d.datasets.video.packets import Packets
 from softpool3d.datasets.video.rate import PROBED, Rate, stream_rate
 from softpool3d.errors import DEBUG, SoftPool3dError, WorkError, os_reason
-from softpool3d.requirements import too_old
+from softpool3d.requirements import wrong_version
 
 _COUNTS = ("avi", "asf", "dv", "mxf", "nut", "ogg")  # their timestamps count frames in order, after a seek, too
 _KEPT = 4096  # indices of files read last; one of 300 frames takes 5 KB
@@ -162,8 +162,8 @@ def errors_of(path: str) -> Iterator[None]:
     except Exception as error:
         if os.environ.get(DEBUG):
             traceback.print_exc()
-        old = too_old("av")
-        because = f"; {old}" if old else ""
+        wrong = wrong_version("av")
+        because = f"; {wrong}" if wrong else ""
         raise DecodeError(path, f"reading it fails with {type(error).__name__}: {error}{because}") from error
 
 
