@@ -20,6 +20,11 @@
 
 #include "geometry.h"
 
+// Newer headers than torch 2.11's have a check that says why a call failed, too.
+#ifndef STABLE_TORCH_ERROR_CODE_CHECK
+#define STABLE_TORCH_ERROR_CODE_CHECK TORCH_ERROR_CODE_CHECK
+#endif
+
 namespace softpool3d {
 
 using torch::headeronly::MemoryFormat;
