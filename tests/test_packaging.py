@@ -138,6 +138,18 @@ def test_the_oldest_torch_loads_the_same_file_and_compiles_the_sources(wheel, tm
         output("c++", "-std=c++20", "-fsyntax-only", "-isystem", headers, ROOT / "cuda_ext" / source)
 
 
+@pytest.mark.parametrize("target", ["env", "demo"])
+def test_make_says_that_a_python_is_too_old(target, tmp_path):
+    old = tmp_path / "python3.10"
+    old.write_text(f'#!/bin/sh\nexec {sys.executable} -c "import sys; sys.version_info = (3, 10, 12); $2"\n')
+    old.chmod(0o755)
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    command = ["make", "-C", ROOT, target, f"PYTHON={old}", f"VENV={tmp_path / 'env'}"]
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.returncode and f"needs Python 3.11 or newer, and {old} is older" in done.stderr
+    assert not (tmp_path / "env" / "bin").exists()
+
+
 def output(*command, cwd=None) -> str:
     result = subprocess.run(command, capture_output=True, text=True, cwd=cwd)
     assert result.returncode == 0, result.stderr
