@@ -136,6 +136,22 @@ def test_the_oldest_torch_loads_the_same_file_and_compiles_the_sources(wheel, tm
     headers = site(python) / "torch" / "include"
     for source in ("register.cpp", "soft_pool_cpu.cpp"):  # the others know nothing of torch
         output("c++", "-std=c++20", "-fsyntax-only", "-isystem", headers, ROOT / "cuda_ext" / source)
+    if shutil.which("nvcc"):
+        read_by_nvcc(ROOT / "cuda_ext" / "soft_pool_cuda.cu", headers, tmp_path)
+
+
+def read_by_nvcc(source: Path, headers: Path, folder: Path) -> None:
+    """Runs nvcc's first two steps, which find unknown names in a second; the others take a minute for the kernels."""
+    told = ["-std=c++20", "-DUSE_CUDA", '-DSOFTPOOL_TARGETS="sm_90"', "-isystem", headers]
+    command = ["nvcc", "--dryrun", "--keep", "-cuda", *told, source, "-o", "out"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    lines = [line.removeprefix("#$ ") for line in said.splitlines()]
+    (here,) = [line.removeprefix("_HERE_=") for line in lines if line.startswith("_HERE_=")]
+    read, check = [line for line in lines if line.startswith(("gcc ", "cudafe++ "))][:2]
+    env = {**os.environ, "PATH": f"{here}{os.pathsep}{os.environ['PATH']}"}
+    for step in (read, check):
+        done = subprocess.run(step, shell=True, capture_output=True, text=True, cwd=folder, env=env)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("target", ["env", "demo"])
