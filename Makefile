@@ -13,30 +13,29 @@ export OMP_WAIT_POLICY ?= passive
 GPUS := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sort -u | tr '\n' ' ')
 ARCHITECTURES := $(or $(TORCH_CUDA_ARCH_LIST),$(strip $(GPUS)),7.5+PTX)
 
-# pip would say of an older one that it finds no numpy
-CHECK_PYTHON = @$(PYTHON) -c 'import sys; sys.exit("softpool3d needs Python 3.11 or newer, and $(PYTHON) is older: \
-	name another, as in PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
-
 .PHONY: env demo test mutants lint wheel clean
 
 env: $(VENV)/.installed
 
 SOURCES := constraints.txt pyproject.toml setup.py $(wildcard cuda_ext/*)
 
-# torch comes first because our own library compiles against it; the stamp is touched last, so that an interrupted
-# install is taken up again and a finished one installs nothing.
+# pip would say of an older Python that it finds no numpy. torch comes first because our own library compiles against it.
+define BEGIN_VENV
+@$(PYTHON) -c 'import sys; sys.exit("softpool3d needs Python 3.11 or newer, and $(PYTHON) is older: \
+	name another, as in PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+$(PYTHON) -m venv $(VENV)
+$(PY) -m pip install -q -c constraints.txt torch setuptools wheel ninja
+endef
+
+# the stamp is touched last, so that an interrupted install is taken up again and a finished one installs nothing
 $(VENV)/.installed: $(SOURCES) $(VENV)/.architectures
-	$(CHECK_PYTHON)
-	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install -q -c constraints.txt torch setuptools wheel ninja
+	$(BEGIN_VENV)
 	TORCH_CUDA_ARCH_LIST='$(ARCHITECTURES)' $(PY) -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
 	touch $(VENV)/.demo $@
 
 # what the demo needs: no packages of tests, and kernels for GPUs only where there is one
 $(VENV)/.demo: $(SOURCES) $(VENV)/.architectures
-	$(CHECK_PYTHON)
-	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install -q -c constraints.txt torch setuptools wheel ninja
+	$(BEGIN_VENV)
 	$(if $(GPUS),,SOFTPOOL3D_CUDA=0) TORCH_CUDA_ARCH_LIST='$(ARCHITECTURES)' \
 		$(PY) -m pip install -q -c constraints.txt --no-build-isolation -e .
 	touch $@

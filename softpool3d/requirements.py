@@ -1,12 +1,18 @@
 """What softpool3d needs of other packages, by its own metadata: pip sees to it, unless it is told not to."""
 
-from importlib import metadata
+from __future__ import annotations
 
-from packaging.requirements import Requirement
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 
 def required() -> list[Requirement]:
     """Returns the packages that softpool3d cannot do without here, with their versions; none if it is not installed."""
+    from packaging.requirements import Requirement  # 8 ms that reading a video does not need
+
     try:
         lines = metadata.requires("softpool3d") or []
     except metadata.PackageNotFoundError:
@@ -33,7 +39,5 @@ def remedy(need: Requirement) -> str | None:
 
 def wrong_version(package: str) -> str | None:
     """Returns a sentence if another version of a package is installed than softpool3d needs, or None."""
-    for need in required():
-        if need.name == package and remedy(need):
-            return f"{package} {version_of(package)} is installed, and softpool3d needs another: {remedy(need)}"
-    return None
+    todo = next((remedy(need) for need in required() if need.name == package), None)
+    return f"{package} {version_of(package)} is installed, and softpool3d needs another: {todo}" if todo else None

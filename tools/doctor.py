@@ -16,23 +16,22 @@ def main() -> None:
     """Print versions, what is built, which devices and decoders work, and a remedy for each thing missing."""
     problems: list[str] = []
 
-    def row(name: str, value: str, remedy: str | None = None) -> None:
-        print(f"{'!!' if remedy else 'ok'}  {name:14} {value}")
-        if remedy:
-            problems.append(f"{name}: {remedy}")
+    def row(name: str, value: str, todo: str | None = None) -> None:
+        print(f"{'!!' if todo else 'ok'}  {name:14} {value}")
+        if todo:
+            problems.append(f"{name}: {todo}")
 
     row("python", f"{platform.python_version()} on {platform.platform()}")
-    row("softpool3d", version_of("softpool3d") or "not installed: its files alone are here")
-    lacking = set()
-    for need in required():
-        row(need.name, version_of(need.name) or "not installed", remedy(need))
-        if remedy(need):
-            lacking.add(need.name)
-    if "torch" in lacking:
+    ours = version_of("softpool3d")
+    row("softpool3d", ours or "not installed", None if ours else "pip install softpool3d")
+    remedies = {need.name: remedy(need) for need in required()}
+    for name, todo in remedies.items():
+        row(name, version_of(name) or "not installed", todo)
+    if remedies.get("torch"):
         raise WorkError("; ".join(problems))
     _check_operator(row)
     _check_devices(row)
-    if "av" not in lacking:
+    if not remedies.get("av"):
         _check_decoders(row)
     if problems:
         print("\nto do:")

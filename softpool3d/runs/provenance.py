@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from softpool3d import __version__
 from softpool3d.datasets.manifest import Manifest
 from softpool3d.files import write_atomically
 from softpool3d.foreign import parse_json
+from softpool3d.requirements import version_of
 
 FILE = "run.json"
 _LIBRARIES = (
@@ -66,13 +66,8 @@ def _git() -> dict[str, Any] | None:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
-    for library in _LIBRARIES:
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:
-            continue
-    return found
+    versions = {library: version_of(library) for library in _LIBRARIES}
+    return {library: version for library, version in versions.items() if version}
 
 
 def _machine(accelerator: Accelerator) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from softpool3d.errors import UsageError, WorkError, first_line, os_reason
 from softpool3d.evaluation.plots import confusion_figure, png
 from softpool3d.evaluation.scores import Scores
 from softpool3d.files import write_atomically
+from softpool3d.requirements import version_of
 
 TRACKERS_FILE = "trackers.json"  # in the run's folder: its ids in the trackers, where it goes on as the same run
 _PATIENCE_S = 20.0  # how long a training waits for trackers at its start, and at its end
@@ -246,8 +246,4 @@ def _may_pass(error: BaseException | None) -> bool:
 
 
 def _installed(package: str) -> bool:
-    try:
-        metadata(package)
-    except PackageNotFoundError:
-        return False
-    return True
+    return version_of(package) is not None
